@@ -1,0 +1,88 @@
+"""blox: explicit, functional neural networks for JAX, and pretrained models made of them."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from blox.checkpoint import load, save
+from blox.display import display, to_html, to_text
+from blox.graph import Graph
+from blox.layers import (
+    GRU,
+    LSTM,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dropout,
+    DropPath,
+    Embed,
+    GroupNorm,
+    KVCache,
+    LayerNorm,
+    Linear,
+    LSTMState,
+    Mlp,
+    MultiHeadAttention,
+    Recurrent,
+    RMSNorm,
+    Sequential,
+    avg_pool,
+    dynamic_scan,
+    max_pool,
+    static_scan,
+)
+from blox.module import Module, init, spec
+from blox.params import Param, Params
+from blox.sharding import shard, shardings
+from blox.tensorfile import CheckpointError
+
+if TYPE_CHECKING:
+    from blox import zoo
+
+__version__ = '0.1.0'
+
+__all__ = [
+    'GRU',
+    'LSTM',
+    'BatchNorm',
+    'CheckpointError',
+    'Conv',
+    'ConvTranspose',
+    'DropPath',
+    'Dropout',
+    'Embed',
+    'Graph',
+    'GroupNorm',
+    'KVCache',
+    'LSTMState',
+    'LayerNorm',
+    'Linear',
+    'Mlp',
+    'Module',
+    'MultiHeadAttention',
+    'Param',
+    'Params',
+    'RMSNorm',
+    'Recurrent',
+    'Sequential',
+    'avg_pool',
+    'display',
+    'dynamic_scan',
+    'init',
+    'load',
+    'max_pool',
+    'save',
+    'shard',
+    'shardings',
+    'spec',
+    'static_scan',
+    'to_html',
+    'to_text',
+    'zoo',
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `blox.zoo` at its first use, so that `import blox` stays cheap."""
+    if name == 'zoo':
+        return importlib.import_module('blox.zoo')
+    raise AttributeError(f"module 'blox' has no attribute {name!r}")

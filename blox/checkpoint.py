@@ -1,0 +1,150 @@
+"""Params as one self-describing .safetensors file, and back."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blox.params import RNG, Param, Params
+from blox.tensorfile import CheckpointError, TensorFile, fail, parse_json, write_tensors
+
+# The header's metadata entry that holds what tensors cannot: flags, metadata, the kind of rng.
+_KEY = 'blox.params'
+_RNG_KEY, _RNG_COUNTER = f'{RNG}/key', f'{RNG}/counter'
+
+
+def save(
+    path: str | os.PathLike[str],
+    params: Params,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes Params with their flags, metadata and rng to one safetensors file.
+
+    The file takes the place of an old one at once and whole, or not at all. The same Params
+    give the same bytes. `metadata` is more strings for the file's header.
+
+    >>> import tempfile, blox as bx
+    >>> params = bx.init(bx.Linear(bx.Graph('head'), 3), jnp.ones((1, 2)), seed=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bx.save(f'{folder}/head.safetensors', params)
+    ...     restored = bx.load(f'{folder}/head.safetensors')
+    >>> restored
+    Params(3 entries, 9 parameters, finalized)
+      head/b  float32[3]
+      head/w  float32[2,3]
+      rng     (key<fry>[], uint32[]), trainable=False, metadata={'tag': 'rng'}
+    """
+    tensors = {name: param.value for name, param in params.items() if name != RNG}
+    description: dict[str, Any] = {
+        'finalized': params.initialized,
+        'frozen': [name for name, param in params.items() if not param.trainable],
+        'metadata': {
+            name: _jsonable(name, param) for name, param in params.items() if param.metadata
+        },
+    }
+    if RNG in params:
+        key, counter = params[RNG].value
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        description['rng'] = str(jax.random.key_impl(key)) if typed else None
+        for name in (_RNG_KEY, _RNG_COUNTER):
+            if name in tensors:
+                raise ValueError(f'{name!r} is where the file keeps the rng; rename that module')
+        tensors[_RNG_KEY] = jax.random.key_data(key) if typed else key
+        tensors[_RNG_COUNTER] = counter
+    text = json.dumps(description, separators=(',', ':'), sort_keys=True)
+    write_tensors(path, tensors, {**(metadata or {}), _KEY: text})
+
+
+def load(path: str | os.PathLike[str], *, copy: bool = False) -> Params:
+    """Reads Params from a safetensors file.
+
+    On CPU the arrays are the mapped file's own memory, read when first used; the file must not
+    be overwritten in place while they live (`save` never does). `copy=True` reads it all
+    now. A file that `save` did not write gives finalized Params with its tensors' names for
+    paths, the floating-point ones trainable.
+
+    Raises CheckpointError, which names file, tensor, expected and found, for a malformed file.
+    """
+    return params_of(TensorFile(path), copy=copy)
+
+
+def params_of(file: TensorFile, *, copy: bool = False) -> Params:
+    """The Params in an open file; see `load`."""
+    for name, info in file.tensors.items():
+        if jax.dtypes.canonicalize_dtype(info.dtype) != info.dtype:
+            fail(
+                file.path,
+                f'{info.dtype} would lose bits: set jax_enable_x64, or convert the file',
+                name,
+            )
+    views = [np.array(file[name]) if copy else file[name] for name in file]
+    values = dict(zip(file, jax.device_put(views)))
+    if _KEY not in file.metadata:
+        entries = {
+            name: Param(value, trainable=bool(jnp.issubdtype(value.dtype, jnp.floating)))
+            for name, value in values.items()
+        }
+        return _from_entries(file.path, entries, finalized=True)
+    description = _description(file)
+    if 'rng' in description:
+        values[RNG] = _restored_rng(file.path, values, description['rng'])
+    frozen, metadata = set(description['frozen']), description['metadata']
+    unknown = (frozen | set(metadata)) - set(values)
+    if unknown:
+        fail(file.path, f'{_KEY}: expected paths of tensors, found {sorted(unknown)}')
+    entries = {
+        name: Param(value, name not in frozen, metadata.get(name, {}))
+        for name, value in values.items()
+    }
+    return _from_entries(file.path, entries, finalized=description['finalized'])
+
+
+def _from_entries(path: Path, entries: dict[str, Param], *, finalized: bool) -> Params:
+    try:
+        return Params.from_entries(entries, finalized=finalized)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f'{str(path)!r}: {error}') from error
+
+
+def _description(file: TensorFile) -> dict[str, Any]:
+    """The header's account of flags and metadata, checked."""
+    description = parse_json(file.path, file.metadata[_KEY], _KEY)
+    frozen, metadata = description.get('frozen'), description.get('metadata')
+    sound = (
+        set(description) - {'rng'} == {'finalized', 'frozen', 'metadata'}
+        and isinstance(description['finalized'], bool)
+        and isinstance(frozen, list)
+        and all(isinstance(name, str) for name in frozen)
+        and isinstance(metadata, dict)
+        and all(isinstance(entry, dict) for entry in metadata.values())
+    )
+    if not sound:
+        fail(file.path, f'{_KEY}: expected finalized, frozen and metadata, found {description}')
+    return description
+
+
+def _restored_rng(path: Path, values: dict[str, jax.Array], impl: Any) -> tuple[Any, Any]:
+    """Takes the rng's two tensors out of `values`."""
+    try:
+        key, counter = values.pop(_RNG_KEY), values.pop(_RNG_COUNTER)
+        if counter.shape != () or counter.dtype != np.uint32:
+            raise ValueError(f'expected a uint32 counter, found {counter.dtype}{counter.shape}')
+        return (key if impl is None else jax.random.wrap_key_data(key, impl=impl)), counter
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f'{str(path)!r}: the rng cannot be restored: {error}') from error
+
+
+def _jsonable(path: str, param: Param) -> dict[str, Any]:
+    metadata = dict(param.metadata)
+    try:
+        restored = json.loads(json.dumps(metadata, allow_nan=False))
+    except (TypeError, ValueError):
+        restored = None
+    if restored is None:
+        raise ValueError(f'metadata of {path!r} cannot be saved as JSON: {metadata}')
+    return metadata

@@ -1,0 +1,45 @@
+"""Embed: a table of vectors."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from blox.graph import Graph
+from blox.module import Initializer, Module
+from blox.params import Params
+
+
+class Embed(Module):
+    """Looks up rows of w, which is [vocab_size, width].
+
+    An id outside the table gives a row of NaN, so that it cannot pass for a valid one.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        vocab_size: int,
+        width: int,
+        *,
+        w_init: Initializer = jax.nn.initializers.normal(1.0),
+    ) -> None:
+        super().__init__(graph)
+        self.vocab_size = vocab_size
+        self.width = width
+        self.w_init = w_init
+
+    def __call__(
+        self, params: Params, ids: Int[Array, '*batch']
+    ) -> tuple[Float[Array, '*batch width'], Params]:
+        w, params = self._table(params)
+        return w.at[ids].get(mode='fill', fill_value=jnp.nan, wrap_negative_indices=False), params
+
+    def attend(
+        self, params: Params, inputs: Float[Array, '*batch width']
+    ) -> tuple[Float[Array, '*batch vocab'], Params]:
+        """Inner products of `inputs` with every row: a language model's tied head."""
+        w, params = self._table(params)
+        return inputs @ w.T, params
+
+    def _table(self, params: Params) -> tuple[jax.Array, Params]:
+        return self.get_param(params, 'w', (self.vocab_size, self.width), self.w_init)

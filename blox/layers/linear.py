@@ -1,0 +1,122 @@
+"""Dense layers: Linear, the transformer's Mlp, and Sequential."""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import jax
+from jaxtyping import Array, Float
+
+from blox.graph import Graph
+from blox.layers.dropout import Dropout
+from blox.module import Initializer, Module
+from blox.params import Params
+
+
+class Linear(Module):
+    """y = x w + b over the last axis; w is [inputs, outputs].
+
+    >>> import blox as bx
+    >>> import jax.numpy as jnp
+    >>> linear = bx.Linear(bx.Graph('net'), output_size=3)
+    >>> outputs, params = linear(bx.Params(seed=0), jnp.ones((4, 2)))
+    >>> outputs.shape, params['net/w'].shape
+    ((4, 3), (2, 3))
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        output_size: int,
+        *,
+        use_bias: bool = True,
+        w_init: Initializer = jax.nn.initializers.lecun_normal(),
+        b_init: Initializer = jax.nn.initializers.zeros,
+    ) -> None:
+        super().__init__(graph)
+        self.output_size = output_size
+        self.use_bias = use_bias
+        self.w_init = w_init
+        self.b_init = b_init
+
+    def __call__(
+        self, params: Params, inputs: Float[Array, '*batch inputs']
+    ) -> tuple[Float[Array, '*batch outputs'], Params]:
+        shape = (inputs.shape[-1], self.output_size)
+        w, params = self.get_param(params, 'w', shape, self.w_init)
+        outputs = inputs @ w
+        if self.use_bias:
+            b, params = self.get_param(params, 'b', (self.output_size,), self.b_init)
+            outputs = outputs + b
+        return outputs, params
+
+
+class Mlp(Module):
+    """The transformer's feed-forward block: fc1, activation, dropout, fc2, dropout."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        hidden_size: int,
+        output_size: int,
+        activation: Callable[[jax.Array], jax.Array],
+        *,
+        dropout_rate: float = 0.0,
+        fc1_init: Initializer = jax.nn.initializers.lecun_normal(),
+        fc2_init: Initializer = jax.nn.initializers.lecun_normal(),
+        b_init: Initializer = jax.nn.initializers.zeros,
+    ) -> None:
+        super().__init__(graph)
+        self.hidden_size = hidden_size
+        self.output_size = output_size
+        self.activation = activation
+        self.fc1 = Linear(graph.child('fc1'), hidden_size, w_init=fc1_init, b_init=b_init)
+        self.fc2 = Linear(graph.child('fc2'), output_size, w_init=fc2_init, b_init=b_init)
+        self.dropout1 = Dropout(graph.child('dropout1'), dropout_rate)
+        self.dropout2 = Dropout(graph.child('dropout2'), dropout_rate)
+
+    def __call__(
+        self, params: Params, inputs: Float[Array, '*batch width'], *, is_training: bool = False
+    ) -> tuple[Float[Array, '*batch outputs'], Params]:
+        x, params = self.fc1(params, inputs)
+        x, params = self.dropout1(params, self.activation(x), is_training=is_training)
+        x, params = self.fc2(params, x)
+        return self.dropout2(params, x, is_training=is_training)
+
+
+class Sequential(Module):
+    """Applies `layers` one after another.
+
+    A layer is a module, or a plain function of one array such as `jax.nn.relu`. `is_training`
+    goes to the modules whose call takes it.
+
+    >>> import blox as bx
+    >>> import jax.numpy as jnp
+    >>> net = bx.Graph('net')
+    >>> mlp = bx.Sequential(
+    ...     net, [bx.Linear(net / 'hidden', 8), jax.nn.relu, bx.Linear(net / 'readout', 1)])
+    >>> outputs, params = mlp(bx.Params(seed=0), jnp.ones((4, 2)))
+    >>> outputs.shape
+    (4, 1)
+    """
+
+    def __init__(
+        self, graph: Graph, layers: Sequence[Module | Callable[[jax.Array], jax.Array]]
+    ) -> None:
+        super().__init__(graph)
+        for i, layer in enumerate(layers):
+            if not callable(layer):
+                raise TypeError(f'layers[{i}] of {graph.path!r} is not callable: {layer!r}')
+        self.layers = tuple(layers)
+
+    def __call__(
+        self, params: Params, inputs: jax.Array, *, is_training: bool = False
+    ) -> tuple[jax.Array, Params]:
+        x = inputs
+        for layer in self.layers:
+            if not isinstance(layer, Module):
+                x = layer(x)
+            elif 'is_training' in inspect.signature(layer.__call__).parameters:
+                x, params = layer(params, x, is_training=is_training)
+            else:
+                x, params = layer(params, x)
+        return x, params

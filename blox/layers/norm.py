@@ -1,0 +1,185 @@
+"""Normalization. Parameters are `scale` and `offset`; BatchNorm keeps `mean` and `var`.
+
+Statistics are computed in float32 at least, whatever the inputs' dtype, and outputs have the
+inputs' dtype.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blox.graph import Graph
+from blox.module import Module
+from blox.params import BATCH_STATS, Params
+
+_ones = jax.nn.initializers.ones
+_zeros = jax.nn.initializers.zeros
+
+
+class LayerNorm(Module):
+    """Normalizes the last axis to mean 0 and variance 1 (Ba et al., 2016, arXiv:1607.06450)."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        eps: float = 1e-5,
+        use_scale: bool = True,
+        use_offset: bool = True,
+    ) -> None:
+        super().__init__(graph)
+        self.eps = eps
+        self.use_scale = use_scale
+        self.use_offset = use_offset
+
+    def __call__(
+        self, params: Params, inputs: Float[Array, '*batch width']
+    ) -> tuple[Float[Array, '*batch width'], Params]:
+        x = _widen(inputs)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return _scale_and_offset(self, params, x, inputs.dtype)
+
+
+class RMSNorm(Module):
+    """Divides by the root mean square of the last axis (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+
+    def __init__(self, graph: Graph, *, eps: float = 1e-6, use_scale: bool = True) -> None:
+        super().__init__(graph)
+        self.eps = eps
+        self.use_scale = use_scale
+        self.use_offset = False
+
+    def __call__(
+        self, params: Params, inputs: Float[Array, '*batch width']
+    ) -> tuple[Float[Array, '*batch width'], Params]:
+        x = _widen(inputs)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        return _scale_and_offset(self, params, x, inputs.dtype)
+
+
+class GroupNorm(Module):
+    """Normalizes groups of channels over all positions (Wu and He, 2018, arXiv:1803.08494)."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        groups: int,
+        *,
+        eps: float = 1e-5,
+        use_scale: bool = True,
+        use_offset: bool = True,
+    ) -> None:
+        super().__init__(graph)
+        self.groups = groups
+        self.eps = eps
+        self.use_scale = use_scale
+        self.use_offset = use_offset
+
+    def __call__(
+        self, params: Params, inputs: Float[Array, 'batch *spatial channels']
+    ) -> tuple[Float[Array, 'batch *spatial channels'], Params]:
+        batch, channels = inputs.shape[0], inputs.shape[-1]
+        if channels % self.groups:
+            raise ValueError(
+                f'{self.path!r}: groups {self.groups} must divide the {channels} channels'
+            )
+        # [batch, positions, groups, channels / groups]
+        x = _widen(inputs).reshape(batch, -1, self.groups, channels // self.groups)
+        x = x - x.mean((1, 3), keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.square(x).mean((1, 3), keepdims=True) + self.eps)
+        return _scale_and_offset(self, params, x.reshape(inputs.shape), inputs.dtype)
+
+
+class BatchNorm(Module):
+    """Normalizes each channel over batch and positions (Ioffe and Szegedy, 2015, arXiv:1502.03167).
+
+    In training it normalizes with the batch's own mean and biased variance, and moves the stored
+    `mean` and `var` towards the batch's by `1 - decay`; the variance that it stores is the unbiased
+    one (divided by n - 1), as torch does, whose momentum is our `1 - decay`. Otherwise it
+    normalizes with what is stored.
+
+    With `axis_name`, the batch is the one of all lanes of that `vmap` or `shard_map` axis.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        decay: float = 0.9,
+        eps: float = 1e-5,
+        use_scale: bool = True,
+        use_offset: bool = True,
+        axis_name: str | Sequence[str] = (),
+    ) -> None:
+        super().__init__(graph)
+        self.decay = decay
+        self.eps = eps
+        self.use_scale = use_scale
+        self.use_offset = use_offset
+        self.axis_name = axis_name
+
+    def __call__(
+        self,
+        params: Params,
+        inputs: Float[Array, 'batch *spatial channels'],
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch *spatial channels'], Params]:
+        shape = (inputs.shape[-1],)
+        tag = {'tag': BATCH_STATS}
+        mean, params = self.get_param(params, 'mean', shape, _zeros, trainable=False, metadata=tag)
+        var, params = self.get_param(params, 'var', shape, _ones, trainable=False, metadata=tag)
+        x = _widen(inputs)
+        if is_training:
+            batch_mean, batch_var, count = self._batch_statistics(x)
+            unbiased = batch_var * (count / (count - 1))
+            params = self.set_param(params, 'mean', self._moved(mean, batch_mean))
+            params = self.set_param(params, 'var', self._moved(var, unbiased))
+            mean, var = batch_mean, batch_var
+        x = (x - mean.astype(x.dtype)) * jax.lax.rsqrt(var.astype(x.dtype) + self.eps)
+        return _scale_and_offset(self, params, x, inputs.dtype)
+
+    def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+        """Mean and biased variance of each channel, and of how many values they are."""
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        count = x.size // x.shape[-1]
+        if self.axis_name:
+            mean = jax.lax.pmean(mean, self.axis_name)
+            count *= jax.lax.axis_size(self.axis_name)
+        if count < 2:
+            raise ValueError(
+                f'{self.path!r}: training needs more than one value per channel, '
+                f'found inputs of shape {x.shape}'
+            )
+        var = jnp.square(x - mean).mean(axes)
+        if self.axis_name:
+            var = jax.lax.pmean(var, self.axis_name)
+        return mean, var, count
+
+    def _moved(self, stored: jax.Array, batch: jax.Array) -> jax.Array:
+        batch = jax.lax.stop_gradient(batch)
+        return self.decay * stored.astype(batch.dtype) + (1 - self.decay) * batch
+
+
+def _widen(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _scale_and_offset(
+    layer: LayerNorm | RMSNorm | GroupNorm | BatchNorm,
+    params: Params,
+    x: jax.Array,
+    dtype: jnp.dtype,
+) -> tuple[jax.Array, Params]:
+    shape = (x.shape[-1],)
+    if layer.use_scale:
+        scale, params = layer.get_param(params, 'scale', shape, _ones)
+        x = x * scale.astype(x.dtype)
+    if layer.use_offset:
+        offset, params = layer.get_param(params, 'offset', shape, _zeros)
+        x = x + offset.astype(x.dtype)
+    return x.astype(dtype), params

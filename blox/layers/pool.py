@@ -1,0 +1,67 @@
+"""Pooling over the spatial axes of [batch, *spatial, channels]."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from blox.layers.conv import Padding, explicit_padding, per_axis
+
+
+def max_pool(
+    inputs: Float[Array, 'batch *spatial channels'],
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: Padding = 'VALID',
+) -> Float[Array, 'batch *pooled channels']:
+    """The largest value in each window. `stride` is the window's size if not given.
+
+    `padding` is as for Conv; padded places never win.
+    """
+    lowest = -jnp.inf if jnp.issubdtype(inputs.dtype, jnp.inexact) else None
+    return _reduce(inputs, lowest, lax.max, window, stride, padding)
+
+
+def avg_pool(
+    inputs: Float[Array, 'batch *spatial channels'],
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: Padding = 'VALID',
+    *,
+    count_include_pad: bool = True,
+) -> Float[Array, 'batch *pooled channels']:
+    """The mean of each window. `stride` is the window's size if not given.
+
+    `padding` is as for Conv. Padded zeros count in the mean, as in torch, unless
+    `count_include_pad` is False.
+    """
+    sums = _reduce(inputs, 0.0, lax.add, window, stride, padding)
+    if count_include_pad:
+        size = per_axis('window', window, inputs.ndim - 2)
+        return sums / jnp.asarray(int(jnp.prod(jnp.asarray(size))), inputs.dtype)
+    ones = jnp.ones_like(inputs)
+    return sums / _reduce(ones, 0.0, lax.add, window, stride, padding)
+
+
+def _reduce(
+    inputs: jax.Array,
+    start: float,
+    operation: object,
+    window: int | Sequence[int],
+    stride: int | Sequence[int] | None,
+    padding: Padding,
+) -> jax.Array:
+    rank = inputs.ndim - 2
+    size = per_axis('window', window, rank)
+    steps = size if stride is None else per_axis('stride', stride, rank)
+    pads = explicit_padding(padding, inputs.shape[1:-1], size, steps, (1,) * rank)
+    return lax.reduce_window(
+        inputs,
+        jnp.asarray(start, inputs.dtype),
+        operation,
+        (1, *size, 1),
+        (1, *steps, 1),
+        ((0, 0), *pads, (0, 0)),
+    )

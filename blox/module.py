@@ -1,0 +1,123 @@
+"""Module: a graph address plus a pure function of (params, inputs)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from blox.graph import Graph
+from blox.params import Param, Params
+
+Initializer: TypeAlias = Callable[[jax.Array, Sequence[int], Any], jax.Array]
+
+
+class Module:
+    """Base of all layers and models.
+
+    A module holds its place in the graph and its constructor's choices, nothing that changes.
+    Its parameters live in the Params that are passed in and returned:
+    `outputs, params = module(params, inputs)`.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        if not isinstance(graph, Graph):
+            raise TypeError(
+                f'{type(self).__name__} takes a Graph node first, found {type(graph).__name__}; '
+                "start from bx.Graph('name') and pass graph.child('name') on"
+            )
+        graph.attach(self)
+        self.graph = graph
+
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        raise NotImplementedError(f'{type(self).__name__} defines no __call__')
+
+    @property
+    def path(self) -> str:
+        return self.graph.path
+
+    def get_param(
+        self,
+        params: Params,
+        name: str,
+        shape: Sequence[int],
+        initializer: Initializer,
+        dtype: Any = jnp.float32,
+        trainable: bool = True,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> tuple[jax.Array, Params]:
+        """The value of this module's parameter `name`, made with `initializer` if it is new.
+
+        A stored value is returned as it is, in its own dtype; a shape other than `shape` is a
+        ValueError. After `finalize()` a missing parameter is a KeyError.
+        """
+        path = f'{self.path}/{name}'
+        if path in params or params.initialized:
+            value = params[path].value
+            if value.shape != tuple(shape):
+                raise ValueError(
+                    f'{path!r}: {type(self).__name__} expects shape {tuple(shape)}, '
+                    f'found {value.shape} in Params'
+                )
+            return value, params
+        key, params = params.initial_key(path)
+        value = initializer(key, tuple(shape), dtype)
+        return value, params.set(path, Param(value, trainable, metadata or {}))
+
+    def set_param(self, params: Params, name: str, value: jax.Array) -> Params:
+        """Params with `value` for this module's parameter `name`, in the stored shape and dtype."""
+        return params.set(f'{self.path}/{name}', value)
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments that the module keeps under their own names.
+
+        Arguments that have their default value, `graph`, and modules are left out.
+        """
+        kept = {}
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            value = getattr(self, name, parameter.default)
+            if name in ('self', 'graph') or value is parameter.default:
+                continue
+            if not isinstance(value, Module) and not _equal(value, parameter.default):
+                kept[name] = value
+        return kept
+
+    def __repr__(self) -> str:
+        arguments = ', '.join(f'{name}={value!r}' for name, value in self.arguments().items())
+        return f'{type(self).__name__}({self.path!r}{", " + arguments if arguments else ""})'
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """a == b, where arrays and the like, whose == is no truth value, count as different."""
+    return type(a) is type(b) and (a == b) is True
+
+
+def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> Params:
+    """Finalized Params for `model`, in one jitted program that computes no outputs.
+
+    `inputs` are arrays, or `jax.ShapeDtypeStruct`s; only shapes and dtypes matter.
+
+    >>> from blox.layers import Linear
+    >>> init(Linear(Graph('head'), 3), jnp.ones((1, 2)))
+    Params(3 entries, 9 parameters, finalized)
+      head/b  float32[3]
+      head/w  float32[2,3]
+      rng     (key<fry>[], uint32[]), trainable=False, metadata={'tag': 'rng'}
+    """
+    return jax.jit(lambda: _initialize(model, inputs, seed))()
+
+
+def spec(model: Callable[..., Any], *inputs: Any) -> Params:
+    """What `init` returns, as shapes and dtypes alone: nothing is computed or allocated."""
+    return jax.eval_shape(lambda: _initialize(model, inputs, 0))
+
+
+def _initialize(model: Callable[..., Any], inputs: Any, seed: int | jax.Array) -> Params:
+    blank = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, 'shape') else x, inputs
+    )
+    _, params = model(Params(seed=seed), *blank)
+    return params.finalize()

@@ -1,0 +1,103 @@
+"""Patterns over paths: 'vit/block*/attn/**' names a part of a model.
+
+A path is segments joined by '/'. In a pattern, `*` stands for any text inside one segment, `?` for
+one character, `[abc]` for one of a set, and a segment `**` for any number of whole segments, none included.
+"""
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from blox.params import Param
+
+Where: TypeAlias = 'str | Sequence[str] | Callable[[str, Param], bool]'
+NaturalKey: TypeAlias = tuple[tuple[str | int, ...], ...]
+
+_DIGITS = re.compile(r'(\d+)')
+
+
+def natural_key(path: str) -> tuple[NaturalKey, str]:
+    """Sort key that puts 'block2' before 'block10', segment by segment.
+
+    >>> sorted(['net/block10/w', 'net/block2/w', 'net/b'], key=natural_key)
+    ['net/b', 'net/block2/w', 'net/block10/w']
+    """
+    # re.split alternates text and digits and starts with text, so like is only compared with like.
+    # The path itself decides between 'block2' and 'block02'.
+    segments = tuple(
+        tuple(int(part) if part.isdecimal() else part for part in _DIGITS.split(segment))
+        for segment in path.split('/')
+    )
+    return segments, path
+
+
+@functools.lru_cache(maxsize=4096)
+def _compile(pattern: str) -> re.Pattern[str]:
+    if not isinstance(pattern, str) or not pattern or '' in pattern.split('/'):
+        raise ValueError(
+            f'{pattern!r} is not a path pattern: expected non-empty segments joined by '
+            "'/', such as 'net/block*/w'"
+        )
+    segments = ['(?:[^/]+/)*' if s == '**' else _segment(s) + '/' for s in pattern.split('/')]
+    return re.compile(''.join(segments))
+
+
+def _segment(glob: str) -> str:
+    """Translates one segment of a pattern to a regular expression."""
+    out, position = [], 0
+    while position < len(glob):
+        char = glob[position]
+        closing = glob.find(']', position + 2) if char == '[' else -1
+        if closing > 0:
+            body = glob[position + 1 : closing].replace('\\', '\\\\')
+            out.append(f'[^{body[1:]}]' if body[0] == '!' else f'[{body}]')
+            position = closing
+        else:
+            out.append({'*': '[^/]*', '?': '[^/]'}.get(char, re.escape(char)))
+        position += 1
+    return ''.join(out)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether `path` as a whole fits `pattern`.
+
+    >>> matches('vit/block*/attn/**', 'vit/block3/attn/qkv/w')
+    True
+    >>> matches('vit/block*/w', 'vit/block3/attn/qkv/w')
+    False
+    >>> matches('**/w', 'vit/head/w')
+    True
+    """
+    # Patterns are compiled with a '/' after each segment, so that '**' needs no special cases.
+    return _compile(pattern).fullmatch(path + '/') is not None
+
+
+def nearest(path: str, paths: Iterable[str]) -> list[str]:
+    """Up to three of `paths` that look most like `path`, for error messages."""
+    return difflib.get_close_matches(path, list(paths), n=3, cutoff=0.5)
+
+
+def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[str]:
+    """The paths among `entries` that `where` names.
+
+    `where` is a pattern, several of them, or a predicate `(path, param) -> bool`.
+    A pattern that matches nothing is a ValueError, for a misspelt one would otherwise
+    do nothing in silence; a predicate may be false everywhere.
+    """
+    entries = list(entries)
+    if callable(where):
+        return frozenset(path for path, param in entries if where(path, param))
+    selected: set[str] = set()
+    paths = [path for path, _ in entries]
+    for pattern in [where] if isinstance(where, str) else where:
+        found = [path for path in paths if matches(pattern, path)]
+        if not found:
+            hint = ', '.join(nearest(pattern, paths) or paths[:3]) or 'none'
+            raise ValueError(
+                f'pattern {pattern!r} matches none of {len(paths)} paths; nearest: {hint}'
+            )
+        selected.update(found)
+    return frozenset(selected)

@@ -1,0 +1,55 @@
+"""Placing Params on a mesh: rules from path patterns to `jax.sharding.PartitionSpec`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from blox import paths
+from blox.params import Params
+
+
+def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:
+    """A NamedSharding for each value of `params`, as `jax.jit` and `jax.device_put` take them.
+
+    The first rule whose pattern matches a path decides; what none matches is replicated. A
+    pattern that matches nothing, or a spec that does not fit a shape, is a ValueError.
+    """
+    selected = {pattern: paths.select(pattern, params.items()) for pattern in rules}
+
+    def choose(path: str) -> PartitionSpec:
+        matching = (rules[pattern] for pattern, found in selected.items() if path in found)
+        return next(matching, PartitionSpec())
+
+    chosen = {path: choose(path) for path in params}
+    for path, spec in chosen.items():
+        _check_fit(path, params[path].shape, spec, mesh)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    # A leaf's key path starts with the entry's path; the rng has two leaves under its own.
+    return treedef.unflatten(NamedSharding(mesh, chosen[keys[0].key]) for keys, _ in leaves)
+
+
+def shard(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:
+    """`params` placed on `mesh` by `rules`; see `shardings`."""
+    return jax.device_put(params, shardings(params, mesh, rules))
+
+
+def _check_fit(path: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> None:
+    if len(spec) > len(shape):
+        raise ValueError(f'{path!r}: {spec} has more axes than shape {shape}')
+    for size, names in zip(shape, spec):
+        parts = 1
+        for name in _names(names):
+            if name not in mesh.shape:
+                raise ValueError(f'{path!r}: {spec} names {name!r}; the mesh has {mesh.axis_names}')
+            parts *= mesh.shape[name]
+        if size % parts:
+            raise ValueError(f'{path!r}: {spec} splits an axis of {size} into {parts}')
+
+
+def _names(names: Any) -> tuple[str, ...]:
+    """The mesh axes of one entry of a PartitionSpec."""
+    if names is None:
+        return ()
+    return (names,) if isinstance(names, str) else tuple(names)

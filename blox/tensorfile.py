@@ -1,0 +1,283 @@
+"""The safetensors container: strict header parsing, memory-mapped views, aligned writing.
+
+Layout (https://github.com/huggingface/safetensors): 8 bytes of header length, little-endian; a JSON
+header from tensor name to dtype, shape and offsets; the tensors' bytes, without gaps.
+What we write has its data start at a multiple of 64 bytes and the tensors whose size is a
+multiple of 64 first, so that JAX can use the mapped file's memory as it is.
+"""
+
+import json
+import math
+import mmap
+import os
+import stat
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+
+from blox.atomic import atomic_write
+
+ALIGNMENT = 64
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 100_000
+_METADATA = '__metadata__'
+
+DTYPES: dict[str, np.dtype] = {
+    'BOOL': np.dtype(np.bool_),
+    'U8': np.dtype(np.uint8),
+    'I8': np.dtype(np.int8),
+    'U16': np.dtype(np.uint16),
+    'I16': np.dtype(np.int16),
+    'U32': np.dtype(np.uint32),
+    'I32': np.dtype(np.int32),
+    'U64': np.dtype(np.uint64),
+    'I64': np.dtype(np.int64),
+    'F8_E4M3': np.dtype(jnp.float8_e4m3fn),
+    'F8_E5M2': np.dtype(jnp.float8_e5m2),
+    'F16': np.dtype(np.float16),
+    'BF16': np.dtype(jnp.bfloat16),
+    'F32': np.dtype(np.float32),
+    'F64': np.dtype(np.float64),
+    'C64': np.dtype(np.complex64),
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+# What people have under a checkpoint's name when it is none.
+_IMPOSTORS = {
+    b'version https://git-lfs': "a Git-LFS pointer, not the file itself; run 'git lfs pull'",
+    b'<': 'an HTML or XML page, perhaps of a failed download',
+    b'PK\x03\x04': 'a zip archive, perhaps a torch or npz file',
+    b'\x1f\x8b': 'gzip-compressed',
+    b'\x80': 'a Python pickle, perhaps a torch file',
+    b'\x93NUMPY': 'a NumPy .npy file',
+    b'{': 'JSON text, perhaps an index of shards',
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is malformed, or does not fit what it is loaded into."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Where a tensor lies: `start` and `stop` are offsets from the start of the file, in bytes."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class TensorFile(Mapping[str, np.ndarray]):
+    """A safetensors file: mapping from name to a read-only view of the mapped file.
+
+    Opening reads and checks the header alone. Raises CheckpointError, which names file, tensor,
+    expected and found, for a file that breaks the format, and OSError for one that cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        # Opening a FIFO would wait for a writer, so look before.
+        if not stat.S_ISREG(self.path.stat().st_mode):
+            fail(self.path, 'expected a regular file, found a folder, pipe or device')
+        with open(self.path, 'rb') as file:
+            size = os.fstat(file.fileno()).st_size
+            header, data_start = _read_header(self.path, file.read(8), size, file.read)
+            self.metadata: dict[str, str] = _check_metadata(self.path, header)
+            self.tensors: dict[str, TensorInfo] = {
+                name: _check_tensor(self.path, name, entry, data_start)
+                for name, entry in header.items()
+            }
+            _check_layout(self.path, self.tensors, data_start, size)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        info = self.tensors[name]
+        count = math.prod(info.shape)
+        if count == 0:
+            return np.empty(info.shape, info.dtype)
+        view = np.frombuffer(self._map, info.dtype, count, info.start).reshape(info.shape)
+        if info.dtype == np.bool_ and view.view(np.uint8).max() > 1:
+            fail(self.path, 'expected BOOL bytes 0 or 1, found others', name)
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str]
+) -> None:
+    """Writes arrays, NumPy's or JAX's, to a safetensors file, atomically and durably.
+
+    The same tensors in the same order, with the same metadata, give the same bytes.
+    """
+    if not tensors:
+        raise ValueError(f'{str(path)!r}: there are no tensors to save')
+    for name, array in tensors.items():
+        _check_name(Path(path), name)
+        if np.dtype(array.dtype).newbyteorder('=') not in _CODES:
+            raise ValueError(f'{name!r}: safetensors files have no dtype {array.dtype}')
+    ordered = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT != 0)
+    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    position = 0
+    for name in ordered:
+        array = tensors[name]
+        header[name] = {
+            'dtype': _CODES[np.dtype(array.dtype).newbyteorder('=')],
+            'shape': list(array.shape),
+            'data_offsets': [position, position + array.nbytes],
+        }
+        position += array.nbytes
+    encoded = json.dumps(header, separators=(',', ':'), allow_nan=False).encode()
+    encoded += b' ' * (-(len(encoded) + 8) % ALIGNMENT)
+    if len(encoded) > MAX_HEADER_BYTES or len(tensors) > MAX_TENSORS:
+        raise ValueError(
+            f'{str(path)!r}: {len(tensors)} tensors with a header of {len(encoded)} bytes are more '
+            f'than the {MAX_TENSORS} and {MAX_HEADER_BYTES} that readers accept'
+        )
+    with atomic_write(path) as file:
+        file.write(struct.pack('<Q', len(encoded)))
+        file.write(encoded)
+        for name in ordered:
+            file.write(_contiguous_bytes(tensors[name]))
+
+
+def _contiguous_bytes(array: Any) -> memoryview:
+    """The array's bytes in C order, little-endian, whatever its strides."""
+    array = np.asarray(array, order='C')
+    little = array.astype(array.dtype.newbyteorder('<'), copy=False)
+    return memoryview(little.reshape(-1).view(np.uint8))
+
+
+def fail(path: Path, what: str, tensor: str | None = None) -> NoReturn:
+    """Raises CheckpointError in one line, with the names made safe to print."""
+    where = '' if tensor is None else f': tensor {tensor!r}'
+    raise CheckpointError(f'{str(path)!r}{where}: {what}')
+
+
+def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[str, Any], int]:
+    """The parsed header and where the data starts."""
+    if size < 8:
+        fail(path, f'expected a safetensors file of 8 bytes or more, found {size} bytes')
+    (length,) = struct.unpack('<Q', start)
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        beginning = start + read(32)
+        for magic, found in _IMPOSTORS.items():
+            if beginning.lstrip().startswith(magic):
+                fail(path, f'expected a safetensors file, found {found}')
+        fail(
+            path,
+            f'expected a header of at most {min(MAX_HEADER_BYTES, size - 8)} bytes, '
+            f'found a length of {length}; the file is cut short or not a safetensors file',
+        )
+    try:
+        text = read(length).decode('utf-8')
+    except UnicodeDecodeError as error:
+        fail(path, f'expected a header in UTF-8, found byte {error.start} that is not')
+    if not text.startswith('{'):
+        fail(path, f"expected a header that starts with '{{', found {text[:8]!r}")
+    header = parse_json(path, text, 'the header')
+    if len(header) > MAX_TENSORS + 1:
+        fail(path, f'expected at most {MAX_TENSORS} tensors, found {len(header)}')
+    return header, 8 + length
+
+
+def parse_json(path: Path, text: str, what: str) -> dict[str, Any]:
+    """A JSON object without repeated keys, NaN or Infinity."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in keys if keys.count(key) > 1)
+            fail(path, f'{what}: key {repeated!r} stands there twice')
+        return found
+
+    def no_constant(name: str) -> NoReturn:
+        fail(path, f'{what}: {name} is not JSON')
+
+    try:
+        parsed = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+    except RecursionError:
+        fail(path, f'{what}: JSON is nested too deeply')
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        fail(path, f'{what}: expected JSON, found {error}')
+    if not isinstance(parsed, dict):
+        fail(path, f'{what}: expected a JSON object, found {type(parsed).__name__}')
+    return parsed
+
+
+def _check_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
+    """Takes the metadata out of the header."""
+    metadata = header.pop(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        fail(path, f'expected {_METADATA} to map strings to strings')
+    return metadata
+
+
+def _check_name(path: Path, name: str) -> None:
+    if not name or not name.isprintable() or '..' in name.split('/') or name == _METADATA:
+        fail(path, 'expected a printable name without ".." segments', name)
+
+
+def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    _check_name(path, name)
+    if not isinstance(entry, dict) or set(entry) != {'dtype', 'shape', 'data_offsets'}:
+        found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
+        fail(path, f'expected exactly dtype, shape and data_offsets, found {found}', name)
+    dtype = DTYPES.get(entry['dtype']) if isinstance(entry['dtype'], str) else None
+    if dtype is None:
+        fail(path, f'expected a dtype of {", ".join(DTYPES)}, found {entry["dtype"]!r}', name)
+    shape, offsets = entry['shape'], entry['data_offsets']
+    if not _are_sizes(shape) or math.prod(max(d, 1) for d in shape) * dtype.itemsize >= 2**63:
+        fail(
+            path,
+            f'expected a shape of non-negative integers below 2**63 bytes, found {shape!r}',
+            name,
+        )
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        fail(path, f'expected data_offsets [start, stop], found {offsets!r}', name)
+    expected = math.prod(shape) * dtype.itemsize
+    if offsets[1] - offsets[0] != expected:
+        fail(
+            path,
+            f'expected {expected} bytes for {entry["dtype"]}{shape}, '
+            f'found {offsets[1] - offsets[0]}',
+            name,
+        )
+    return TensorInfo(dtype, tuple(shape), data_start + offsets[0], data_start + offsets[1])
+
+
+def _are_sizes(values: Any) -> bool:
+    # bool is a kind of int in Python, but true is no size.
+    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+
+
+def _check_layout(path: Path, tensors: dict[str, TensorInfo], data_start: int, size: int) -> None:
+    """Tensors must cover the data exactly: no overlap, no hole, nothing cut off or left over."""
+    if not tensors:
+        fail(path, 'expected tensors, found none')
+    position = data_start
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if info.start != position:
+            kind = 'an overlap' if info.start < position else 'a hole'
+            fail(path, f'expected its data at byte {position}, found {kind} at {info.start}', name)
+        if info.stop > size:
+            fail(path, f'expected data up to byte {info.stop}, found a file of {size}', name)
+        position = info.stop
+    if position != size:
+        fail(path, f'expected the file to end at byte {position}, found {size - position} more')

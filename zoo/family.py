@@ -1,0 +1,99 @@
+"""Families of architectures: how a name or a file's header leads to a config and a model."""
+
+import dataclasses
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+from blox.graph import Graph
+from blox.module import Module
+from blox.params import Params
+
+
+class Model(Protocol):
+    """What every model of the zoo is: a module made of a graph and a config."""
+
+    config: Any
+    graph: Graph
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]: ...
+
+    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]: ...
+
+
+class Family(NamedTuple):
+    """One architecture: a file of `zoo.models` calls this FAMILY.
+
+    Attributes:
+      name: the root of the models' graph paths.
+      config: a frozen dataclass with every choice that changes the function.
+      model: made by `model(graph, config)`.
+      variants: published sizes by name.
+    """
+
+    name: str
+    config: type[Any]
+    model: type[Any]
+    variants: Mapping[str, Any]
+
+    def build(self, config: Any) -> Any:
+        """The model of `config`, at a graph root that has the family's name."""
+        return self.model(Graph(self.name), config)
+
+    def parse_config(self, fields: Mapping[str, Any]) -> Any:
+        """A config of all of its fields, as a file's header has them.
+
+        Raises ValueError that names missing and unknown fields.
+        """
+        names = {field.name for field in dataclasses.fields(self.config)}
+        missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
+        if missing or unknown:
+            raise ValueError(f'{self.name} config: missing {missing}, unknown {unknown}')
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return self.config(**values)
+
+    def override(self, config: Any, overrides: Mapping[str, Any]) -> Any:
+        """`config` with some fields changed. An unknown field is a TypeError that lists the known."""
+        names = [field.name for field in dataclasses.fields(self.config)]
+        unknown = sorted(set(overrides) - set(names))
+        if unknown:
+            raise TypeError(
+                f'{self.name} has no config field {", ".join(unknown)}; it has {", ".join(names)}'
+            )
+        return dataclasses.replace(config, **overrides)
+
+
+@functools.cache
+def families() -> Mapping[str, Family]:
+    """All families by name: one for each file in `zoo.models`."""
+    package = importlib.import_module('blox.zoo.models')
+    names = sorted(info.name for info in pkgutil.iter_modules(package.__path__))
+    modules = (importlib.import_module(f'blox.zoo.models.{name}') for name in names)
+    return {module.FAMILY.name: module.FAMILY for module in modules}
+
+
+def family_of(model: Module) -> Family:
+    """The family that `model` is of. TypeError if it is none of the zoo's."""
+    for family in families().values():
+        if type(model) is family.model:
+            return family
+    raise TypeError(f'{type(model).__name__} is not a model of the zoo: {", ".join(families())}')
+
+
+def check(config: Any, conditions: Mapping[str, bool]) -> None:
+    """Raises ValueError that names the conditions on a config's fields that do not hold."""
+    broken = [condition for condition, holds in conditions.items() if not holds]
+    if broken:
+        raise ValueError(f'{type(config).__name__}: expected {"; ".join(broken)}; found {config}')
+
+
+def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:
+    """`inputs` in the dtype of the parameter at `path`, once that exists.
+
+    Weights decide what a model computes in: bfloat16 ones take float32 images.
+    """
+    return inputs.astype(params[path].dtype) if path in params else inputs

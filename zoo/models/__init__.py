@@ -1,0 +1,1 @@
+"""One family of architectures a file, each with a FAMILY at its bottom."""

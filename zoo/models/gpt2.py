@@ -1,0 +1,250 @@
+"""GPT-2: a causal language model.
+
+Paper: Radford et al., 2019, "Language Models are Unsupervised Multitask Learners". References:
+openai/gpt-2, transformers.GPT2LMHeadModel.
+
+Supported: all published sizes and distilgpt2; other activations and MLP widths, attention
+without scaling or scaled by depth too, a head of its own. A key-value cache makes generation linear.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from blox.graph import Graph
+from blox.layers import (
+    ACTIVATIONS,
+    Dropout,
+    Embed,
+    KVCache,
+    LayerNorm,
+    Linear,
+    Mlp,
+    MultiHeadAttention,
+)
+from blox.module import Module
+from blox.params import Params
+from blox.zoo.family import Family, check
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Choices that make a GPT-2.
+
+    Attributes:
+      context: how many tokens it can see, the rows of the position table.
+      activation: 'gelu_tanh' in all published checkpoints ('gelu_new' in Hugging Face's terms).
+      scale_attention: whether attention's inner products are divided by sqrt(head_dim).
+      scale_attention_by_depth: whether block i's are divided by i + 1 too.
+      tied_head: whether the token table is the head as well.
+    """
+
+    vocab_size: int = 50257
+    context: int = 1024
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    activation: str = 'gelu_tanh'
+    norm_eps: float = 1e-5
+    scale_attention: bool = True
+    scale_attention_by_depth: bool = False
+    tied_head: bool = True
+    embed_dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    dropout_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        rates = (self.embed_dropout_rate, self.attention_dropout_rate, self.dropout_rate)
+        check(
+            self,
+            {
+                'positive vocab_size and context': min(self.vocab_size, self.context) > 0,
+                '0 < depth <= 1000': 0 < self.depth <= 1000,
+                'positive width and mlp_dim': min(self.width, self.mlp_dim) > 0,
+                'heads that divide width': self.heads > 0 and self.width % self.heads == 0,
+                f'activation of {", ".join(ACTIVATIONS)}': self.activation in ACTIVATIONS,
+                'norm_eps > 0': self.norm_eps > 0,
+                'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
+            },
+        )
+
+
+class GPT2State(NamedTuple):
+    """What generation carries along: each sequence's length so far, and each block's cache."""
+
+    position: Int[Array, ' batch']
+    caches: tuple[KVCache, ...]
+
+
+_normal = jax.nn.initializers.normal(0.02)
+
+
+class Block(Module):
+    """A pre-norm transformer block with causal attention."""
+
+    def __init__(self, graph: Graph, config: GPT2Config, depth: int) -> None:
+        super().__init__(graph)
+        scale = (config.width // config.heads) ** -0.5 if config.scale_attention else 1.0
+        if config.scale_attention_by_depth:
+            scale /= depth + 1
+        # The paper: weights that add to the residual stream start smaller by its depth.
+        residual_init = jax.nn.initializers.normal(0.02 / math.sqrt(2 * config.depth))
+        self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
+        self.attn = MultiHeadAttention(
+            graph.child('attn'),
+            config.width,
+            config.heads,
+            is_causal=True,
+            scale=scale,
+            attention_dropout_rate=config.attention_dropout_rate,
+            dropout_rate=config.dropout_rate,
+            qkv_init=_normal,
+            proj_init=residual_init,
+        )
+        self.norm2 = LayerNorm(graph.child('norm2'), eps=config.norm_eps)
+        self.mlp = Mlp(
+            graph.child('mlp'),
+            config.mlp_dim,
+            config.width,
+            ACTIVATIONS[config.activation],
+            dropout_rate=config.dropout_rate,
+            fc1_init=_normal,
+            fc2_init=residual_init,
+        )
+
+    def __call__(
+        self, params: Params, x: Float[Array, 'batch length width'], *, is_training: bool = False
+    ) -> tuple[Float[Array, 'batch length width'], Params]:
+        y, params = self.norm1(params, x)
+        y, params = self.attn(params, y, is_training=is_training)
+        return self._feed_forward(params, x + y, is_training=is_training)
+
+    def step(
+        self,
+        params: Params,
+        x: Float[Array, 'batch length width'],
+        cache: KVCache,
+        position: Int[Array, ' batch'],
+    ) -> tuple[tuple[Float[Array, 'batch length width'], KVCache], Params]:
+        y, params = self.norm1(params, x)
+        (y, cache), params = self.attn.step(params, y, cache, position)
+        x, params = self._feed_forward(params, x + y, is_training=False)
+        return (x, cache), params
+
+    def _feed_forward(
+        self, params: Params, x: Float[Array, 'batch length width'], *, is_training: bool
+    ) -> tuple[Float[Array, 'batch length width'], Params]:
+        y, params = self.norm2(params, x)
+        y, params = self.mlp(params, y, is_training=is_training)
+        return x + y, params
+
+
+class GPT2(Module):
+    """Token ids [batch, length] to logits [batch, length, vocab_size] for the token that follows."""
+
+    def __init__(self, graph: Graph, config: GPT2Config) -> None:
+        super().__init__(graph)
+        self.config = config
+        self.token_embed = Embed(
+            graph.child('token_embed'), config.vocab_size, config.width, w_init=_normal
+        )
+        self.pos_embed = Embed(
+            graph.child('pos_embed'),
+            config.context,
+            config.width,
+            w_init=jax.nn.initializers.normal(0.01),
+        )
+        self.dropout = Dropout(graph.child('dropout'), config.embed_dropout_rate)
+        self.blocks = [Block(graph.child(f'block{i}'), config, i) for i in range(config.depth)]
+        self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+        if not config.tied_head:
+            self.head = Linear(
+                graph.child('head'), config.vocab_size, use_bias=False, w_init=_normal
+            )
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shape and dtype of one sequence of one token."""
+        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        x, params = self._embed(params, tokens, jnp.arange(tokens.shape[1])[None])
+        x, params = self.dropout(params, x, is_training=is_training)
+        for block in self.blocks:
+            x, params = block(params, x, is_training=is_training)
+        return self._logits(params, x)
+
+    def initial_state(self, batch_size: int, room: int = 0, dtype: Any = jnp.float32) -> GPT2State:
+        """An empty state with room for `room` tokens of each sequence, `context` if 0."""
+        room = room or self.config.context
+        caches = tuple(block.attn.initial_state(batch_size, room, dtype) for block in self.blocks)
+        return GPT2State(jnp.zeros((batch_size,), jnp.int32), caches)
+
+    def step(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        state: GPT2State,
+        lengths: Int[Array, ' batch'] | None = None,
+    ) -> tuple[tuple[Float[Array, 'batch length vocab'], GPT2State], Params]:
+        """Logits for the next one or several tokens of each sequence, and the state after them.
+
+        Where sequences go on by fewer tokens than others, `lengths` says by how many; the
+        tokens after those are padding, and their logits mean nothing. Going on past the state's
+        room gives NaN.
+        """
+        positions = state.position[:, None] + jnp.arange(tokens.shape[1])
+        # Past the cache's room there is no right answer: such positions embed as NaN.
+        room = state.caches[0].keys.shape[1]
+        positions = jnp.where(positions < room, positions, self.config.context)
+        x, params = self._embed(params, tokens, positions)
+        caches = []
+        for block, cache in zip(self.blocks, state.caches):
+            (x, cache), params = block.step(params, x, cache, state.position)
+            caches.append(cache)
+        logits, params = self._logits(params, x)
+        advance = tokens.shape[1] if lengths is None else lengths
+        return (logits, GPT2State(state.position + advance, tuple(caches))), params
+
+    def _embed(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        positions: Int[Array, '#batch length'],
+    ) -> tuple[Float[Array, 'batch length width'], Params]:
+        x, params = self.token_embed(params, tokens)
+        p, params = self.pos_embed(params, positions)
+        return x + p, params
+
+    def _logits(
+        self, params: Params, x: Float[Array, 'batch length width']
+    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        x, params = self.norm(params, x)
+        if self.config.tied_head:
+            return self.token_embed.attend(params, x)
+        return self.head(params, x)
+
+
+def _size(width: int, depth: int, heads: int) -> GPT2Config:
+    return GPT2Config(width=width, depth=depth, heads=heads, mlp_dim=4 * width)
+
+
+VARIANTS = {
+    'gpt2': _size(768, 12, 12),
+    'gpt2-medium': _size(1024, 24, 16),
+    'gpt2-large': _size(1280, 36, 20),
+    'gpt2-xl': _size(1600, 48, 25),
+    'distilgpt2': _size(768, 6, 12),
+}
+
+FAMILY = Family('gpt2', GPT2Config, GPT2, VARIANTS)

@@ -1,0 +1,230 @@
+"""ViT: the vision transformer.
+
+Paper: Dosovitskiy et al., 2020, "An Image is Worth 16x16 Words" (arXiv:2010.11929). References:
+timm.models.vision_transformer, transformers.ViTForImageClassification, google-research/vision_transformer.
+
+Supported: class-token and average-pooled heads (the latter normalizes after pooling, as timm's
+`fc_norm` does), a tanh pre-logits layer (the in21k checkpoints), exact and tanh gelu, qkv bias
+or none, any image and patch size.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from blox.graph import Graph
+from blox.layers import (
+    ACTIVATIONS,
+    Conv,
+    Dropout,
+    DropPath,
+    LayerNorm,
+    Linear,
+    Mlp,
+    MultiHeadAttention,
+)
+from blox.module import Module
+from blox.params import Params
+from blox.zoo.family import Family, cast_like, check
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Choices that make a ViT.
+
+    Attributes:
+      image_size, patch_size: height and width; the patches tile the image.
+      pool: 'cls' (the class token's output) or 'avg' (the mean over patches, normalized after).
+      class_token: whether a learned token stands before the patches.
+      pre_logits: width of a tanh layer before the head; 0 for none.
+      activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
+      norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
+      drop_path_rate: of the last block; it grows from 0 with depth.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch_size: tuple[int, int] = (16, 16)
+    in_channels: int = 3
+    num_classes: int = 1000
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    pool: str = 'cls'
+    class_token: bool = True
+    pre_logits: int = 0
+    qkv_bias: bool = True
+    activation: str = 'gelu'
+    norm_eps: float = 1e-6
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        sizes = (*self.image_size, *self.patch_size)
+        rates = (self.dropout_rate, self.attention_dropout_rate, self.drop_path_rate)
+        check(
+            self,
+            {
+                'image_size and patch_size of two positive ints': len(sizes) == 4
+                and min(sizes) > 0,
+                'patches that tile the image': all(
+                    image % patch == 0 for image, patch in zip(self.image_size, self.patch_size)
+                ),
+                'in_channels > 0': self.in_channels > 0,
+                'num_classes, pre_logits >= 0': min(self.num_classes, self.pre_logits) >= 0,
+                '0 < depth <= 1000': 0 < self.depth <= 1000,
+                'positive width and mlp_dim': min(self.width, self.mlp_dim) > 0,
+                'heads that divide width': self.heads > 0 and self.width % self.heads == 0,
+                "pool 'avg', or 'cls' with a class token": self.pool == 'avg'
+                or (self.pool == 'cls' and self.class_token),
+                f'activation of {", ".join(ACTIVATIONS)}': self.activation in ACTIVATIONS,
+                'norm_eps > 0': self.norm_eps > 0,
+                'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
+            },
+        )
+
+
+_trunc_normal = jax.nn.initializers.truncated_normal(0.02)
+
+
+class Block(Module):
+    """A pre-norm transformer block."""
+
+    def __init__(self, graph: Graph, config: ViTConfig, *, drop_path_rate: float) -> None:
+        super().__init__(graph)
+        self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
+        self.attn = MultiHeadAttention(
+            graph.child('attn'),
+            config.width,
+            config.heads,
+            qkv_bias=config.qkv_bias,
+            attention_dropout_rate=config.attention_dropout_rate,
+            dropout_rate=config.dropout_rate,
+            qkv_init=_trunc_normal,
+            proj_init=_trunc_normal,
+        )
+        self.norm2 = LayerNorm(graph.child('norm2'), eps=config.norm_eps)
+        self.mlp = Mlp(
+            graph.child('mlp'),
+            config.mlp_dim,
+            config.width,
+            ACTIVATIONS[config.activation],
+            dropout_rate=config.dropout_rate,
+            fc1_init=_trunc_normal,
+            fc2_init=_trunc_normal,
+        )
+        self.drop_path1 = DropPath(graph.child('drop_path1'), drop_path_rate)
+        self.drop_path2 = DropPath(graph.child('drop_path2'), drop_path_rate)
+
+    def __call__(
+        self, params: Params, x: Float[Array, 'batch tokens width'], *, is_training: bool = False
+    ) -> tuple[Float[Array, 'batch tokens width'], Params]:
+        y, params = self.norm1(params, x)
+        y, params = self.attn(params, y, is_training=is_training)
+        y, params = self.drop_path1(params, y, is_training=is_training)
+        x = x + y
+        y, params = self.norm2(params, x)
+        y, params = self.mlp(params, y, is_training=is_training)
+        y, params = self.drop_path2(params, y, is_training=is_training)
+        return x + y, params
+
+
+class ViT(Module):
+    """Images [batch, height, width, channels] to logits [batch, num_classes].
+
+    With `num_classes=0` there is no head, and the outputs are the pooled features.
+    """
+
+    def __init__(self, graph: Graph, config: ViTConfig) -> None:
+        super().__init__(graph)
+        self.config = config
+        self.patch_embed = Conv(
+            graph.child('patch_embed'),
+            config.width,
+            config.patch_size,
+            stride=config.patch_size,
+            padding='VALID',
+        )
+        self.dropout = Dropout(graph.child('dropout'), config.dropout_rate)
+        last = max(config.depth - 1, 1)
+        self.blocks = [
+            Block(graph.child(f'block{i}'), config, drop_path_rate=config.drop_path_rate * i / last)
+            for i in range(config.depth)
+        ]
+        self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+        if config.pre_logits:
+            self.pre_logits = Linear(graph.child('pre_logits'), config.pre_logits)
+        if config.num_classes:
+            self.head = Linear(
+                graph.child('head'), config.num_classes, w_init=jax.nn.initializers.zeros
+            )
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shape and dtype of a batch of one image."""
+        shape = (1, *self.config.image_size, self.config.in_channels)
+        return (jax.ShapeDtypeStruct(shape, jnp.float32),)
+
+    def __call__(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch classes'], Params]:
+        x, params = self._embed(params, images)
+        x, params = self.dropout(params, x, is_training=is_training)
+        for block in self.blocks:
+            x, params = block(params, x, is_training=is_training)
+        x, params = self._pool(params, x)
+        if self.config.pre_logits:
+            x, params = self.pre_logits(params, x)
+            x = jnp.tanh(x)
+        return self.head(params, x) if self.config.num_classes else (x, params)
+
+    def _embed(
+        self, params: Params, images: Float[Array, 'batch height width channels']
+    ) -> tuple[Float[Array, 'batch tokens width'], Params]:
+        config = self.config
+        if images.shape[1:3] != config.image_size:
+            raise ValueError(
+                f'{self.path!r} expects images of {config.image_size}, found {images.shape[1:3]}'
+            )
+        images = cast_like(images, params, f'{self.patch_embed.path}/w')
+        x, params = self.patch_embed(params, images)
+        x = x.reshape(x.shape[0], -1, config.width)  # [batch, patches, width]
+        if config.class_token:
+            shape = (1, 1, config.width)
+            token, params = self.get_param(params, 'cls_token', shape, _trunc_normal)
+            token = jnp.broadcast_to(token, (x.shape[0], 1, config.width))
+            x = jnp.concatenate([token, x], axis=1)
+        shape = (1, x.shape[1], config.width)
+        pos_embed, params = self.get_param(params, 'pos_embed', shape, _trunc_normal)
+        return x + pos_embed, params
+
+    def _pool(
+        self, params: Params, x: Float[Array, 'batch tokens width']
+    ) -> tuple[Float[Array, 'batch width'], Params]:
+        if self.config.pool == 'avg':
+            return self.norm(params, x[:, int(self.config.class_token) :].mean(1))
+        # LayerNorm treats tokens one by one, so only the class token needs it.
+        return self.norm(params, x[:, 0])
+
+
+def _size(width: int, depth: int, heads: int, patch: int) -> ViTConfig:
+    return ViTConfig(
+        width=width, depth=depth, heads=heads, mlp_dim=4 * width, patch_size=(patch, patch)
+    )
+
+
+VARIANTS = {
+    **{f'vit-ti{patch}': _size(192, 12, 3, patch) for patch in (8, 16, 32)},
+    **{f'vit-s{patch}': _size(384, 12, 6, patch) for patch in (8, 16, 32)},
+    **{f'vit-b{patch}': _size(768, 12, 12, patch) for patch in (8, 16, 32)},
+    **{f'vit-l{patch}': _size(1024, 24, 16, patch) for patch in (8, 14, 16, 32)},
+    **{f'vit-h{patch}': _size(1280, 32, 16, patch) for patch in (14, 16, 32)},
+}
+
+FAMILY = Family('vit', ViTConfig, ViT, VARIANTS)
