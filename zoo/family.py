@@ -30,15 +30,20 @@ class Family(NamedTuple):
 
     Attributes:
       name: the root of the models' graph paths.
+      task: 'image-classification' or 'text-generation'.
       config: a frozen dataclass with every choice that changes the function.
       model: made by `model(graph, config)`.
       variants: published sizes by name.
+      fresh: config fields that a caller may change at loading, each with the pattern of the
+        parameters that then start anew.
     """
 
     name: str
+    task: str
     config: type[Any]
     model: type[Any]
     variants: Mapping[str, Any]
+    fresh: Mapping[str, str]
 
     def build(self, config: Any) -> Any:
         """The model of `config`, at a graph root that has the family's name."""
@@ -57,14 +62,22 @@ class Family(NamedTuple):
         return self.config(**values)
 
     def override(self, config: Any, overrides: Mapping[str, Any]) -> Any:
-        """`config` with some fields changed. An unknown field is a TypeError that lists the known."""
+        """`config` with some fields changed; one int stands for a pair of equal ones.
+
+        An unknown field is a TypeError that lists the known.
+        """
         names = [field.name for field in dataclasses.fields(self.config)]
         unknown = sorted(set(overrides) - set(names))
         if unknown:
             raise TypeError(
                 f'{self.name} has no config field {", ".join(unknown)}; it has {", ".join(names)}'
             )
-        return dataclasses.replace(config, **overrides)
+        pairs = {
+            name: (value, value)
+            for name, value in overrides.items()
+            if isinstance(value, int) and isinstance(getattr(config, name), tuple)
+        }
+        return dataclasses.replace(config, **{**overrides, **pairs})
 
 
 @functools.cache

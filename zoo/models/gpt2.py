@@ -247,4 +247,4 @@ VARIANTS = {
     'distilgpt2': _size(768, 6, 12),
 }
 
-FAMILY = Family('gpt2', GPT2Config, GPT2, VARIANTS)
+FAMILY = Family('gpt2', 'text-generation', GPT2Config, GPT2, VARIANTS, fresh={})

@@ -289,4 +289,11 @@ VARIANTS = {
     'resnext101-64x4d': ResNetConfig(depths=_101, groups=64, group_width=4),
 }
 
-FAMILY = Family('resnet', ResNetConfig, ResNet, VARIANTS)
+FAMILY = Family(
+    'resnet',
+    'image-classification',
+    ResNetConfig,
+    ResNet,
+    VARIANTS,
+    fresh={'num_classes': 'resnet/head/*'},
+)

@@ -227,4 +227,6 @@ VARIANTS = {
     **{f'vit-h{patch}': _size(1280, 32, 16, patch) for patch in (14, 16, 32)},
 }
 
-FAMILY = Family('vit', ViTConfig, ViT, VARIANTS)
+FAMILY = Family(
+    'vit', 'image-classification', ViTConfig, ViT, VARIANTS, fresh={'num_classes': 'vit/head/*'}
+)

@@ -1,0 +1,185 @@
+"""The `blox` command."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import blox as bx
+from blox.display import format_bytes
+from blox.zoo.loading import model_spec, read_card
+
+_IMAGES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
+
+
+class _Group(click.Group):
+    """Turns the errors that users can mend into one line and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, TypeError, OSError) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group)
+@click.version_option(bx.__version__)
+def main() -> None:
+    """Pretrained models for JAX."""
+
+
+@main.command('list')
+@click.argument('pattern', default='*')
+@click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+def list_command(pattern: str, as_json: bool) -> None:
+    """List the models in the catalog whose names fit PATTERN."""
+    rows = []
+    for name in bx.zoo.list_models(pattern):
+        found = bx.zoo.card(name)
+        rows.append({'name': name, 'task': found.task, 'weights': found.weights is not None})
+    if not rows:
+        raise ValueError(f'no model fits {pattern!r}')
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(len(row['name']) for row in rows)
+    for row in rows:
+        kind = 'weights included' if row['weights'] else 'architecture'
+        print(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
+
+
+@main.command()
+@click.argument('model')
+@click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+def info(model: str, as_json: bool) -> None:
+    """Show what is known of MODEL, a catalog name or a file."""
+    found = read_card(model)
+    params = model_spec(bx.zoo.create(model) if found.weights is None else bx.zoo.load(model)[0])
+    fields = json.loads(next(iter(found.to_header().values())))
+    fields['tokenizer'] = bool(found.tokenizer)
+    fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}
+    if as_json:
+        print(json.dumps(fields, indent=2))
+        return
+    fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
+    for name in ('name', 'family', 'task', 'parameters', 'bytes', 'summary'):
+        print(f'{name + ":":<13} {fields[name]}')
+    for name in ('config', 'metrics', 'preprocessor', 'labels', 'training', 'data', 'license'):
+        if fields[name]:
+            print(f'{name + ":":<13} {_plain(fields[name])}')
+
+
+@main.command()
+@click.argument('model')
+@click.argument('images', nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option('--top', default=1, show_default=True, help='How many classes to print.')
+@click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+def predict(model: str, images: tuple[Path, ...], top: int, as_json: bool) -> None:
+    """Classify IMAGES, files or folders of them, with MODEL, a catalog name or a file.
+
+    Files that cannot be read are reported and left out; the exit code is then 1.
+    """
+    net, params = bx.zoo.load(model)
+    prepare = bx.zoo.preprocessor(model)
+    labels = read_card(model).labels
+    files, batch, is_bad = [], [], False
+    for file in _image_files(images):
+        try:
+            batch.append(prepare(file))
+            files.append(file)
+        except (OSError, ValueError) as error:
+            is_bad = True
+            click.echo(f'{click.format_filename(file)}: {error}', err=True)
+    results = []
+    if batch:
+        probabilities = _classify(net, params, np.concatenate(batch))
+        for file, row in zip(files, probabilities):
+            best = np.argsort(-row, kind='stable')[: max(top, 1)]
+            names = [labels[i] if labels else str(i) for i in best]
+            results.append((file, [(n, float(row[i])) for n, i in zip(names, best)]))
+    if as_json:
+        print(json.dumps([_prediction(file, classes) for file, classes in results], indent=2))
+    else:
+        width = max((len(str(file)) for file in files), default=0)
+        for file, classes in results:
+            answer = '  '.join(f'{name} {100 * p:5.1f} %' for name, p in classes)
+            print(f'{file!s:<{width}}  {answer}')
+    if is_bad:
+        sys.exit(1)
+
+
+@main.command()
+@click.argument('model')
+@click.argument('prompt')
+@click.option('--max-new-tokens', default=96, show_default=True, help='At most this many.')
+@click.option('--temperature', default=0.7, show_default=True, help='0 takes the likeliest.')
+@click.option('--top-k', default=0, show_default=True, help='0 for all tokens.')
+@click.option('--top-p', default=0.95, show_default=True, help='1 for all tokens.')
+@click.option('--seed', default=0, show_default=True)
+def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
+    """Continue PROMPT with MODEL, a catalog name or a file, printing the text as it comes."""
+    net, params = bx.zoo.load(model)
+    tokenizer = bx.zoo.tokenizer(model)
+    prompt_ids = tokenizer.encode(prompt).ids
+    room = net.config.context - len(prompt_ids)
+    options['max_new_tokens'] = min(options['max_new_tokens'], max(room, 1))
+    print(prompt, end='', flush=True)
+    ids: list[int] = []
+    shown = ''
+    for token in bx.zoo.stream(net, params, prompt_ids, seed=seed, **options):
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        # Bytes of an unfinished character decode to U+FFFD; wait for the rest of it.
+        if not text.endswith('\ufffd'):
+            print(text[len(shown) :], end='', flush=True)
+            shown = text
+    print()
+
+
+def _classify(net: Any, params: bx.Params, images: np.ndarray) -> np.ndarray:
+    """Class probabilities [images, classes], computed in batches of one size."""
+    size = min(len(images), 64)
+    apply = jax.jit(lambda params, x: jax.nn.softmax(net(params, x)[0].astype(jnp.float32)))
+    rows = []
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        padded = np.concatenate(
+            [batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)]
+        )
+        rows.append(np.asarray(apply(params, padded))[: len(batch)])
+    return np.concatenate(rows)
+
+
+def _image_files(paths: tuple[Path, ...]) -> list[Path]:
+    """The files named, and the images in the folders named, sorted."""
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(f for f in path.rglob('*') if f.suffix.lower() in _IMAGES)
+            if not found:
+                raise ValueError(f'{str(path)!r} holds no images')
+            files += found
+        else:
+            files.append(path)
+    return files
+
+
+def _prediction(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
+    return {
+        'file': str(file),
+        'classes': [{'label': label, 'probability': p} for label, p in classes],
+    }
+
+
+def _plain(value: Any) -> str:
+    """A header's value on one line."""
+    if isinstance(value, dict):
+        return ', '.join(f'{name} {_plain(item)}' for name, item in value.items())
+    return ', '.join(map(str, value)) if isinstance(value, list) else str(value)
