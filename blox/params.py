@@ -198,8 +198,11 @@ class Params(Mapping[str, Param]):
         return path in self._structure.index
 
     # Equality of arrays is ambiguous, so Params compare by identity, as modules do.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
     def __setattr__(self, name: str, value: Any) -> NoReturn:
         raise AttributeError(f'Params is immutable; use params.set(path, value), not .{name} =')

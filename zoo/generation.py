@@ -41,7 +41,7 @@ class _Progress(NamedTuple):
     logits: Float[Array, 'batch vocab']
     state: Any
     is_done: Bool[Array, ' batch']
-    count: Int[Array, '']
+    step: Int[Array, '']
 
 
 def generate(
@@ -118,15 +118,15 @@ def _generate(
 
     def unfinished(carry: tuple[jax.Array, jax.Array, _Progress]) -> jax.Array:
         progress = carry[2]
-        return (progress.count < max_new_tokens) & ~progress.is_done.all()
+        return (progress.step < max_new_tokens) & ~progress.is_done.all()
 
     def body(
         carry: tuple[jax.Array, jax.Array, _Progress],
     ) -> tuple[jax.Array, jax.Array, _Progress]:
         out, counts, progress = carry
         token, after = _advance(model, params, progress, sampling, key)
-        out = out.at[:, progress.count].set(jnp.where(progress.is_done, 0, token))
-        return out, counts + ~progress.is_done, after
+        out = out.at[:, progress.step].set(jnp.where(progress.is_done, 0, token))
+        return out, counts + (~progress.is_done).astype(jnp.int32), after
 
     out, counts, _ = jax.lax.while_loop(unfinished, body, carry)
     return Generation(out, counts)
@@ -150,12 +150,12 @@ def _advance(
     model: Any, params: Params, progress: _Progress, sampling: Sampling, key: jax.Array
 ) -> tuple[jax.Array, _Progress]:
     """Chooses each sequence's next token and feeds it to the model."""
-    token = sample(progress.logits, sampling, jax.random.fold_in(key, progress.count))
-    is_done = progress.is_done | (token[:, None] == sampling.stop_tokens).any(1)
+    token = sample(progress.logits, sampling, jax.random.fold_in(key, progress.step))
+    is_done = progress.is_done | (token[:, None] == sampling.stop_tokens[None]).any(1)
     # A sequence that has ended stays where it is, so it never runs out of its room.
     lengths = jnp.where(is_done, 0, 1)
     (logits, state), _ = model.step(params, token[:, None], progress.state, lengths)
-    return token, _Progress(logits[:, 0], state, is_done, progress.count + 1)
+    return token, _Progress(logits[:, 0], state, is_done, progress.step + 1)
 
 
 def sample(
@@ -169,10 +169,11 @@ def sample(
     # A token stays if its logit is at least that of the last one that top_k and top_p admit.
     vocab = logits.shape[-1]
     k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, vocab), vocab)
-    in_top_k = jnp.arange(vocab) < k
+    rank = jnp.arange(vocab)[None]
+    in_top_k = rank < k
     probabilities = jax.nn.softmax(jnp.where(in_top_k, ranked, -jnp.inf))
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    admitted = in_top_k & ((before < sampling.top_p) | (jnp.arange(vocab) == 0))
+    admitted = in_top_k & ((before < sampling.top_p) | (rank == 0))
     threshold = jnp.where(admitted, ranked, jnp.inf).min(-1, keepdims=True)
     kept = jnp.where(scaled >= threshold, scaled, -jnp.inf)
     drawn = jax.random.categorical(key, kept).astype(jnp.int32)

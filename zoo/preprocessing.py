@@ -56,7 +56,11 @@ class ImagePreprocessor:
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> 'ImagePreprocessor':
         """A preprocessor of the fields of a file's header, where lists stand for tuples."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
 
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> np.ndarray:
         """A batch of one or several images.
@@ -65,16 +69,17 @@ class ImagePreprocessor:
         channels]. EXIF orientation is applied and transparency dropped. Raises ValueError, which
         names the file, for what is not an image, is cut short or has over 50 million pixels.
         """
-        single = isinstance(images, str | os.PathLike | Image.Image) or (
+        if isinstance(images, str | os.PathLike | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
-        )
-        return np.stack([self._prepare(image) for image in ([images] if single else images)])
+        ):
+            images = [images]
+        return np.stack([self._prepare(image) for image in images])
 
     def _prepare(self, image: Any) -> np.ndarray:
         mode = 'L' if len(self.mean) == 1 else 'RGB'
         pixels = self._fit(read_image(image, mode))
         scaled = np.asarray(pixels, np.float32).reshape(*self.size, len(self.mean)) / 255
-        return (scaled - np.float32(self.mean)) / np.float32(self.std)
+        return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def _fit(self, image: Image.Image) -> Image.Image:
         """`image` resized and cropped to `size`."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
 from blox.layers.linear import Linear
+from blox.layers.precision import widen
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -91,8 +92,9 @@ class MultiHeadAttention(Module):
         """
         (q, k, v), params = self._project(params, inputs)
         state = KVCache(_write(state.keys, k, position), _write(state.values, v, position))
-        queries = position[:, None] + jnp.arange(inputs.shape[1])
-        mask = jnp.arange(state.keys.shape[1]) <= queries[:, None, :, None]
+        queries = position[:, None] + jnp.arange(inputs.shape[1])[None]
+        keys = jnp.arange(state.keys.shape[1])
+        mask = keys[None, None, None] <= queries[:, None, :, None]
         outputs, params = self._attend(params, q, state.keys, state.values, mask, False)
         return (outputs, state), params
 
@@ -114,8 +116,7 @@ class MultiHeadAttention(Module):
         is_training: bool,
     ) -> tuple[jax.Array, Params]:
         scale = self.head_dim**-0.5 if self.scale is None else self.scale
-        logits = jnp.einsum('bqhd,bkhd->bhqk', q * scale, k)
-        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        logits = widen(jnp.einsum('bqhd,bkhd->bhqk', q * scale, k))
         if mask is not None:
             logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         weights = jax.nn.softmax(logits).astype(v.dtype)

@@ -230,5 +230,5 @@ def _add_bias(
 ) -> tuple[jax.Array, Params]:
     if layer.use_bias:
         b, params = layer.get_param(params, 'b', (layer.output_channels,), layer.b_init)
-        outputs = outputs + b
+        outputs = outputs + jnp.expand_dims(b, range(outputs.ndim - 1))
     return outputs, params

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
@@ -46,7 +47,7 @@ class Linear(Module):
         outputs = inputs @ w
         if self.use_bias:
             b, params = self.get_param(params, 'b', (self.output_size,), self.b_init)
-            outputs = outputs + b
+            outputs = outputs + jnp.expand_dims(b, range(outputs.ndim - 1))
         return outputs, params
 
 

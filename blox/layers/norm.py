@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
+from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import BATCH_STATS, Params
 
@@ -37,7 +38,7 @@ class LayerNorm(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch width'], Params]:
-        x = _widen(inputs)
+        x = widen(inputs)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return _scale_and_offset(self, params, x, inputs.dtype)
@@ -55,7 +56,7 @@ class RMSNorm(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch width'], Params]:
-        x = _widen(inputs)
+        x = widen(inputs)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return _scale_and_offset(self, params, x, inputs.dtype)
 
@@ -87,7 +88,7 @@ class GroupNorm(Module):
                 f'{self.path!r}: groups {self.groups} must divide the {channels} channels'
             )
         # [batch, positions, groups, channels / groups]
-        x = _widen(inputs).reshape(batch, -1, self.groups, channels // self.groups)
+        x = widen(inputs).reshape(batch, -1, self.groups, channels // self.groups)
         x = x - x.mean((1, 3), keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean((1, 3), keepdims=True) + self.eps)
         return _scale_and_offset(self, params, x.reshape(inputs.shape), inputs.dtype)
@@ -132,14 +133,14 @@ class BatchNorm(Module):
         tag = {'tag': BATCH_STATS}
         mean, params = self.get_param(params, 'mean', shape, _zeros, trainable=False, metadata=tag)
         var, params = self.get_param(params, 'var', shape, _ones, trainable=False, metadata=tag)
-        x = _widen(inputs)
+        x = widen(inputs)
         if is_training:
             batch_mean, batch_var, count = self._batch_statistics(x)
             unbiased = batch_var * (count / (count - 1))
             params = self.set_param(params, 'mean', self._moved(mean, batch_mean))
             params = self.set_param(params, 'var', self._moved(var, unbiased))
             mean, var = batch_mean, batch_var
-        x = (x - mean.astype(x.dtype)) * jax.lax.rsqrt(var.astype(x.dtype) + self.eps)
+        x = (x - _along_last(mean, x)) * jax.lax.rsqrt(_along_last(var, x) + self.eps)
         return _scale_and_offset(self, params, x, inputs.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
@@ -155,7 +156,7 @@ class BatchNorm(Module):
                 f'{self.path!r}: training needs more than one value per channel, '
                 f'found inputs of shape {x.shape}'
             )
-        var = jnp.square(x - mean).mean(axes)
+        var = jnp.square(x - _along_last(mean, x)).mean(axes)
         if self.axis_name:
             var = jax.lax.pmean(var, self.axis_name)
         return mean, var, count
@@ -165,8 +166,9 @@ class BatchNorm(Module):
         return self.decay * stored.astype(batch.dtype) + (1 - self.decay) * batch
 
 
-def _widen(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:
+    """One value for each channel, in the dtype and with the rank of `x`."""
+    return jnp.expand_dims(values.astype(x.dtype), range(x.ndim - 1))
 
 
 def _scale_and_offset(
@@ -178,8 +180,8 @@ def _scale_and_offset(
     shape = (x.shape[-1],)
     if layer.use_scale:
         scale, params = layer.get_param(params, 'scale', shape, _ones)
-        x = x * scale.astype(x.dtype)
+        x = x * _along_last(scale, x)
     if layer.use_offset:
         offset, params = layer.get_param(params, 'offset', shape, _zeros)
-        x = x + offset.astype(x.dtype)
+        x = x + _along_last(offset, x)
     return x.astype(dtype), params

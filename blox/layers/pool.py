@@ -1,6 +1,8 @@
 """Pooling over the spatial axes of [batch, *spatial, channels]."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,7 @@ def max_pool(
 
     `padding` is as for Conv; padded places never win.
     """
-    lowest = -jnp.inf if jnp.issubdtype(inputs.dtype, jnp.inexact) else None
-    return _reduce(inputs, lowest, lax.max, window, stride, padding)
+    return _reduce(inputs, -jnp.inf, lax.max, window, stride, padding)
 
 
 def avg_pool(
@@ -39,16 +40,14 @@ def avg_pool(
     """
     sums = _reduce(inputs, 0.0, lax.add, window, stride, padding)
     if count_include_pad:
-        size = per_axis('window', window, inputs.ndim - 2)
-        return sums / jnp.asarray(int(jnp.prod(jnp.asarray(size))), inputs.dtype)
-    ones = jnp.ones_like(inputs)
-    return sums / _reduce(ones, 0.0, lax.add, window, stride, padding)
+        return sums / math.prod(per_axis('window', window, inputs.ndim - 2))
+    return sums / _reduce(jnp.ones_like(inputs), 0.0, lax.add, window, stride, padding)
 
 
 def _reduce(
     inputs: jax.Array,
     start: float,
-    operation: object,
+    operation: Callable[[Any, Any], Any],
     window: int | Sequence[int],
     stride: int | Sequence[int] | None,
     padding: Padding,

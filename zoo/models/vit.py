@@ -186,7 +186,7 @@ class ViT(Module):
 
     def _embed(
         self, params: Params, images: Float[Array, 'batch height width channels']
-    ) -> tuple[Float[Array, 'batch tokens width'], Params]:
+    ) -> tuple[Float[Array, 'batch tokens features'], Params]:
         config = self.config
         if images.shape[1:3] != config.image_size:
             raise ValueError(

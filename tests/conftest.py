@@ -1,0 +1,33 @@
+"""Strict settings for every test: shapes checked, no implicit promotion, no network."""
+
+import os
+
+os.environ['XLA_FLAGS'] = ' '.join(
+    [os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=4']
+)
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+from jaxtyping import install_import_hook
+
+# Before blox is imported: checks the shapes that its annotations state at every call.
+install_import_hook('blox', 'typecheck.checker')
+
+import jax
+import pytest
+
+jax.config.update('jax_platforms', 'cpu')
+jax.config.update('jax_default_matmul_precision', 'highest')
+
+
+@pytest.fixture(autouse=True)
+def _strict():
+    with jax.numpy_rank_promotion('raise'), jax.numpy_dtype_promotion('strict'):
+        yield
+
+
+@pytest.fixture
+def x64():
+    """64-bit types on, for comparisons that float32 noise would blur."""
+    jax.config.update('jax_enable_x64', True)
+    yield
+    jax.config.update('jax_enable_x64', False)
