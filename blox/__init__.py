@@ -31,7 +31,8 @@ from blox.layers import (
     static_scan,
 )
 from blox.module import Module, init, spec
-from blox.params import Param, Params
+from blox.param import Param
+from blox.params import Params
 from blox.sharding import shard, shardings
 from blox.tensorfile import CheckpointError
 

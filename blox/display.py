@@ -9,7 +9,8 @@ from typing import Any
 
 from blox.graph import Graph
 from blox.module import Module
-from blox.params import RNG, Param, Params
+from blox.param import RNG, Param
+from blox.params import Params
 
 
 @dataclass

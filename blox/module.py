@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from blox.graph import Graph
-from blox.params import Param, Params
+from blox.param import Param
+from blox.params import Params
 
 Initializer: TypeAlias = Callable[[jax.Array, Sequence[int], Any], jax.Array]
 

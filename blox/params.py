@@ -1,4 +1,4 @@
-"""Param and Params: all state of a model in one flat, immutable mapping.
+"""Params: all state of a model in one flat, immutable mapping.
 
 Params is a single pytree node. Its children are the values alone; paths, trainable flags and
 metadata are one interned structure, compared by identity, so that a jitted call costs
@@ -8,138 +8,25 @@ what it costs for a plain list and never retraces for an equal tree.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import hashlib
-import math
-import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from blox import paths
+from blox.param import (
+    RNG,
+    Param,
+    as_param,
+    cast_value,
+    is_floating,
+    like,
+)
 from blox.paths import Where
-
-RNG = 'rng'
-BATCH_STATS = 'batch_stats'
-STATE_TAGS = (RNG, BATCH_STATS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Param:
-    """One entry of Params.
-
-    Attributes:
-      value: an array; for the entry 'rng' the pair (key, counter).
-      trainable: whether `split_trainable` counts it among the trainable ones.
-      metadata: names to hashable values. Its 'tag' tells state from parameters: entries
-        tagged 'rng' or 'batch_stats' are never unfrozen, nor counted by `num_params`.
-    """
-
-    value: Any
-    trainable: bool = True
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.value),) if isinstance(self.value, tuple) else tuple(self.value.shape)
-
-    @property
-    def dtype(self) -> Any:
-        return np.dtype(object) if isinstance(self.value, tuple) else self.value.dtype
-
-    @property
-    def is_state(self) -> bool:
-        """Whether this is state that a model updates itself, by its metadata's 'tag'."""
-        return self.metadata.get('tag') in STATE_TAGS
-
-    @property
-    def size(self) -> int:
-        """How many numbers the value holds."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the value's numbers; 0 for the rng."""
-        return 0 if isinstance(self.value, tuple) else self.size * self.dtype.itemsize
-
-    def __repr__(self) -> str:
-        flags = '' if self.trainable else ', trainable=False'
-        metadata = f', metadata={dict(self.metadata)}' if self.metadata else ''
-        return f'Param({_describe(self.value)}{flags}{metadata})'
-
-
-Metadata = tuple[tuple[str, Any], ...]
-
-
-class _Structure:
-    """Everything about Params but the values. One object for each distinct content."""
-
-    __slots__ = ('__weakref__', 'finalized', 'index', 'metadata', 'paths', 'trainable')
-    _interned: ClassVar[weakref.WeakValueDictionary[Any, _Structure]] = (
-        weakref.WeakValueDictionary()
-    )
-
-    paths: tuple[str, ...]
-    trainable: tuple[bool, ...]
-    metadata: tuple[Metadata, ...]
-    finalized: bool
-
-    @classmethod
-    def of(
-        cls,
-        paths: tuple[str, ...],
-        trainable: tuple[bool, ...],
-        metadata: tuple[Metadata, ...],
-        finalized: bool,
-    ) -> _Structure:
-        key = (paths, trainable, _typed(metadata), finalized)
-        structure = cls._interned.get(key)
-        if structure is None:
-            structure = object.__new__(cls)
-            structure.paths = paths
-            structure.trainable = trainable
-            structure.metadata = metadata
-            structure.finalized = finalized
-            structure.index = {path: i for i, path in enumerate(paths)}
-            structure = cls._interned.setdefault(key, structure)
-        return structure
-
-    def replace(self, **changes: Any) -> _Structure:
-        fields = ('paths', 'trainable', 'metadata', 'finalized')
-        return _Structure.of(*(changes.get(name, getattr(self, name)) for name in fields))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Structure.of, (self.paths, self.trainable, self.metadata, self.finalized)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Structure:
-        return self
-
-    def __repr__(self) -> str:
-        return f'Structure({len(self.paths)} paths)'
-
-
-def _typed(value: Any) -> Any:
-    """`value` with its types, since 1, 1.0 and True are equal and hash alike."""
-    if isinstance(value, tuple):
-        return tuple(_typed(item) for item in value)
-    return type(value), value
-
-
-def _freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
-    def freeze(value: Any) -> Any:
-        return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
-
-    frozen = tuple(sorted((name, freeze(value)) for name, value in metadata.items()))
-    try:
-        hash(frozen)
-    except TypeError:
-        raise TypeError(
-            f'metadata of {path!r} must map names to hashable values, found {dict(metadata)}'
-        ) from None
-    return frozen
+from blox.structure import Structure, freeze_metadata, join, replaced, subset
 
 
 class Params(Mapping[str, Param]):
@@ -154,7 +41,7 @@ class Params(Mapping[str, Param]):
 
     __slots__ = ('__weakref__', '_structure', '_values')
     _values: tuple[Any, ...]
-    _structure: _Structure
+    _structure: Structure
 
     def __init__(self, seed: int | jax.Array | None = None) -> None:
         """Params that hold only an rng made from `seed`, an int or a JAX key; without one, nothing."""
@@ -170,11 +57,11 @@ class Params(Mapping[str, Param]):
     def from_entries(cls, entries: Mapping[str, Any], *, finalized: bool = False) -> Params:
         """Params of a mapping from path to Param, or to a bare array (trainable, no metadata)."""
         ordered = sorted(entries, key=paths.natural_key)
-        params = [_as_param(path, entries[path]) for path in ordered]
-        structure = _Structure.of(
+        params = [as_param(path, entries[path]) for path in ordered]
+        structure = Structure.of(
             tuple(ordered),
             tuple(param.trainable for param in params),
-            tuple(_freeze_metadata(p, param.metadata) for p, param in zip(ordered, params)),
+            tuple(freeze_metadata(p, param.metadata) for p, param in zip(ordered, params)),
             finalized,
         )
         return _make(structure, tuple(param.value for param in params))
@@ -230,17 +117,17 @@ class Params(Mapping[str, Param]):
         if i is None:
             if structure.finalized:
                 self._raise_unknown(path)
-            return self._insert(path, _as_param(path, value))
+            return self._insert(path, as_param(path, value))
         param = value if isinstance(value, Param) else Param(value)
-        new = _as_param(path, param).value
+        new = as_param(path, param).value
         if strict:
-            new = _like(path, self._values[i], new)
+            new = like(path, self._values[i], new)
         if isinstance(value, Param):
             structure = structure.replace(
-                trainable=_replaced(structure.trainable, i, param.trainable),
-                metadata=_replaced(structure.metadata, i, _freeze_metadata(path, param.metadata)),
+                trainable=replaced(structure.trainable, i, param.trainable),
+                metadata=replaced(structure.metadata, i, freeze_metadata(path, param.metadata)),
             )
-        return _make(structure, _replaced(self._values, i, new))
+        return _make(structure, replaced(self._values, i, new))
 
     def _insert(self, path: str, param: Param) -> Params:
         structure = self._structure
@@ -250,10 +137,10 @@ class Params(Mapping[str, Param]):
             return (*items[:i], item, *items[i:])
 
         return _make(
-            _Structure.of(
+            Structure.of(
                 grown(structure.paths, path),
                 grown(structure.trainable, param.trainable),
-                grown(structure.metadata, _freeze_metadata(path, param.metadata)),
+                grown(structure.metadata, freeze_metadata(path, param.metadata)),
                 structure.finalized,
             ),
             grown(self._values, param.value),
@@ -265,7 +152,7 @@ class Params(Mapping[str, Param]):
         return _make(
             self._structure,
             tuple(
-                _cast(value, dtype) if path in selected and _is_floating(value) else value
+                cast_value(value, dtype) if path in selected and is_floating(value) else value
                 for path, value in zip(self, self._values)
             ),
         )
@@ -288,14 +175,14 @@ class Params(Mapping[str, Param]):
         if not isinstance(other, Params):
             raise TypeError(f'merge expects Params, found {type(other).__name__}')
         mine, theirs = self._structure, other._structure
-        joined = _join(mine, theirs)
+        joined = join(mine, theirs)
         values = dict(zip(mine.paths, self._values))
         for path, value in zip(theirs.paths, other._values):
-            values[path] = _like(path, values[path], value) if path in values else value
+            values[path] = like(path, values[path], value) if path in values else value
         return _make(joined, tuple(values[path] for path in joined.paths))
 
     def _take(self, chosen: frozenset[str]) -> Params:
-        structure = _subset(self._structure, chosen)
+        structure = subset(self._structure, chosen)
         index = self._structure.index
         return _make(structure, tuple(self._values[index[path]] for path in structure.paths))
 
@@ -381,7 +268,7 @@ class Params(Mapping[str, Param]):
     def _counted(self) -> Params:
         key, counter = self._rng()
         i = self._structure.index[RNG]
-        return _make(self._structure, _replaced(self._values, i, (key, counter + np.uint32(1))))
+        return _make(self._structure, replaced(self._values, i, (key, counter + np.uint32(1))))
 
     # Size and looks.
 
@@ -410,54 +297,23 @@ _set_values = Params.__dict__['_values'].__set__
 _set_structure = Params.__dict__['_structure'].__set__
 
 
-def _make(structure: _Structure, values: Any) -> Params:
+def _make(structure: Structure, values: Any) -> Params:
     params = object.__new__(Params)
     _set_values(params, values)
     _set_structure(params, structure)
     return params
 
 
-def _flatten(params: Params) -> tuple[tuple[Any, ...], _Structure]:
+def _flatten(params: Params) -> tuple[tuple[Any, ...], Structure]:
     return params._values, params._structure
 
 
-def _flatten_with_keys(params: Params) -> tuple[list[tuple[Any, Any]], _Structure]:
+def _flatten_with_keys(params: Params) -> tuple[list[tuple[Any, Any]], Structure]:
     keys = map(jax.tree_util.DictKey, params._structure.paths)
     return list(zip(keys, params._values)), params._structure
 
 
 jax.tree_util.register_pytree_with_keys(Params, _flatten_with_keys, _make, _flatten)
-
-
-def _replaced(items: tuple[Any, ...], i: int, item: Any) -> tuple[Any, ...]:
-    return (*items[:i], item, *items[i + 1 :])
-
-
-def _subset(structure: _Structure, chosen: frozenset[str]) -> _Structure:
-    kept = [i for i, path in enumerate(structure.paths) if path in chosen]
-    return _Structure.of(
-        tuple(structure.paths[i] for i in kept),
-        tuple(structure.trainable[i] for i in kept),
-        tuple(structure.metadata[i] for i in kept),
-        structure.finalized,
-    )
-
-
-def _join(mine: _Structure, theirs: _Structure) -> _Structure:
-    entries = {
-        path: (trainable, metadata)
-        for structure in (mine, theirs)
-        for path, trainable, metadata in zip(
-            structure.paths, structure.trainable, structure.metadata
-        )
-    }
-    ordered = sorted(entries, key=paths.natural_key)
-    return _Structure.of(
-        tuple(ordered),
-        tuple(entries[path][0] for path in ordered),
-        tuple(entries[path][1] for path in ordered),
-        mine.finalized and theirs.finalized,
-    )
 
 
 def _as_key(seed: Any) -> jax.Array:
@@ -469,59 +325,3 @@ def _as_key(seed: Any) -> jax.Array:
     if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer):
         raise TypeError(f'a seed is an integer or a JAX key, not {seed!r}')
     return jax.random.key(seed)
-
-
-def _as_param(path: str, value: Any) -> Param:
-    """`value` as a Param of a JAX array, with `path` checked."""
-    if not isinstance(path, str) or '' in path.split('/'):
-        raise ValueError(f"a path is non-empty names joined by '/', not {path!r}")
-    param = value if isinstance(value, Param) else Param(value)
-    value = param.value
-    if isinstance(value, tuple) and path == RNG and len(value) == 2:
-        return param
-    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
-        return param
-    try:
-        return dataclasses.replace(param, value=jnp.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise TypeError(f'{path!r} takes an array, found {type(value).__name__}') from error
-
-
-def _like(path: str, stored: Any, new: Any) -> Any:
-    """`new`, cast to the dtype of `stored` whose place it takes; ValueError unless it fits."""
-    if isinstance(stored, tuple):
-        if not isinstance(new, tuple):
-            raise ValueError(f'{path!r}: expected a (key, counter) pair, found {_describe(new)}')
-        return new
-    if tuple(new.shape) != tuple(stored.shape):
-        raise ValueError(f'{path!r}: expected shape {stored.shape}, found {new.shape}')
-    if _kind(new) > _kind(stored):
-        raise ValueError(f'{path!r}: expected dtype {stored.dtype}, found {new.dtype}')
-    return _cast(new, stored.dtype)
-
-
-def _kind(value: Any) -> int:
-    """Position of a dtype in the order bool, integer, floating, complex (keys come last)."""
-    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
-    return next((i for i, k in enumerate(kinds) if jnp.issubdtype(value.dtype, k)), len(kinds))
-
-
-def _cast(value: Any, dtype: Any) -> Any:
-    if value.dtype == dtype:
-        return value
-    if isinstance(value, jax.ShapeDtypeStruct):
-        return jax.ShapeDtypeStruct(value.shape, dtype, sharding=value.sharding)
-    return value.astype(dtype)
-
-
-def _is_floating(value: Any) -> bool:
-    return not isinstance(value, tuple) and jnp.issubdtype(value.dtype, jnp.floating)
-
-
-def _describe(value: Any) -> str:
-    """'float32[2,3]' for an array, '(key<fry>[], uint32[])' for the rng."""
-    if isinstance(value, tuple):
-        return f'({", ".join(map(_describe, value))})'
-    if not hasattr(value, 'dtype'):
-        return repr(value)
-    return f'{value.dtype}[{",".join(map(str, value.shape))}]'

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from blox.params import Param
+    from blox.param import Param
 
 Where: TypeAlias = 'str | Sequence[str] | Callable[[str, Param], bool]'
 NaturalKey: TypeAlias = tuple[tuple[str | int, ...], ...]

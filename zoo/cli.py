@@ -133,6 +133,8 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
     print(prompt, end='', flush=True)
     ids: list[int] = []
     shown = ''
+    end = tokenizer.token_to_id('<|endoftext|>')
+    options['stop_tokens'] = [] if end is None else [end]
     for token in bx.zoo.stream(net, params, prompt_ids, seed=seed, **options):
         ids.append(token)
         text = tokenizer.decode(ids)

@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import importlib
+import math
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -97,11 +98,29 @@ def family_of(model: Module) -> Family:
     raise TypeError(f'{type(model).__name__} is not a model of the zoo: {", ".join(families())}')
 
 
-def check(config: Any, conditions: Mapping[str, bool]) -> None:
-    """Raises ValueError that names the conditions on a config's fields that do not hold."""
-    broken = [condition for condition, holds in conditions.items() if not holds]
-    if broken:
-        raise ValueError(f'{type(config).__name__}: expected {"; ".join(broken)}; found {config}')
+def check(config: Any, conditions: Callable[[Any], Mapping[str, bool]]) -> None:
+    """Raises ValueError that names what does not hold of a config's fields.
+
+    Every field must have the type of its default, numbers must be finite, and the `conditions`,
+    which are looked at only then, must hold.
+    """
+    wrong = [
+        f'{field.name} a {"finite " * isinstance(field.default, float)}{type(field.default).__name__}'
+        for field in dataclasses.fields(config)
+        if not _is_like(getattr(config, field.name), field.default)
+    ]
+    wrong = wrong or [name for name, holds in conditions(config).items() if not holds]
+    if wrong:
+        raise ValueError(f'{type(config).__name__}: expected {"; ".join(wrong)}; found {config}')
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether `value` has the type of `default`; an int may stand for a float."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(_is_like(item, default[0]) for item in value)
+    if isinstance(default, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
 
 
 def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:

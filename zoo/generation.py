@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from blox.params import RNG, Params
+from blox.param import RNG
+from blox.params import Params
 
 _SMALLEST_BUCKET = 16
 
@@ -211,10 +212,11 @@ def _pad(
     rows = [np.asarray(prompt) for prompt in prompts]
     config = model.config
     for i, row in enumerate(rows):
-        if row.ndim != 1 or row.size == 0 or not np.issubdtype(row.dtype, np.integer):
+        if row.size == 0:
+            raise ValueError(f'prompt {i} is empty: expected at least one token id')
+        if row.ndim != 1 or not np.issubdtype(row.dtype, np.integer):
             raise ValueError(
-                f'prompt {i}: expected a non-empty sequence of token ids, '
-                f'found {row.dtype}{list(row.shape)}'
+                f'prompt {i}: expected a sequence of token ids, found {row.dtype}{list(row.shape)}'
             )
         if row.min() < 0 or row.max() >= config.vocab_size:
             raise ValueError(

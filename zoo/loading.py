@@ -15,7 +15,8 @@ import blox.checkpoint
 from blox import paths
 from blox.module import init as init_module
 from blox.module import spec
-from blox.params import RNG, Param, Params
+from blox.param import RNG, Param
+from blox.params import Params
 from blox.sharding import shard
 from blox.tensorfile import CheckpointError, TensorFile
 from blox.zoo.catalog import Card, card

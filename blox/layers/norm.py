@@ -13,7 +13,8 @@ from jaxtyping import Array, Float
 from blox.graph import Graph
 from blox.layers.precision import widen
 from blox.module import Module
-from blox.params import BATCH_STATS, Params
+from blox.param import BATCH_STATS
+from blox.params import Params
 
 _ones = jax.nn.initializers.ones
 _zeros = jax.nn.initializers.zeros

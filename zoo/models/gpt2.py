@@ -59,19 +59,21 @@ class GPT2Config:
     dropout_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        rates = (self.embed_dropout_rate, self.attention_dropout_rate, self.dropout_rate)
-        check(
-            self,
-            {
-                'positive vocab_size and context': min(self.vocab_size, self.context) > 0,
-                '0 < depth <= 1000': 0 < self.depth <= 1000,
-                'positive width and mlp_dim': min(self.width, self.mlp_dim) > 0,
-                'heads that divide width': self.heads > 0 and self.width % self.heads == 0,
-                f'activation of {", ".join(ACTIVATIONS)}': self.activation in ACTIVATIONS,
-                'norm_eps > 0': self.norm_eps > 0,
-                'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
-            },
-        )
+        check(self, _conditions)
+
+
+def _conditions(config: GPT2Config) -> dict[str, bool]:
+    """What must hold of a config, besides its fields' types."""
+    rates = (config.embed_dropout_rate, config.attention_dropout_rate, config.dropout_rate)
+    return {
+        'positive vocab_size and context': min(config.vocab_size, config.context) > 0,
+        '0 < depth <= 1000': 0 < config.depth <= 1000,
+        'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
+        'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
+        f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,
+        'norm_eps > 0': config.norm_eps > 0,
+        'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
+    }
 
 
 class GPT2State(NamedTuple):

@@ -54,28 +54,29 @@ class ResNetConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        grouped = self.groups == 1 and self.group_width == 64
-        check(
-            self,
-            {
-                'image_size of two positive ints': len(self.image_size) == 2
-                and min(self.image_size) > 0,
-                'in_channels > 0': self.in_channels > 0,
-                'num_classes >= 0': self.num_classes >= 0,
-                "block 'basic' or 'bottleneck'": self.block in ('basic', 'bottleneck'),
-                'as many depths as widths, each 1 to 1000': len(self.depths) == len(self.widths) > 0
-                and all(0 < depth <= 1000 for depth in self.depths),
-                'positive widths': min((*self.widths, self.stem_width)) > 0,
-                'groups and group_width only with bottlenecks': self.block == 'bottleneck'
-                or grouped,
-                'positive groups and group_width': self.groups > 0 and self.group_width > 0,
-                "stem 'imagenet' or 'small'": self.stem in ('imagenet', 'small'),
-                "stride_on 'conv1' or 'conv2'": self.stride_on in ('conv1', 'conv2'),
-                'bn_eps > 0': self.bn_eps > 0,
-                '0 <= bn_decay <= 1': 0 <= self.bn_decay <= 1,
-                '0 <= drop_path_rate < 1': 0 <= self.drop_path_rate < 1,
-            },
-        )
+        check(self, _conditions)
+
+
+def _conditions(config: ResNetConfig) -> dict[str, bool]:
+    """What must hold of a config, besides its fields' types."""
+    grouped = config.groups == 1 and config.group_width == 64
+    return {
+        'image_size of two positive ints': len(config.image_size) == 2
+        and min(config.image_size) > 0,
+        'in_channels > 0': config.in_channels > 0,
+        'num_classes >= 0': config.num_classes >= 0,
+        "block 'basic' or 'bottleneck'": config.block in ('basic', 'bottleneck'),
+        'as many depths as widths, each 1 to 1000': len(config.depths) == len(config.widths) > 0
+        and all(0 < depth <= 1000 for depth in config.depths),
+        'positive widths': min((*config.widths, config.stem_width)) > 0,
+        'groups and group_width only with bottlenecks': config.block == 'bottleneck' or grouped,
+        'positive groups and group_width': config.groups > 0 and config.group_width > 0,
+        "stem 'imagenet' or 'small'": config.stem in ('imagenet', 'small'),
+        "stride_on 'conv1' or 'conv2'": config.stride_on in ('conv1', 'conv2'),
+        'bn_eps > 0': config.bn_eps > 0,
+        '0 <= bn_decay <= 1': 0 <= config.bn_decay <= 1,
+        '0 <= drop_path_rate < 1': 0 <= config.drop_path_rate < 1,
+    }
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.

@@ -63,28 +63,30 @@ class ViTConfig:
     drop_path_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        sizes = (*self.image_size, *self.patch_size)
-        rates = (self.dropout_rate, self.attention_dropout_rate, self.drop_path_rate)
-        check(
-            self,
-            {
-                'image_size and patch_size of two positive ints': len(sizes) == 4
-                and min(sizes) > 0,
-                'patches that tile the image': all(
-                    image % patch == 0 for image, patch in zip(self.image_size, self.patch_size)
-                ),
-                'in_channels > 0': self.in_channels > 0,
-                'num_classes, pre_logits >= 0': min(self.num_classes, self.pre_logits) >= 0,
-                '0 < depth <= 1000': 0 < self.depth <= 1000,
-                'positive width and mlp_dim': min(self.width, self.mlp_dim) > 0,
-                'heads that divide width': self.heads > 0 and self.width % self.heads == 0,
-                "pool 'avg', or 'cls' with a class token": self.pool == 'avg'
-                or (self.pool == 'cls' and self.class_token),
-                f'activation of {", ".join(ACTIVATIONS)}': self.activation in ACTIVATIONS,
-                'norm_eps > 0': self.norm_eps > 0,
-                'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
-            },
-        )
+        check(self, _conditions)
+
+
+def _conditions(config: ViTConfig) -> dict[str, bool]:
+    """What must hold of a config, besides its fields' types."""
+    sizes = (*config.image_size, *config.patch_size)
+    rates = (config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate)
+    return {
+        'image_size and patch_size of two positive ints': len(sizes) == 4 and min(sizes) > 0,
+        'patches that tile the image': all(
+            patch > 0 and image % patch == 0
+            for image, patch in zip(config.image_size, config.patch_size)
+        ),
+        'in_channels > 0': config.in_channels > 0,
+        'num_classes, pre_logits >= 0': min(config.num_classes, config.pre_logits) >= 0,
+        '0 < depth <= 1000': 0 < config.depth <= 1000,
+        'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
+        'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
+        "pool 'avg', or 'cls' with a class token": config.pool == 'avg'
+        or (config.pool == 'cls' and config.class_token),
+        f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,
+        'norm_eps > 0': config.norm_eps > 0,
+        'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
+    }
 
 
 _trunc_normal = jax.nn.initializers.truncated_normal(0.02)

@@ -1,0 +1,77 @@
+"""Loading a 500 MB file of our own: time and resident memory, against reading its bytes.
+
+    python benchmarks/load.py
+
+Limits that the project holds itself to: 20 ms, and 5 % of the file's size in resident memory.
+The file is in the page cache for all of them.
+"""
+
+import mmap
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import machine, median, table
+from safetensors.numpy import load_file
+
+import blox as bx
+
+TENSORS, SHAPE, ROUNDS = 125, (1024, 1024), 7
+
+
+def resident() -> int:
+    """Bytes of physical memory that this process holds, shared file pages included."""
+    return int(Path('/proc/self/statm').read_text().split()[1]) * mmap.PAGESIZE
+
+
+def measure(function: Callable[[], Any]) -> tuple[float, int]:
+    """Seconds, and bytes by which resident memory grew while the result lived."""
+    before = resident()
+    start = time.perf_counter()
+    result = jax.block_until_ready(function())
+    seconds = time.perf_counter() - start
+    grown = resident() - before
+    del result
+    return seconds, grown
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'model.safetensors')
+        rng = np.random.default_rng(0)
+        entries = {
+            f'net/block{i}/w': jnp.asarray(rng.random(SHAPE, np.float32)) for i in range(TENSORS)
+        }
+        bx.save(path, bx.Params.from_entries(entries, finalized=True))
+        del entries
+        size = os.path.getsize(path)
+        ways = {
+            "reading the file's bytes": lambda: Path(path).read_bytes(),
+            'bx.load': lambda: bx.load(path),
+            'bx.load, copy=True': lambda: bx.load(path, copy=True),
+            'safetensors.numpy.load_file': lambda: load_file(path),
+        }
+        runs = {name: [measure(function) for _ in range(ROUNDS)] for name, function in ways.items()}
+        raw = median([seconds for seconds, _ in runs["reading the file's bytes"]])
+        rows = [
+            [
+                name,
+                f'{1e3 * median([s for s, _ in run]):.1f}',
+                f'{median([s for s, _ in run]) / raw:.3f}',
+                f'{100 * median([g for _, g in run]) / size:.1f} %',
+            ]
+            for name, run in runs.items()
+        ]
+    print(machine())
+    print(f'a file of {size / 1e6:.0f} MB with {TENSORS} tensors, medians of {ROUNDS}')
+    print(table(['', 'ms', 'ratio to reading', 'resident memory / size'], rows))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,116 @@
+"""Param: one entry of Params, and what may be put in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+RNG = 'rng'
+BATCH_STATS = 'batch_stats'
+STATE_TAGS = (RNG, BATCH_STATS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+    """One entry of Params.
+
+    Attributes:
+      value: an array; for the entry 'rng' the pair (key, counter).
+      trainable: whether `split_trainable` counts it among the trainable ones.
+      metadata: names to hashable values. Its 'tag' tells state from parameters: entries
+        tagged 'rng' or 'batch_stats' are never unfrozen, nor counted by `num_params`.
+    """
+
+    value: Any
+    trainable: bool = True
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.value),) if isinstance(self.value, tuple) else tuple(self.value.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return np.dtype(object) if isinstance(self.value, tuple) else self.value.dtype
+
+    @property
+    def is_state(self) -> bool:
+        """Whether this is state that a model updates itself, by its metadata's 'tag'."""
+        return self.metadata.get('tag') in STATE_TAGS
+
+    @property
+    def size(self) -> int:
+        """How many numbers the value holds."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the value's numbers; 0 for the rng."""
+        return 0 if isinstance(self.value, tuple) else self.size * self.dtype.itemsize
+
+    def __repr__(self) -> str:
+        flags = '' if self.trainable else ', trainable=False'
+        metadata = f', metadata={dict(self.metadata)}' if self.metadata else ''
+        return f'Param({describe(self.value)}{flags}{metadata})'
+
+
+def as_param(path: str, value: Any) -> Param:
+    """`value` as a Param of a JAX array, with `path` checked."""
+    if not isinstance(path, str) or '' in path.split('/'):
+        raise ValueError(f"a path is non-empty names joined by '/', not {path!r}")
+    param = value if isinstance(value, Param) else Param(value)
+    value = param.value
+    if isinstance(value, tuple) and path == RNG and len(value) == 2:
+        return param
+    if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
+        return param
+    try:
+        return dataclasses.replace(param, value=jnp.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f'{path!r} takes an array, found {type(value).__name__}') from error
+
+
+def like(path: str, stored: Any, new: Any) -> Any:
+    """`new`, cast to the dtype of `stored` whose place it takes; ValueError unless it fits."""
+    if isinstance(stored, tuple):
+        if not isinstance(new, tuple):
+            raise ValueError(f'{path!r}: expected a (key, counter) pair, found {describe(new)}')
+        return new
+    if tuple(new.shape) != tuple(stored.shape):
+        raise ValueError(f'{path!r}: expected shape {stored.shape}, found {new.shape}')
+    if _kind(new) > _kind(stored):
+        raise ValueError(f'{path!r}: expected dtype {stored.dtype}, found {new.dtype}')
+    return cast_value(new, stored.dtype)
+
+
+def _kind(value: Any) -> int:
+    """Position of a dtype in the order bool, integer, floating, complex (keys come last)."""
+    kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+    return next((i for i, k in enumerate(kinds) if jnp.issubdtype(value.dtype, k)), len(kinds))
+
+
+def cast_value(value: Any, dtype: Any) -> Any:
+    if value.dtype == dtype:
+        return value
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(value.shape, dtype, sharding=value.sharding)
+    return value.astype(dtype)
+
+
+def is_floating(value: Any) -> bool:
+    return not isinstance(value, tuple) and jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def describe(value: Any) -> str:
+    """'float32[2,3]' for an array, '(key<fry>[], uint32[])' for the rng."""
+    if isinstance(value, tuple):
+        return f'({", ".join(map(describe, value))})'
+    if not hasattr(value, 'dtype'):
+        return repr(value)
+    return f'{value.dtype}[{",".join(map(str, value.shape))}]'

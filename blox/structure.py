@@ -1,0 +1,113 @@
+"""Structure: everything about Params but their values, one object for each distinct content."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeAlias
+
+from blox import paths
+
+Metadata: TypeAlias = tuple[tuple[str, Any], ...]
+
+
+class Structure:
+    """Paths, trainable flags and metadata, in natural order of the paths.
+
+    Interned, and so compared and hashed by identity: what JAX does at every call with the static
+    part of a pytree costs nothing.
+    """
+
+    __slots__ = ('__weakref__', 'finalized', 'index', 'metadata', 'paths', 'trainable')
+    _interned: ClassVar[weakref.WeakValueDictionary[Any, Structure]] = weakref.WeakValueDictionary()
+
+    paths: tuple[str, ...]
+    trainable: tuple[bool, ...]
+    metadata: tuple[Metadata, ...]
+    finalized: bool
+
+    @classmethod
+    def of(
+        cls,
+        paths: tuple[str, ...],
+        trainable: tuple[bool, ...],
+        metadata: tuple[Metadata, ...],
+        finalized: bool,
+    ) -> Structure:
+        key = (paths, trainable, _typed(metadata), finalized)
+        structure = cls._interned.get(key)
+        if structure is None:
+            structure = object.__new__(cls)
+            structure.paths = paths
+            structure.trainable = trainable
+            structure.metadata = metadata
+            structure.finalized = finalized
+            structure.index = {path: i for i, path in enumerate(paths)}
+            structure = cls._interned.setdefault(key, structure)
+        return structure
+
+    def replace(self, **changes: Any) -> Structure:
+        fields = ('paths', 'trainable', 'metadata', 'finalized')
+        return Structure.of(*(changes.get(name, getattr(self, name)) for name in fields))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Structure.of, (self.paths, self.trainable, self.metadata, self.finalized)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Structure:
+        return self
+
+    def __repr__(self) -> str:
+        return f'Structure({len(self.paths)} paths)'
+
+
+def _typed(value: Any) -> Any:
+    """`value` with its types, since 1, 1.0 and True are equal and hash alike."""
+    if isinstance(value, tuple):
+        return tuple(_typed(item) for item in value)
+    return type(value), value
+
+
+def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
+    def freeze(value: Any) -> Any:
+        return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
+
+    frozen = tuple(sorted((name, freeze(value)) for name, value in metadata.items()))
+    try:
+        hash(frozen)
+    except TypeError:
+        raise TypeError(
+            f'metadata of {path!r} must map names to hashable values, found {dict(metadata)}'
+        ) from None
+    return frozen
+
+
+def subset(structure: Structure, chosen: frozenset[str]) -> Structure:
+    kept = [i for i, path in enumerate(structure.paths) if path in chosen]
+    return Structure.of(
+        tuple(structure.paths[i] for i in kept),
+        tuple(structure.trainable[i] for i in kept),
+        tuple(structure.metadata[i] for i in kept),
+        structure.finalized,
+    )
+
+
+def join(mine: Structure, theirs: Structure) -> Structure:
+    entries = {
+        path: (trainable, metadata)
+        for structure in (mine, theirs)
+        for path, trainable, metadata in zip(
+            structure.paths, structure.trainable, structure.metadata
+        )
+    }
+    ordered = sorted(entries, key=paths.natural_key)
+    return Structure.of(
+        tuple(ordered),
+        tuple(entries[path][0] for path in ordered),
+        tuple(entries[path][1] for path in ordered),
+        mine.finalized and theirs.finalized,
+    )
+
+
+def replaced(items: tuple[Any, ...], i: int, item: Any) -> tuple[Any, ...]:
+    """`items` with another one at index `i`."""
+    return (*items[:i], item, *items[i + 1 :])

@@ -1,0 +1,318 @@
+"""Params: one immutable, interned pytree node."""
+
+import copy
+import gc
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import blox as bx
+
+
+def make(count: int = 12) -> bx.Params:
+    """Open Params of `count` blocks with weights and a frozen mean, and an rng."""
+    params = bx.Params(seed=0)
+    for i in reversed(range(count)):
+        params = params.set(f'net/block{i}/w', jnp.full((2, 3), float(i)))
+        stat = bx.Param(jnp.zeros(3), trainable=False, metadata={'tag': 'batch_stats'})
+        params = params.set(f'net/block{i}/mean', stat)
+    return params
+
+
+def structure(tree):
+    return jax.tree.structure(tree)
+
+
+# Order and mapping access.
+
+
+def test_paths_are_in_natural_order_whatever_the_order_of_setting():
+    paths = [path for path in make() if path.endswith('w')]
+    assert paths == [f'net/block{i}/w' for i in range(12)]
+
+
+def test_params_are_a_mapping_from_path_to_param():
+    params = make(1)
+    assert len(params) == 3
+    assert 'net/block0/w' in params
+    assert params['net/block0/w'].shape == (2, 3)
+    assert params.get('nowhere') is None
+    assert dict(params.items())['net/block0/mean'].metadata == {'tag': 'batch_stats'}
+    assert [param.trainable for param in params.values()] == [False, True, False]
+
+
+def test_the_rng_is_an_entry():
+    rng = bx.Params(seed=3)['rng']
+    key, counter = rng.value
+    assert jnp.array_equal(jax.random.key_data(key), jax.random.key_data(jax.random.key(3)))
+    assert (int(counter), rng.trainable, rng.metadata) == (0, False, {'tag': 'rng'})
+    assert (rng.shape, rng.dtype) == ((2,), np.dtype(object))
+
+
+@pytest.mark.parametrize('seed', [jax.random.key(7), jax.random.PRNGKey(7), 7])
+def test_a_seed_is_an_int_or_a_key(seed):
+    expected = jax.random.key_data(jax.random.fold_in(jax.random.key(7), 0))
+    key, _ = bx.Params(seed=seed).next_key()
+    assert jnp.array_equal(jax.random.key_data(key) if key.ndim == 0 else key, expected)
+
+
+@pytest.mark.parametrize('seed', [1.5, True, 'seed', jnp.ones((2, 2))])
+def test_other_seeds_are_refused(seed):
+    with pytest.raises(TypeError):
+        bx.Params(seed=seed)
+
+
+# Locked means locked.
+
+
+def test_an_unknown_path_is_a_key_error_that_names_the_nearest():
+    with pytest.raises(KeyError, match=r"'net/block1/v'.*net/block1/w"):
+        make().finalize()['net/block1/v']
+
+
+def test_finalized_params_take_no_new_paths():
+    with pytest.raises(KeyError, match=r"'net/new'.*finalized"):
+        make().finalize().set('net/new', jnp.ones(1))
+
+
+def test_setting_keeps_shape_and_dtype():
+    params = make(1).cast(jnp.bfloat16)
+    assert params.set('net/block0/w', jnp.ones((2, 3)))['net/block0/w'].dtype == jnp.bfloat16
+    with pytest.raises(
+        ValueError, match=r"'net/block0/w': expected shape \(2, 3\), found \(3, 2\)"
+    ):
+        params.set('net/block0/w', jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match='expected dtype bfloat16, found complex64'):
+        params.set('net/block0/w', jnp.ones((2, 3), jnp.complex64))
+
+
+def test_setting_takes_another_shape_and_dtype_when_asked():
+    params = make(1).finalize().set('net/block0/w', jnp.ones(5, jnp.int32), strict=False)
+    assert params['net/block0/w'].dtype == jnp.int32
+    assert params['net/block0/w'].shape == (5,)
+
+
+def test_setting_a_value_keeps_flags_and_metadata_and_a_param_replaces_them():
+    params = make(1)
+    kept = params.set('net/block0/mean', jnp.ones(3))
+    assert structure(kept) == structure(params)
+    param = bx.Param(jnp.ones(3), metadata={'role': 'scale'})
+    replaced = params.set('net/block0/mean', param)['net/block0/mean']
+    assert (replaced.trainable, replaced.metadata) == (True, {'role': 'scale'})
+
+
+@pytest.mark.parametrize('path', ['', '/w', 'net//w', 'net/'])
+def test_a_path_with_empty_names_is_refused(path):
+    with pytest.raises(ValueError, match='non-empty names'):
+        bx.Params().set(path, jnp.ones(1))
+
+
+def test_what_is_no_array_is_refused():
+    with pytest.raises(TypeError, match="'net/w' takes an array, found str"):
+        bx.Params().set('net/w', 'hello')
+
+
+def test_params_cannot_be_changed_in_place():
+    params = make(1)
+    with pytest.raises(AttributeError, match='immutable'):
+        params.value = 1  # pyright: ignore[reportAttributeAccessIssue]
+    params['net/block0/mean'].metadata['tag'] = 'gone'  # pyright: ignore[reportIndexIssue]
+    assert params['net/block0/mean'].metadata == {'tag': 'batch_stats'}
+
+
+# One interned structure.
+
+
+def test_equal_structure_is_the_same_object():
+    assert make()._structure is make()._structure
+    assert make(2)._structure is not make(3)._structure
+
+
+@pytest.mark.parametrize('other', [1.0, True, '1', (1,)])
+def test_metadata_that_only_looks_equal_is_told_apart(other):
+    def tagged(value):
+        return bx.Params().set('w', bx.Param(jnp.ones(1), metadata={'a': value}))
+
+    assert tagged(1)._structure is not tagged(other)._structure
+    assert tagged(other)._structure is tagged(other)._structure
+
+
+def test_unhashable_metadata_is_refused():
+    with pytest.raises(TypeError, match="metadata of 'w'"):
+        bx.Params().set('w', bx.Param(jnp.ones(1), metadata={'a': {}}))
+
+
+@pytest.mark.parametrize(
+    'trip',
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda params: jax.tree.map(lambda x: x, params),
+        lambda params: jax.tree.unflatten(*reversed(jax.tree.flatten(params))),
+        lambda params: params.partition('**/w')[0].merge(params.partition('**/w')[1]),
+        lambda params: params.partition('**/w')[1].merge(params.partition('**/w')[0]),
+        lambda params: params.split_trainable()[1].merge(params.split_trainable()[0]),
+        jax.jit(lambda params: params),
+        lambda params: params.freeze('**/w').unfreeze('**'),
+    ],
+)
+def test_round_trips_keep_the_very_same_structure(trip):
+    params = make().finalize()
+    assert trip(params)._structure is params._structure
+
+
+def test_pickles_keep_the_structure_interned():
+    params = make()
+    restored = pickle.loads(pickle.dumps(params))
+    assert restored._structure is params._structure
+    assert jnp.array_equal(restored['net/block3/w'].value, params['net/block3/w'].value)
+
+
+def test_structures_are_freed_with_their_params():
+    params = bx.Params().set('only/here', jnp.ones(1))
+    known = type(params._structure)._interned
+    assert any('only/here' in s.paths for s in known.values())
+    del params
+    gc.collect()
+    assert not any('only/here' in s.paths for s in known.values())
+
+
+def test_a_training_loop_traces_once():
+    traces = []
+
+    @jax.jit
+    def step(params):
+        traces.append(1)
+        trainable, rest = params.split_trainable()
+        return jax.tree.map(lambda x: x + 1, trainable).merge(rest)
+
+    params = make().finalize()
+    for _ in range(3):
+        params = step(params)
+        weights, rest = params.partition('**/w')
+        params = rest.merge(jax.tree.map(lambda x: x * 0.5, weights))
+    assert len(traces) == 1
+
+
+def test_key_paths_name_the_entries():
+    leaves = jax.tree_util.tree_leaves_with_path(make(1))
+    assert jax.tree_util.keystr(leaves[0][0]) == "['net/block0/mean']"
+
+
+# Dividing and joining.
+
+
+def test_partition_takes_a_pattern_several_or_a_predicate():
+    params = make(2)
+    for where in ('**/w', ['net/block0/w', 'net/block1/w'], lambda path, p: path.endswith('w')):
+        matching, rest = params.partition(where)
+        assert list(matching) == ['net/block0/w', 'net/block1/w']
+        assert set(rest) == {'net/block0/mean', 'net/block1/mean', 'rng'}
+
+
+def test_freezing_and_unfreezing_leave_state_alone():
+    params = make(2)
+    frozen = params.freeze('net/block0/**')
+    assert list(frozen.split_trainable()[0]) == ['net/block1/w']
+    assert list(frozen.freeze().unfreeze().split_trainable()[0]) == ['net/block0/w', 'net/block1/w']
+
+
+def test_merge_takes_the_others_values_where_both_have_a_path():
+    params = make(2).finalize()
+    update = params.partition('net/block1/w')[0].set('net/block1/w', jnp.ones((2, 3)))
+    merged = params.merge(update)
+    assert merged['net/block1/w'].value.sum() == 6
+    assert merged['net/block0/w'].value.sum() == 0
+    assert merged._structure is params._structure
+
+
+def test_merge_refuses_another_shape():
+    with pytest.raises(ValueError, match=r'expected shape \(2, 3\), found \(4,\)'):
+        make(1).merge(bx.Params.from_entries({'net/block0/w': jnp.ones(4)}))
+
+
+def test_merge_is_finalized_if_both_are():
+    one, two = make(2).finalize().partition('**/w')
+    assert one.merge(two).initialized
+    assert not one.merge(bx.Params()).initialized
+
+
+def test_cast_changes_floats_that_are_named():
+    params = make(2).set('net/count', jnp.int32(3)).cast(jnp.bfloat16, 'net/**')
+    assert params['net/block0/w'].dtype == jnp.bfloat16
+    assert params['net/count'].dtype == jnp.int32
+    assert make(1).cast(jnp.float16, '**/mean')['net/block0/w'].dtype == jnp.float32
+
+
+def test_numbers_and_bytes_are_counted():
+    params = make(2)
+    assert (params.num_params, params.nbytes) == (12, 4 * (12 + 6))
+    assert params.freeze().num_params == 12
+
+
+def test_repr_is_readable_and_short():
+    text = repr(make(100))
+    assert text.startswith('Params(201 entries, 600 parameters, open)')
+    assert '  net/block0/w      float32[2,3]' in text
+    assert '... 161 more ...' in text
+    assert len(text.splitlines()) == 42
+
+
+# Randomness.
+
+
+def test_next_key_folds_the_counter_into_the_master_key():
+    params = bx.Params(seed=5)
+    for count in range(3):
+        key, params = params.next_key()
+        expected = jax.random.fold_in(jax.random.key(5), count)
+        assert jnp.array_equal(jax.random.key_data(key), jax.random.key_data(expected))
+    assert int(params['rng'].value[1]) == 3
+
+
+def test_without_an_rng_there_are_no_keys():
+    with pytest.raises(KeyError, match=r'Params\(seed=...\)'):
+        bx.Params().next_key()
+
+
+@given(st.permutations(['a/w', 'b/w', 'c/d/w']), st.integers(0, 2**31))
+def test_initial_values_do_not_depend_on_the_order_of_calls(order, seed):
+    def draw(paths):
+        params, drawn = bx.Params(seed=seed), {}
+        for path in paths:
+            key, params = params.initial_key(path)
+            drawn[path] = tuple(jax.random.key_data(key).tolist())
+        return drawn, int(params['rng'].value[1])
+
+    assert draw(order) == draw(['a/w', 'b/w', 'c/d/w'])
+
+
+def test_initial_keys_are_the_same_on_every_machine():
+    key, _ = bx.Params(seed=0).initial_key('net/w')
+    assert jax.random.key_data(key).tolist() == PINNED_KEY
+
+
+def test_each_lane_of_vmap_has_its_own_stream_when_asked():
+    def lane(params, index):
+        key, params = params.fold_rng(index).next_key()
+        return jax.random.uniform(key), params
+
+    noise, params = jax.vmap(lane, in_axes=(None, 0))(bx.Params(seed=0), jnp.arange(8))
+    assert len(set(noise.tolist())) == 8
+    assert params['rng'].value[0].shape == (8,)
+
+
+def test_unfolding_gives_the_master_key_back():
+    params = bx.Params(seed=0)
+    _, folded = params.fold_rng(3).next_key()
+    key, counter = folded.unfold_rng(params)['rng'].value
+    assert jnp.array_equal(jax.random.key_data(key), jax.random.key_data(jax.random.key(0)))
+    assert int(counter) == 1
+
+
+PINNED_KEY = [1669559983, 2151393267]
