@@ -26,7 +26,7 @@ import blox as bx
 NAME = 'gpt2-pydocs'
 END = '<|endoftext|>'
 VOCAB, CONTEXT = 1024, 256
-STEPS, BATCH, PEAK_RATE = 2200, 16, 3e-3
+STEPS, BATCH, PEAK_RATE = 2000, 16, 3e-3
 
 
 def split_topics(topics: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -94,6 +94,7 @@ def train(
         depth=5,
         heads=4,
         mlp_dim=384,
+        attention_dropout_rate=0.0,
     )
     params = bx.zoo.init(model, seed)
     rate = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, steps // 20, steps, PEAK_RATE / 20)

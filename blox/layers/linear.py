@@ -52,7 +52,10 @@ class Linear(Module):
 
 
 class Mlp(Module):
-    """The transformer's feed-forward block: fc1, activation, dropout, fc2, dropout."""
+    """The transformer's feed-forward block: fc1, activation, dropout, fc2, dropout.
+
+    `hidden_dropout_rate` is of the first dropout, `dropout_rate` of the second.
+    """
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class Mlp(Module):
         output_size: int,
         activation: Callable[[jax.Array], jax.Array],
         *,
+        hidden_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
         fc1_init: Initializer = jax.nn.initializers.lecun_normal(),
         fc2_init: Initializer = jax.nn.initializers.lecun_normal(),
@@ -72,16 +76,16 @@ class Mlp(Module):
         self.activation = activation
         self.fc1 = Linear(graph.child('fc1'), hidden_size, w_init=fc1_init, b_init=b_init)
         self.fc2 = Linear(graph.child('fc2'), output_size, w_init=fc2_init, b_init=b_init)
-        self.dropout1 = Dropout(graph.child('dropout1'), dropout_rate)
-        self.dropout2 = Dropout(graph.child('dropout2'), dropout_rate)
+        self.hidden_dropout = Dropout(graph.child('hidden_dropout'), hidden_dropout_rate)
+        self.dropout = Dropout(graph.child('dropout'), dropout_rate)
 
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
         x, params = self.fc1(params, inputs)
-        x, params = self.dropout1(params, self.activation(x), is_training=is_training)
+        x, params = self.hidden_dropout(params, self.activation(x), is_training=is_training)
         x, params = self.fc2(params, x)
-        return self.dropout2(params, x, is_training=is_training)
+        return self.dropout(params, x, is_training=is_training)
 
 
 class Sequential(Module):

@@ -114,6 +114,7 @@ class Block(Module):
             config.mlp_dim,
             config.width,
             ACTIVATIONS[config.activation],
+            hidden_dropout_rate=config.dropout_rate,
             dropout_rate=config.dropout_rate,
             fc1_init=_trunc_normal,
             fc2_init=_trunc_normal,
