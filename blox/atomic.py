@@ -1,7 +1,9 @@
 """Writing a file so that at any moment readers see the old one or the new one, whole."""
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -27,38 +29,45 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises OSError, with the old file untouched, if the new one cannot be written.
     """
     target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
+    # What is still a link after that leads to itself.
+    if target.is_symlink() or (target.exists() and not target.is_file()):
         raise OSError(f'cannot save to {str(path)!r}: it is not a regular file')
     _sweep(target)
-    temporary, file = _create_temporary(target)
+    with _errors(path, 'cannot save: {}; the old file is untouched'), _temporary(target) as file:
+        yield file
+        file.flush()
+        if target.exists():
+            os.chmod(file.name, stat.S_IMODE(target.stat().st_mode))
+        os.fsync(file.fileno())
+        os.replace(file.name, target)
+    with _errors(path, 'saved, but a power cut might undo it: {}'):
+        _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _errors(path: str | os.PathLike[str], message: str) -> Iterator[None]:
+    """Has any OSError name `path`, the file that the caller knows of."""
     try:
-        with file:
-            yield file
-            file.flush()
-            if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            os.fsync(file.fileno())
-            os.replace(temporary, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise OSError(
-                error.errno, f'cannot save: {error.strerror}; the old file is untouched', str(path)
-            ) from error
-        raise
-    _sync_folder(target.parent)
+        yield
+    except OSError as error:
+        reason = message.format(error.strerror or error)
+        raise OSError(error.errno or errno.EIO, reason, str(path)) from error
 
 
-def _create_temporary(target: Path) -> tuple[Path, BinaryIO]:
+@contextlib.contextmanager
+def _temporary(target: Path) -> Iterator[BinaryIO]:
+    """A new, locked file beside `target`; unless renamed by then, it is removed at the end."""
     while True:
-        temporary = target.with_name(f'{_prefix(target)}{secrets.token_hex(8)}{_SUFFIX}')
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        file = os.fdopen(descriptor, 'wb')
-        # A sweep that came between creation and lock has removed the file: then try again.
-        if not _lock(descriptor) or os.fstat(descriptor).st_nlink:
-            return temporary, file
-        file.close()
+        path = target.with_name(f'{_prefix(target)}{secrets.token_hex(8)}{_SUFFIX}')
+        try:
+            with open(path, 'xb') as file:
+                # A sweep that comes between creation and lock removes the file: then try again.
+                if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+                    yield file
+                    return
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def _prefix(target: Path) -> str:
@@ -72,22 +81,28 @@ def _sweep(target: Path) -> None:
         names = os.listdir(target.parent)
     except OSError:
         return
-    prefix = _prefix(target)
-    for name in names:
-        if name.startswith(prefix) and name.endswith(_SUFFIX):
-            with contextlib.suppress(OSError), open(target.with_name(name), 'rb') as file:
+    pattern = re.compile(f'{re.escape(_prefix(target))}[0-9a-f]{{16}}{re.escape(_SUFFIX)}')
+    for leftover in (target.with_name(name) for name in names if pattern.fullmatch(name)):
+        # Opening a FIFO would wait for a writer.
+        if leftover.is_file():
+            with contextlib.suppress(OSError), open(leftover, 'rb') as file:
                 if _lock(file.fileno()):
-                    target.with_name(name).unlink()
+                    leftover.unlink()
 
 
-def _lock(descriptor: int) -> bool:
-    """Whether a lock was taken without waiting; the file's closing gives it back."""
+def _lock(descriptor: int) -> bool | None:
+    """Whether a lock was taken without waiting, None where files have no locks.
+
+    The file's closing gives it back.
+    """
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 

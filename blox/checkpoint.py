@@ -1,6 +1,7 @@
 """Params as one self-describing .safetensors file, and back."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blox.params import RNG, Param, Params
-from blox.tensorfile import CheckpointError, TensorFile, fail, parse_json, write_tensors
+from blox.param import RNG, Param
+from blox.params import Params
+from blox.tensorfile import TensorFile, fail, parse_json, write_tensors
 
 # The header's metadata entry that holds what tensors cannot: flags, metadata, the kind of rng.
 _KEY = 'blox.params'
-_RNG_KEY, _RNG_COUNTER = f'{RNG}/key', f'{RNG}/counter'
+RNG_TENSORS = _RNG_KEY, _RNG_COUNTER = f'{RNG}/key', f'{RNG}/counter'
 
 
 def save(
@@ -39,6 +41,8 @@ def save(
       head/w  float32[2,3]
       rng     (key<fry>[], uint32[]), trainable=False, metadata={'tag': 'rng'}
     """
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        raise TypeError('these Params are a spec: they have shapes, but no values to save')
     tensors = {name: param.value for name, param in params.items() if name != RNG}
     description: dict[str, Any] = {
         'finalized': params.initialized,
@@ -48,10 +52,12 @@ def save(
         },
     }
     if RNG in params:
+        if not isinstance(params[RNG].value, tuple):
+            raise ValueError(f'{RNG!r} is kept for the rng, found {params[RNG]}; rename that entry')
         key, counter = params[RNG].value
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         description['rng'] = str(jax.random.key_impl(key)) if typed else None
-        for name in (_RNG_KEY, _RNG_COUNTER):
+        for name in RNG_TENSORS:
             if name in tensors:
                 raise ValueError(f'{name!r} is where the file keeps the rng; rename that module')
         tensors[_RNG_KEY] = jax.random.key_data(key) if typed else key
@@ -75,6 +81,8 @@ def load(path: str | os.PathLike[str], *, copy: bool = False) -> Params:
 
 def params_of(file: TensorFile, *, copy: bool = False) -> Params:
     """The Params in an open file; see `load`."""
+    if RNG in file:
+        fail(file.path, f'expected the rng as {_RNG_KEY!r} and {_RNG_COUNTER!r}', RNG)
     for name, info in file.tensors.items():
         if jax.dtypes.canonicalize_dtype(info.dtype) != info.dtype:
             fail(
@@ -108,7 +116,7 @@ def _from_entries(path: Path, entries: dict[str, Param], *, finalized: bool) -> 
     try:
         return Params.from_entries(entries, finalized=finalized)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f'{str(path)!r}: {error}') from error
+        fail(path, str(error))
 
 
 def _description(file: TensorFile) -> dict[str, Any]:
@@ -132,19 +140,29 @@ def _restored_rng(path: Path, values: dict[str, jax.Array], impl: Any) -> tuple[
     """Takes the rng's two tensors out of `values`."""
     try:
         key, counter = values.pop(_RNG_KEY), values.pop(_RNG_COUNTER)
-        if counter.shape != () or counter.dtype != np.uint32:
+        # Params that were made under vmap have a key, and perhaps a counter, for each lane.
+        if key.dtype != np.uint32 or key.ndim == 0:
+            raise ValueError(f'expected a key of uint32 words, found {key.dtype}{key.shape}')
+        if counter.dtype != np.uint32 or counter.shape not in ((), key.shape[:-1]):
             raise ValueError(f'expected a uint32 counter, found {counter.dtype}{counter.shape}')
         return (key if impl is None else jax.random.wrap_key_data(key, impl=impl)), counter
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f'{str(path)!r}: the rng cannot be restored: {error}') from error
+    except KeyError as error:
+        fail(path, f'the rng cannot be restored: expected a tensor {error}, found none')
+    except (TypeError, ValueError) as error:
+        fail(path, f'the rng cannot be restored: {error}')
 
 
 def _jsonable(path: str, param: Param) -> dict[str, Any]:
+    """The metadata, if JSON gives back the very same."""
     metadata = dict(param.metadata)
-    try:
-        restored = json.loads(json.dumps(metadata, allow_nan=False))
-    except (TypeError, ValueError):
-        restored = None
-    if restored is None:
+    if not all(type(name) is str and _is_plain(value) for name, value in metadata.items()):
         raise ValueError(f'metadata of {path!r} cannot be saved as JSON: {metadata}')
     return metadata
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is float:
+        return math.isfinite(value)
+    return value is None or type(value) in (str, bool, int)

@@ -12,6 +12,7 @@ import mmap
 import os
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from blox.atomic import atomic_write
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 100_000
+MAX_RANK = 64  # NumPy's own limit
 _METADATA = '__metadata__'
 
 DTYPES: dict[str, np.dtype] = {
@@ -47,12 +49,14 @@ DTYPES: dict[str, np.dtype] = {
 }
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
+# Without a time in it, the start of a gzip file may pass for the length of a header.
+_GZIP = b'\x1f\x8b\x08'
 # What people have under a checkpoint's name when it is none.
 _IMPOSTORS = {
     b'version https://git-lfs': "a Git-LFS pointer, not the file itself; run 'git lfs pull'",
     b'<': 'an HTML or XML page, perhaps of a failed download',
     b'PK\x03\x04': 'a zip archive, perhaps a torch or npz file',
-    b'\x1f\x8b': 'gzip-compressed',
+    _GZIP: 'gzip-compressed',
     b'\x80': 'a Python pickle, perhaps a torch file',
     b'\x93NUMPY': 'a NumPy .npy file',
     b'{': 'JSON text, perhaps an index of shards',
@@ -125,33 +129,45 @@ def write_tensors(
     """
     if not tensors:
         raise ValueError(f'{str(path)!r}: there are no tensors to save')
-    for name, array in tensors.items():
-        _check_name(Path(path), name)
-        if np.dtype(array.dtype).newbyteorder('=') not in _CODES:
-            raise ValueError(f'{name!r}: safetensors files have no dtype {array.dtype}')
+    if len(tensors) > MAX_TENSORS:
+        raise ValueError(f'{str(path)!r}: {len(tensors)} tensors, readers accept {MAX_TENSORS}')
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f'metadata {key!r}: expected a string to a string, found {value!r}')
+    codes = {name: _code(Path(path), name, array) for name, array in tensors.items()}
     ordered = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT != 0)
     header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
     position = 0
     for name in ordered:
         array = tensors[name]
         header[name] = {
-            'dtype': _CODES[np.dtype(array.dtype).newbyteorder('=')],
+            'dtype': codes[name],
             'shape': list(array.shape),
             'data_offsets': [position, position + array.nbytes],
         }
         position += array.nbytes
     encoded = json.dumps(header, separators=(',', ':'), allow_nan=False).encode()
     encoded += b' ' * (-(len(encoded) + 8) % ALIGNMENT)
-    if len(encoded) > MAX_HEADER_BYTES or len(tensors) > MAX_TENSORS:
+    if len(encoded) > MAX_HEADER_BYTES:
         raise ValueError(
-            f'{str(path)!r}: {len(tensors)} tensors with a header of {len(encoded)} bytes are more '
-            f'than the {MAX_TENSORS} and {MAX_HEADER_BYTES} that readers accept'
+            f'{str(path)!r}: a header of {len(encoded)} bytes, readers accept {MAX_HEADER_BYTES}'
         )
     with atomic_write(path) as file:
         file.write(struct.pack('<Q', len(encoded)))
         file.write(encoded)
         for name in ordered:
             file.write(_contiguous_bytes(tensors[name]))
+
+
+def _code(path: Path, name: str, array: Any) -> str:
+    """The format's name for the array's dtype."""
+    _check_name(path, name)
+    if not hasattr(array, '__array__'):
+        raise TypeError(f'{name!r}: expected an array, found {type(array).__name__}')
+    try:
+        return _CODES[np.dtype(array.dtype).newbyteorder('=')]
+    except (KeyError, TypeError):  # NumPy knows nothing of JAX's keys.
+        raise ValueError(f'{name!r}: safetensors files have no dtype {array.dtype}') from None
 
 
 def _contiguous_bytes(array: Any) -> memoryview:
@@ -161,10 +177,18 @@ def _contiguous_bytes(array: Any) -> memoryview:
     return memoryview(little.reshape(-1).view(np.uint8))
 
 
-def fail(path: Path, what: str, tensor: str | None = None) -> NoReturn:
-    """Raises CheckpointError in one line, with the names made safe to print."""
-    where = '' if tensor is None else f': tensor {tensor!r}'
-    raise CheckpointError(f'{str(path)!r}{where}: {what}')
+def fail(path: Path, what: str, tensor: str | None = None, *, most: int = 500) -> NoReturn:
+    """Raises CheckpointError in one line, safe to print whatever the file holds.
+
+    No part of it is longer than `most` characters, for a file's own text may be of any length.
+    """
+    where = '' if tensor is None else f': tensor {_cut(repr(tensor), most)}'
+    shown = ''.join(char if char.isprintable() else repr(char)[1:-1] for char in _cut(what, most))
+    raise CheckpointError(f'{str(path)!r}{where}: {shown}')
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f'{text[:most]}...'
 
 
 def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[str, Any], int]:
@@ -182,15 +206,19 @@ def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[s
             f'expected a header of at most {min(MAX_HEADER_BYTES, size - 8)} bytes, '
             f'found a length of {length}; the file is cut short or not a safetensors file',
         )
+    encoded = read(length)
+    if start.startswith(_GZIP) and not encoded.startswith(b'{'):
+        fail(path, f'expected a safetensors file, found {_IMPOSTORS[_GZIP]}')
     try:
-        text = read(length).decode('utf-8')
+        text = encoded.decode('utf-8')
     except UnicodeDecodeError as error:
         fail(path, f'expected a header in UTF-8, found byte {error.start} that is not')
     if not text.startswith('{'):
         fail(path, f"expected a header that starts with '{{', found {text[:8]!r}")
     header = parse_json(path, text, 'the header')
-    if len(header) > MAX_TENSORS + 1:
-        fail(path, f'expected at most {MAX_TENSORS} tensors, found {len(header)}')
+    count = len(header) - (_METADATA in header)
+    if count > MAX_TENSORS:
+        fail(path, f'expected at most {MAX_TENSORS} tensors, found {count}')
     return header, 8 + length
 
 
@@ -200,8 +228,7 @@ def parse_json(path: Path, text: str, what: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = next(key for key in keys if keys.count(key) > 1)
+            (repeated, _), *_ = Counter(key for key, _ in pairs).most_common(1)
             fail(path, f'{what}: key {repeated!r} stands there twice')
         return found
 
@@ -243,12 +270,11 @@ def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorI
     if dtype is None:
         fail(path, f'expected a dtype of {", ".join(DTYPES)}, found {entry["dtype"]!r}', name)
     shape, offsets = entry['shape'], entry['data_offsets']
-    if not _are_sizes(shape) or math.prod(max(d, 1) for d in shape) * dtype.itemsize >= 2**63:
-        fail(
-            path,
-            f'expected a shape of non-negative integers below 2**63 bytes, found {shape!r}',
-            name,
-        )
+    if not _are_sizes(shape) or len(shape) > MAX_RANK:
+        what = f'expected a shape of at most {MAX_RANK} non-negative integers'
+        fail(path, f'{what} below 2**63, found {shape!r}', name)
+    if math.prod(max(d, 1) for d in shape) * dtype.itemsize >= 2**63:
+        fail(path, f'expected a shape of fewer than 2**63 bytes, found {shape!r}', name)
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         fail(path, f'expected data_offsets [start, stop], found {offsets!r}', name)
     expected = math.prod(shape) * dtype.itemsize
@@ -264,7 +290,7 @@ def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorI
 
 def _are_sizes(values: Any) -> bool:
     # bool is a kind of int in Python, but true is no size.
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def _check_layout(path: Path, tensors: dict[str, TensorInfo], data_start: int, size: int) -> None:

@@ -26,7 +26,7 @@ def test_a_second_child_of_the_same_name_is_refused():
     net = bx.Graph('net')
     net.child('mlp')
     with pytest.raises(ValueError, match="'net' already has a child 'mlp'"):
-        net / 'mlp'
+        net.child('mlp')
 
 
 def test_a_refused_child_leaves_no_trace():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from blox.paths import natural_key, nearest
-from blox.tensorfile import CheckpointError, TensorFile, fail, parse_json
+from blox.tensorfile import TensorFile, fail, parse_json
 from blox.zoo.family import families
 from blox.zoo.preprocessing import ImagePreprocessor
 
@@ -66,15 +66,44 @@ class Card:
             )
         fields = parse_json(file.path, file.metadata[HEADER_KEY], HEADER_KEY)
         try:
-            family = families()[fields['family']]
-            fields['config'] = family.parse_config(fields['config'])
+            _check_fields(fields)
+            fields['config'] = families()[fields['family']].parse_config(fields['config'])
             fields['labels'] = tuple(fields['labels'])
             if fields['preprocessor'] is not None:
                 fields['preprocessor'] = ImagePreprocessor.from_fields(fields['preprocessor'])
-            return cls(**fields, weights=file.path)
-        except (KeyError, TypeError, ValueError) as error:
-            reason = f'{type(error).__name__}: {error}'
-            raise CheckpointError(f'{str(file.path)!r}: {HEADER_KEY}: {reason}') from error
+        except (TypeError, ValueError) as error:
+            fail(file.path, f'{HEADER_KEY}: {error}')
+        return cls(**fields, weights=file.path)
+
+
+_TEXTS = ('name', 'family', 'task', 'summary', 'training', 'data', 'license', 'tokenizer')
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a header's fields are those of a Card, each of its kind."""
+    names = {field.name for field in dataclasses.fields(Card)} - {'weights'}
+    missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
+    if missing or unknown:
+        raise ValueError(f'missing {missing}, unknown {unknown}')
+    wrong = [f'{name} a text' for name in _TEXTS if not isinstance(fields[name], str)]
+    family, labels, metrics = fields['family'], fields['labels'], fields['metrics']
+    if not wrong and family not in families():
+        wrong.append(f'family one of {", ".join(families())}')
+    elif not wrong and fields['task'] != families()[family].task:
+        wrong.append(f"task {families()[family].task!r}, the family's")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        wrong.append('labels a list of texts')
+    if not isinstance(metrics, dict) or not all(type(m) in (int, float) for m in metrics.values()):
+        wrong.append('metrics an object of numbers')
+    wrong += [
+        f'{name} an object'
+        for name in ('config', 'preprocessor')
+        if not isinstance(fields[name], dict)
+        and not (name == 'preprocessor' and fields[name] is None)
+    ]
+    if wrong:
+        found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}
+        raise ValueError(f'expected {", ".join(wrong)}; found {found}')
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import numpy as np
 
 import blox as bx
 from blox.display import format_bytes
+from blox.zoo.family import families
 from blox.zoo.loading import model_spec, read_card
 
 _IMAGES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
@@ -61,7 +62,7 @@ def list_command(pattern: str, as_json: bool) -> None:
 def info(model: str, as_json: bool) -> None:
     """Show what is known of MODEL, a catalog name or a file."""
     found = read_card(model)
-    params = model_spec(bx.zoo.create(model) if found.weights is None else bx.zoo.load(model)[0])
+    params = model_spec(families()[found.family].build(found.config))
     fields = json.loads(next(iter(found.to_header().values())))
     fields['tokenizer'] = bool(found.tokenizer)
     fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}

@@ -98,6 +98,15 @@ def family_of(model: Module) -> Family:
     raise TypeError(f'{type(model).__name__} is not a model of the zoo: {", ".join(families())}')
 
 
+_KINDS = {
+    bool: 'true or false',
+    int: 'an integer below 2**31',
+    float: 'a finite number',
+    str: 'a text',
+    tuple: 'a sequence of integers below 2**31',
+}
+
+
 def check(config: Any, conditions: Callable[[Any], Mapping[str, bool]]) -> None:
     """Raises ValueError that names what does not hold of a config's fields.
 
@@ -105,7 +114,7 @@ def check(config: Any, conditions: Callable[[Any], Mapping[str, bool]]) -> None:
     which are looked at only then, must hold.
     """
     wrong = [
-        f'{field.name} a {"finite " * isinstance(field.default, float)}{type(field.default).__name__}'
+        f'{field.name} {_KINDS[type(field.default)]}'
         for field in dataclasses.fields(config)
         if not _is_like(getattr(config, field.name), field.default)
     ]
@@ -116,9 +125,12 @@ def check(config: Any, conditions: Callable[[Any], Mapping[str, bool]]) -> None:
 
 def _is_like(value: Any, default: Any) -> bool:
     """Whether `value` has the type of `default`; an int may stand for a float."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(_is_like(item, default[0]) for item in value)
-    if isinstance(default, float):
+    if type(default) is tuple:
+        return type(value) is tuple and all(_is_like(item, default[0]) for item in value)
+    if type(default) is int:
+        # Larger ones overflow somewhere on the way to a shape, each time in another place.
+        return type(value) is int and abs(value) < 2**31
+    if type(default) is float:
         return type(value) in (int, float) and math.isfinite(value)
     return type(value) is type(default)
 

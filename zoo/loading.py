@@ -13,13 +13,14 @@ from tokenizers import Tokenizer
 
 import blox.checkpoint
 from blox import paths
+from blox.checkpoint import RNG_TENSORS
 from blox.module import init as init_module
 from blox.module import spec
 from blox.param import RNG, Param
 from blox.params import Params
 from blox.sharding import shard
-from blox.tensorfile import CheckpointError, TensorFile
-from blox.zoo.catalog import Card, card
+from blox.tensorfile import TensorFile, fail
+from blox.zoo.catalog import Card, card, list_models
 from blox.zoo.family import Family, families, family_of
 from blox.zoo.preprocessing import ImagePreprocessor
 
@@ -65,15 +66,19 @@ def load(
     >>> params.initialized
     True
     """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f'dtype must be a floating-point one, found {dtype}')
+    if rules and mesh is None:
+        raise ValueError('rules place Params on a mesh: pass mesh= too')
     file = TensorFile(_weights_of(name_or_path))
     stored = Card.from_file(file)
     family = families()[stored.family]
     model = family.build(family.override(stored.config, overrides))
     fresh = _fresh(family, stored.config, model.config)
     _check_fit(model, file, fresh)
-    params = blox.checkpoint.params_of(file)
-    drawn = init(model, seed) if fresh else Params(seed)
-    params = _without(params, fresh).merge(drawn.partition(_is_new(fresh))[0]).finalize()
+    params = blox.checkpoint.params_of(file).partition(_is_new(fresh))[1]
+    _check_state(model, file, params)
+    params = params.merge(_draw(model, seed, fresh)).finalize()
     if dtype is not None:
         params = params.cast(dtype)
     return model, params if mesh is None else shard(params, mesh, rules or {})
@@ -133,7 +138,9 @@ def read_card(name_or_path: str | os.PathLike[str]) -> Card:
 
 def _is_file(name_or_path: str | os.PathLike[str]) -> bool:
     path = Path(name_or_path)
-    return path.suffix == '.safetensors' or path.exists()
+    return path.suffix == '.safetensors' or (
+        str(name_or_path) not in list_models() and path.exists()
+    )
 
 
 def _weights_of(name_or_path: str | os.PathLike[str]) -> Path:
@@ -163,26 +170,39 @@ def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
     return lambda path, _: path == RNG or any(paths.matches(p, path) for p in fresh)
 
 
-def _without(params: Params, fresh: tuple[str, ...]) -> Params:
-    return params.partition(_is_new(fresh))[1]
+def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
+    """Initial values of what starts anew, and an rng."""
+    if not fresh:
+        return Params(seed)
+    # One program, from which XLA drops what `partition` does.
+    return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()
+
+
+def _check_state(model: Any, file: TensorFile, params: Params) -> None:
+    """Refuses batch statistics that the file does not call so: they would be trained."""
+    for path, expected in model_spec(model).items():
+        if path in params and expected.is_state and not params[path].is_state:
+            fail(file.path, f'expected state with metadata {expected.metadata}, found none', path)
 
 
 def _check_fit(model: Any, file: TensorFile, fresh: tuple[str, ...]) -> None:
     """Compares names, shapes and dtypes with the file's header, before any data is read."""
 
     def kept(path: str) -> bool:
-        return path.partition('/')[0] != RNG and not any(paths.matches(p, path) for p in fresh)
+        return path not in (RNG, *RNG_TENSORS) and not any(paths.matches(p, path) for p in fresh)
 
     found = {name: info for name, info in file.tensors.items() if kept(name)}
     expected = {path: p.shape for path, p in model_spec(model).items() if kept(path)}
     wrong = _differences(expected, {name: info.shape for name, info in found.items()})
     wrong += [
-        f'{name}: expected a floating-point dtype, found {info.dtype}'
+        f'{name!r}: expected a floating-point dtype, found {info.dtype}'
         for name, info in found.items()
         if not jnp.issubdtype(info.dtype, jnp.floating)
     ]
     if wrong:
-        raise CheckpointError(f'{str(file.path)!r} does not fit {model!r}: ' + '; '.join(wrong))
+        # All of them, however many: whoever mends the file needs the whole list.
+        what = f'does not fit {type(model).__name__}: ' + '; '.join(wrong)
+        fail(file.path, what, most=50_000)
 
 
 def _differences(

@@ -67,7 +67,7 @@ def _conditions(config: GPT2Config) -> dict[str, bool]:
     rates = (config.embed_dropout_rate, config.attention_dropout_rate, config.dropout_rate)
     return {
         'positive vocab_size and context': min(config.vocab_size, config.context) > 0,
-        '0 < depth <= 1000': 0 < config.depth <= 1000,
+        '0 < depth <= 256': 0 < config.depth <= 256,
         'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
         'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
         f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,

@@ -66,8 +66,9 @@ def _conditions(config: ResNetConfig) -> dict[str, bool]:
         'in_channels > 0': config.in_channels > 0,
         'num_classes >= 0': config.num_classes >= 0,
         "block 'basic' or 'bottleneck'": config.block in ('basic', 'bottleneck'),
-        'as many depths as widths, each 1 to 1000': len(config.depths) == len(config.widths) > 0
-        and all(0 < depth <= 1000 for depth in config.depths),
+        'as many depths as widths': len(config.depths) == len(config.widths) > 0,
+        'positive depths of at most 256 blocks': all(depth > 0 for depth in config.depths)
+        and sum(config.depths) <= 256,
         'positive widths': min((*config.widths, config.stem_width)) > 0,
         'groups and group_width only with bottlenecks': config.block == 'bottleneck' or grouped,
         'positive groups and group_width': config.groups > 0 and config.group_width > 0,

@@ -78,7 +78,7 @@ def _conditions(config: ViTConfig) -> dict[str, bool]:
         ),
         'in_channels > 0': config.in_channels > 0,
         'num_classes, pre_logits >= 0': min(config.num_classes, config.pre_logits) >= 0,
-        '0 < depth <= 1000': 0 < config.depth <= 1000,
+        '0 < depth <= 256': 0 < config.depth <= 256,
         'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
         'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
         "pool 'avg', or 'cls' with a class token": config.pool == 'avg'
