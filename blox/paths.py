@@ -84,7 +84,7 @@ def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[st
     """The paths among `entries` that `where` names.
 
     `where` is a pattern, several of them, or a predicate `(path, param) -> bool`.
-    A pattern that matches nothing is a ValueError, for a misspelt one would otherwise
+    A pattern that matches none of them is a ValueError, for a misspelt one would otherwise
     do nothing in silence; a predicate may be false everywhere.
     """
     entries = list(entries)
@@ -94,7 +94,7 @@ def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[st
     paths = [path for path, _ in entries]
     for pattern in [where] if isinstance(where, str) else where:
         found = [path for path in paths if matches(pattern, path)]
-        if not found:
+        if not found and paths:
             hint = ', '.join(nearest(pattern, paths) or paths[:3]) or 'none'
             raise ValueError(
                 f'pattern {pattern!r} matches none of {len(paths)} paths; nearest: {hint}'

@@ -3,7 +3,13 @@
 import os
 
 os.environ['XLA_FLAGS'] = ' '.join(
-    [os.environ.get('XLA_FLAGS', ''), '--xla_force_host_platform_device_count=4']
+    [
+        os.environ.get('XLA_FLAGS', ''),
+        '--xla_force_host_platform_device_count=4',
+        # Most programs run once: spend little time on making them fast.
+        '--xla_backend_optimization_level=0',
+        '--xla_llvm_disable_expensive_passes=true',
+    ]
 )
 os.environ['HF_HUB_OFFLINE'] = '1'
 

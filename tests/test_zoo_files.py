@@ -36,15 +36,8 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope='module', autouse=True)
-def _quick_compilation():
-    jax.config.update('jax_disable_most_optimizations', True)
-    yield
-    jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture(scope='module')
-def saved(_quick_compilation, tmp_path_factory):
+def saved(tmp_path_factory):
     """By family: a tiny model, its Params, and the file that they were saved to."""
     folder = tmp_path_factory.mktemp('saved')
     found = {}

@@ -1,6 +1,6 @@
 """Multi-head self-attention (Vaswani et al., 2017, arXiv:1706.03762)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class MultiHeadAttention(Module):
         proj_init: Initializer = jax.nn.initializers.lecun_normal(),
     ) -> None:
         super().__init__(graph)
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')
         self.width = width
         self.heads = heads
@@ -74,7 +74,7 @@ class MultiHeadAttention(Module):
             mask = causal if mask is None else mask & causal
         return self._attend(params, q, k, v, mask, is_training)
 
-    def initial_state(self, batch_size: int, room: int, dtype: jnp.dtype) -> KVCache:
+    def initial_state(self, batch_size: int, room: int, dtype: Any) -> KVCache:
         """An empty cache for `room` tokens."""
         shape = (batch_size, room, self.heads, self.head_dim)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
@@ -88,7 +88,8 @@ class MultiHeadAttention(Module):
     ) -> tuple[tuple[Float[Array, 'batch length width'], KVCache], Params]:
         """Causal attention of the next `length` tokens to themselves and those in the cache.
 
-        `position` is how many tokens of each sequence the cache holds.
+        `position` is how many tokens of each sequence the cache holds. There must be room for
+        `length` more: past it, the last entries are overwritten.
         """
         (q, k, v), params = self._project(params, inputs)
         state = KVCache(_write(state.keys, k, position), _write(state.values, v, position))

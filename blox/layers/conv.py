@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -179,7 +180,7 @@ class ConvTranspose(Module):
 
 def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """`value` as one int for each of `rank` spatial axes."""
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    values = (int(value),) * rank if isinstance(value, int | np.integer) else tuple(value)
     if rank < 1 or len(values) != rank:
         raise ValueError(
             f'{name} {value!r} does not fit inputs with {rank} spatial axes '
@@ -211,7 +212,7 @@ def explicit_padding(
 def _kernel_shape(
     layer: Conv | ConvTranspose, kernel: tuple[int, ...], inputs: int
 ) -> tuple[int, ...]:
-    if inputs % layer.groups or layer.output_channels % layer.groups:
+    if layer.groups < 1 or inputs % layer.groups or layer.output_channels % layer.groups:
         raise ValueError(
             f'{layer.path!r}: groups {layer.groups} must divide both the {inputs} input and the '
             f'{layer.output_channels} output channels'

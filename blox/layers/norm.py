@@ -84,7 +84,7 @@ class GroupNorm(Module):
         self, params: Params, inputs: Float[Array, 'batch *spatial channels']
     ) -> tuple[Float[Array, 'batch *spatial channels'], Params]:
         batch, channels = inputs.shape[0], inputs.shape[-1]
-        if channels % self.groups:
+        if self.groups < 1 or channels % self.groups:
             raise ValueError(
                 f'{self.path!r}: groups {self.groups} must divide the {channels} channels'
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -58,7 +59,8 @@ def _reduce(
     pads = explicit_padding(padding, inputs.shape[1:-1], size, steps, (1,) * rank)
     return lax.reduce_window(
         inputs,
-        jnp.asarray(start, inputs.dtype),
+        # A NumPy number, for JAX knows how to differentiate max and add only from a known start.
+        np.asarray(start, inputs.dtype),
         operation,
         (1, *size, 1),
         (1, *steps, 1),

@@ -53,6 +53,9 @@ class Recurrent(Module):
         """A whole sequence, by `dynamic_scan`, from `state` or the initial one."""
         if state is None:
             state = self.initial_state(inputs.shape[0], inputs.dtype)
+            # Under shard_map the loop's carry must vary over the mesh as the inputs do.
+            zero = jnp.zeros_like(inputs, shape=())
+            state = jax.tree.map(lambda start: start + zero.astype(start.dtype), state)
         return dynamic_scan(self, params, inputs, state, is_reset)
 
 
