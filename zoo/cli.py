@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,31 +89,18 @@ def predict(model: str, images: tuple[Path, ...], top: int, as_json: bool) -> No
     Files that cannot be read are reported and left out; the exit code is then 1.
     """
     net, params = bx.zoo.load(model)
-    prepare = bx.zoo.preprocessor(model)
-    labels = read_card(model).labels
-    files, batch, is_bad = [], [], False
-    for file in _image_files(images):
-        try:
-            batch.append(prepare(file))
-            files.append(file)
-        except (OSError, ValueError) as error:
-            is_bad = True
-            click.echo(f'{click.format_filename(file)}: {error}', err=True)
-    results = []
-    if batch:
-        probabilities = _classify(net, params, np.concatenate(batch))
-        for file, row in zip(files, probabilities):
-            best = np.argsort(-row, kind='stable')[: max(top, 1)]
-            names = [labels[i] if labels else str(i) for i in best]
-            results.append((file, [(n, float(row[i])) for n, i in zip(names, best)]))
+    files, labels = _image_files(images), read_card(model).labels
+    batches = _read_images(bx.zoo.preprocessor(model), files)
+    read = [file for file in files if file in batches]
+    classes = _classify(net, params, [batches[file] for file in read], labels, max(top, 1))
     if as_json:
-        print(json.dumps([_prediction(file, classes) for file, classes in results], indent=2))
+        print(json.dumps([_as_json(*row) for row in zip(read, classes)], indent=2))
     else:
-        width = max((len(str(file)) for file in files), default=0)
-        for file, classes in results:
-            answer = '  '.join(f'{name} {100 * p:5.1f} %' for name, p in classes)
+        width = max((len(str(file)) for file in read), default=0)
+        for file, best in zip(read, classes):
+            answer = '  '.join(f'{label} {100 * p:5.1f} %' for label, p in best)
             print(f'{file!s:<{width}}  {answer}')
-    if is_bad:
+    if len(read) < len(files):
         sys.exit(1)
 
 
@@ -131,33 +119,46 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
     prompt_ids = tokenizer.encode(prompt).ids
     room = net.config.context - len(prompt_ids)
     options['max_new_tokens'] = min(options['max_new_tokens'], max(room, 1))
-    print(prompt, end='', flush=True)
-    ids: list[int] = []
-    shown = ''
     end = tokenizer.token_to_id('<|endoftext|>')
     options['stop_tokens'] = [] if end is None else [end]
-    for token in bx.zoo.stream(net, params, prompt_ids, seed=seed, **options):
+    tokens = bx.zoo.stream(net, params, prompt_ids, seed=seed, **options)
+    print(prompt, end='', flush=True)
+    ids, shown, text = [], '', ''
+    for token in tokens:
         ids.append(token)
         text = tokenizer.decode(ids)
         # Bytes of an unfinished character decode to U+FFFD; wait for the rest of it.
         if not text.endswith('\ufffd'):
             print(text[len(shown) :], end='', flush=True)
             shown = text
-    print()
+    print(text[len(shown) :])
 
 
-def _classify(net: Any, params: bx.Params, images: np.ndarray) -> np.ndarray:
-    """Class probabilities [images, classes], computed in batches of one size."""
+def _read_images(prepare: bx.zoo.ImagePreprocessor, files: list[Path]) -> dict[Path, np.ndarray]:
+    """The batch of one image of each file that can be read; the others are reported."""
+    batches = {}
+    for file in files:
+        try:
+            batches[file] = prepare(file)
+        except (OSError, ValueError) as error:
+            click.echo(f'{click.format_filename(file)}: {error}', err=True)
+    return batches
+
+
+def _classify(
+    net: Any, params: bx.Params, images: list[np.ndarray], labels: Sequence[str], top: int
+) -> list[list[tuple[str, float]]]:
+    """The `top` likeliest labels of each image, with probabilities; in batches of one size."""
     size = min(len(images), 64)
     apply = jax.jit(lambda params, x: jax.nn.softmax(net(params, x)[0].astype(jnp.float32)))
-    rows = []
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        padded = np.concatenate(
-            [batch, np.zeros((size - len(batch), *batch.shape[1:]), batch.dtype)]
-        )
-        rows.append(np.asarray(apply(params, padded))[: len(batch)])
-    return np.concatenate(rows)
+    found = []
+    for start in range(0, len(images), max(size, 1)):
+        batch = np.concatenate(images[start : start + size])
+        padded = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        for row in np.asarray(apply(params, padded))[: len(batch)]:
+            best = np.argsort(-row, kind='stable')[:top]
+            found.append([(labels[i] if i < len(labels) else str(i), float(row[i])) for i in best])
+    return found
 
 
 def _image_files(paths: tuple[Path, ...]) -> list[Path]:
@@ -174,7 +175,7 @@ def _image_files(paths: tuple[Path, ...]) -> list[Path]:
     return files
 
 
-def _prediction(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
+def _as_json(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
     return {
         'file': str(file),
         'classes': [{'label': label, 'probability': p} for label, p in classes],

@@ -95,12 +95,17 @@ def stream(
     tokens, lengths = _pad(model, [prompt], max_new_tokens)
     sampling = _sampling(temperature, top_k, top_p, stop_tokens)
     key = _key(seed)
-    progress = _prefill(model, params, tokens, lengths, max_new_tokens)
-    for _ in range(max_new_tokens):
-        token, progress = _advance(model, params, progress, sampling, key)
-        yield int(token[0])
-        if progress.is_done[0]:
-            return
+
+    # A function of its own, so that a bad prompt is refused here and not at the first token.
+    def tokens_as_they_come() -> Iterator[int]:
+        progress = _prefill(model, params, tokens, lengths, max_new_tokens)
+        for _ in range(max_new_tokens):
+            token, progress = _advance(model, params, progress, sampling, key)
+            yield int(token[0])
+            if progress.is_done[0]:
+                return
+
+    return tokens_as_they_come()
 
 
 @functools.partial(jax.jit, static_argnums=(0, 6))
