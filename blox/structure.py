@@ -34,7 +34,8 @@ class Structure:
         metadata: tuple[Metadata, ...],
         finalized: bool,
     ) -> Structure:
-        key = (paths, trainable, _typed(metadata), finalized)
+        # Most entries have no metadata; the rest is spelt out with its types.
+        key = (paths, trainable, tuple(m and _typed(m) for m in metadata), finalized)
         structure = cls._interned.get(key)
         if structure is None:
             structure = object.__new__(cls)

@@ -170,12 +170,15 @@ def sample(
     """Draws one token for each row of logits."""
     logits = logits.astype(jnp.float32)
     greedy = logits.argmax(-1).astype(jnp.int32)
-    scaled = logits / jnp.where(sampling.temperature > 0, sampling.temperature, 1)
+    # The largest logit becomes 0, so that no temperature overflows.
+    scaled = (logits - logits.max(-1, keepdims=True)) / jnp.where(
+        sampling.temperature > 0, sampling.temperature, 1
+    )
     ranked = jnp.sort(scaled, axis=-1, descending=True)
     # A token stays if its logit is at least that of the last one that top_k and top_p admit.
     vocab = logits.shape[-1]
     k = jnp.where(sampling.top_k > 0, jnp.minimum(sampling.top_k, vocab), vocab)
-    rank = jnp.arange(vocab)[None]
+    rank = jnp.arange(vocab, dtype=jnp.int32)[None]
     in_top_k = rank < k
     probabilities = jax.nn.softmax(jnp.where(in_top_k, ranked, -jnp.inf))
     before = jnp.cumsum(probabilities, axis=-1) - probabilities

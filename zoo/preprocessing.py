@@ -1,6 +1,8 @@
 """Images as a model wants them: decoded, resized, cropped and normalized."""
 
+import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ class ImagePreprocessor:
             and len(self.mean) == len(self.std)
             and len(self.mean) in (1, 3)
             and min(self.std) > 0
+            and all(map(math.isfinite, (*self.mean, *self.std)))
         )
         if not sound:
             raise ValueError(f'not a sound preprocessing: {self}')
@@ -73,6 +76,8 @@ class ImagePreprocessor:
             isinstance(images, np.ndarray) and images.ndim < 4
         ):
             images = [images]
+        if len(images) == 0:
+            raise ValueError('expected at least one image, found none')
         return np.stack([self._prepare(image) for image in images])
 
     def _prepare(self, image: Any) -> np.ndarray:
@@ -88,10 +93,16 @@ class ImagePreprocessor:
         if not self.crop:
             return image.resize((width, height), interpolation)
         scale = max(height / self.crop / image.height, width / self.crop / image.width)
-        resized = image.resize(
-            (max(round(image.width * scale), width), max(round(image.height * scale), height)),
-            interpolation,
+        wide, high = (
+            max(round(image.width * scale), width),
+            max(round(image.height * scale), height),
         )
+        if wide * high > MAX_PIXELS:
+            raise ValueError(
+                f'an image of {image.width} x {image.height} pixels is too long to crop: '
+                f'resized it would have {wide} x {high}'
+            )
+        resized = image.resize((wide, high), interpolation)
         left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
         return resized.crop((left, top, left + width, top + height))
 
@@ -103,7 +114,7 @@ def read_image(source: ImageInput, mode: str) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _convert(_from_array(source), mode)
     try:
-        with Image.open(Path(source)) as image:
+        with _open(Path(source)) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f'expected at most {MAX_PIXELS} pixels, found {pixels}')
@@ -112,6 +123,13 @@ def read_image(source: ImageInput, mode: str) -> Image.Image:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f'{str(source)!r} cannot be read as an image: {error}') from error
+
+
+def _open(path: Path) -> Image.Image:
+    with warnings.catch_warnings():
+        # Our own limit is lower than the one from which Pillow warns.
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        return Image.open(path)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

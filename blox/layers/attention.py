@@ -88,13 +88,13 @@ class MultiHeadAttention(Module):
     ) -> tuple[tuple[Float[Array, 'batch length width'], KVCache], Params]:
         """Causal attention of the next `length` tokens to themselves and those in the cache.
 
-        `position` is how many tokens of each sequence the cache holds. There must be room for
-        `length` more: past it, the last entries are overwritten.
+        `position` is how many tokens of each sequence the cache holds. Tokens past its
+        room are not kept.
         """
         (q, k, v), params = self._project(params, inputs)
         state = KVCache(_write(state.keys, k, position), _write(state.values, v, position))
-        queries = position[:, None] + jnp.arange(inputs.shape[1])[None]
-        keys = jnp.arange(state.keys.shape[1])
+        queries = position[:, None] + jnp.arange(inputs.shape[1], dtype=position.dtype)[None]
+        keys = jnp.arange(state.keys.shape[1], dtype=position.dtype)
         mask = keys[None, None, None] <= queries[:, None, :, None]
         outputs, params = self._attend(params, q, state.keys, state.values, mask, False)
         return (outputs, state), params
@@ -129,8 +129,6 @@ class MultiHeadAttention(Module):
 
 def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
     """`cache` with `new` at each sequence's own position."""
-
-    def write_one(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(cache, new.astype(cache.dtype), position, 0)
-
-    return jax.vmap(write_one)(cache, new, position)
+    batch = jnp.arange(cache.shape[0])[:, None]
+    places = position[:, None] + jnp.arange(new.shape[1], dtype=position.dtype)[None]
+    return cache.at[batch, places].set(new.astype(cache.dtype), mode='drop')

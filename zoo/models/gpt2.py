@@ -205,7 +205,7 @@ class GPT2(Module):
         tokens after those are padding, and their logits mean nothing. Going on past the state's
         room gives NaN.
         """
-        positions = state.position[:, None] + jnp.arange(tokens.shape[1])[None]
+        positions = state.position[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         # Past the cache's room there is no right answer: such positions embed as NaN.
         room = state.caches[0].keys.shape[1]
         positions = jnp.where(positions < room, positions, self.config.context)

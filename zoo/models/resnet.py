@@ -71,7 +71,8 @@ def _conditions(config: ResNetConfig) -> dict[str, bool]:
         and sum(config.depths) <= 256,
         'positive widths': min((*config.widths, config.stem_width)) > 0,
         'groups and group_width only with bottlenecks': config.block == 'bottleneck' or grouped,
-        'positive groups and group_width': config.groups > 0 and config.group_width > 0,
+        'groups and group_width that leave each 3x3 some channels': config.groups > 0
+        and min(config.widths, default=0) * config.group_width >= 64,
         "stem 'imagenet' or 'small'": config.stem in ('imagenet', 'small'),
         "stride_on 'conv1' or 'conv2'": config.stride_on in ('conv1', 'conv2'),
         'bn_eps > 0': config.bn_eps > 0,

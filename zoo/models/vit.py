@@ -71,7 +71,9 @@ def _conditions(config: ViTConfig) -> dict[str, bool]:
     sizes = (*config.image_size, *config.patch_size)
     rates = (config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate)
     return {
-        'image_size and patch_size of two positive ints': len(sizes) == 4 and min(sizes) > 0,
+        'image_size and patch_size of two positive ints': len(config.image_size) == 2
+        and len(config.patch_size) == 2
+        and min(sizes) > 0,
         'patches that tile the image': all(
             patch > 0 and image % patch == 0
             for image, patch in zip(config.image_size, config.patch_size)

@@ -1,0 +1,400 @@
+"""The `blox` command, in this process and as one of its own."""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+import blox as bx
+from blox.zoo.cli import main
+
+DIGITS = Path(__file__).parents[1] / 'examples' / 'digits'
+END = '<|endoftext|>'
+
+
+def blox(*args):
+    """What the command prints and how it exits."""
+    result = CliRunner().invoke(main, [str(arg) for arg in args])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def printed(*args):
+    result = blox(*args)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ''
+    return result.stdout
+
+
+def fails(*args):
+    """The one line that the command prints when it fails."""
+    result = blox(*args)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith('Error: ')
+    return line
+
+
+def byte_tokenizer():
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=257, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([], trainer)
+    return tokenizer
+
+
+def write_model(path, context, bias=None):
+    """A text model with random weights; `bias` prefers a token above all others."""
+    tokenizer = byte_tokenizer()
+    sizes = {'vocab_size': tokenizer.get_vocab_size(), 'context': context, 'width': 16}
+    model = bx.zoo.create('gpt2', **sizes, mlp_dim=16, depth=1, heads=2)
+    params, rng = bx.zoo.init(model), np.random.default_rng(0)
+    embeddings = rng.normal(size=params['gpt2/token_embed/w'].shape)
+    # A token that points where the last norm's offset does is always the likeliest.
+    if bias is not None:
+        params = params.set('gpt2/norm/offset', 20 * embeddings[bias])
+    params = params.set('gpt2/token_embed/w', embeddings)
+    card = dataclasses.replace(bx.zoo.card('gpt2'), tokenizer=tokenizer.to_str())
+    bx.zoo.save(path, model, params, card=card)
+    return path
+
+
+@pytest.fixture(scope='module')
+def writer(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp('models') / 'writer.safetensors', context=64)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    path = tmp_path / 'broken.png'
+    path.write_bytes((DIGITS / '3.png').read_bytes()[:40])
+    return path
+
+
+# list
+
+
+def test_list_prints_every_model():
+    lines = printed('list').splitlines()
+    assert [line.split()[0] for line in lines] == bx.zoo.list_models()
+
+
+def test_list_takes_a_pattern():
+    lines = printed('list', 'vit-b*').splitlines()
+    assert [re.split(' {2,}', line) for line in lines] == [
+        [f'vit-b{patch}', 'image-classification', 'architecture'] for patch in (8, 16, 32)
+    ]
+
+
+def test_list_tells_which_weights_are_included():
+    (line,) = printed('list', 'vit-digits').splitlines()
+    assert line.endswith('weights included')
+
+
+def test_list_prints_json():
+    rows = json.loads(printed('list', '*digits', '--json'))
+    assert rows == [
+        {'name': f'{family}-digits', 'task': 'image-classification', 'weights': True}
+        for family in ('resnet', 'vit')
+    ]
+
+
+@pytest.mark.parametrize('flags', [[], ['--json']], ids=['text', 'json'])
+def test_list_fails_where_nothing_fits(flags):
+    assert fails('list', 'nothing*', *flags) == "Error: no model fits 'nothing*'"
+
+
+# info
+
+
+def test_info_of_an_architecture():
+    text = printed('info', 'vit-b16')
+    assert re.search(r'^name: +vit-b16$', text, re.MULTILINE)
+    assert re.search(r'^parameters: +86,567,656$', text, re.MULTILINE)
+    assert re.search(r'^bytes: +330\.2 MB$', text, re.MULTILINE)
+
+
+def test_info_of_a_model_with_weights():
+    text, card = printed('info', 'vit-digits'), bx.zoo.card('vit-digits')
+    for value in (card.summary, card.training, card.data, card.license):
+        assert value in text
+    assert f'test_accuracy {card.metrics["test_accuracy"]}' in text
+    assert re.search('^labels: +0, 1, 2, 3, 4, 5, 6, 7, 8, 9$', text, re.MULTILINE)
+
+
+def test_info_prints_json():
+    fields = json.loads(printed('info', 'vit-digits', '--json'))
+    params = bx.zoo.load('vit-digits')[1]
+    assert (fields['parameters'], fields['bytes']) == (params.num_params, params.nbytes)
+    assert fields['config']['image_size'] == [8, 8]
+    assert fields['tokenizer'] is False
+
+
+def test_info_takes_a_file(writer):
+    fields = json.loads(printed('info', writer, '--json'))
+    assert (fields['task'], fields['tokenizer']) == ('text-generation', True)
+
+
+# predict
+
+
+@pytest.mark.parametrize('model', ['vit-digits', 'resnet-digits'])
+def test_predict_prints_file_class_and_probability(model):
+    files = [DIGITS / f'{digit}.png' for digit in (7, 0, 3)]
+    lines = printed('predict', model, *files).splitlines()
+    found = [re.fullmatch(r'(\S+)  (\d) +(\d+\.\d) %', line) for line in lines]
+    assert [match and match[1] for match in found] == [str(file) for file in files]
+    assert [match and match[2] for match in found] == ['7', '0', '3']
+    assert all(match and 50 < float(match[3]) <= 100 for match in found)
+
+
+def test_predict_takes_a_folder():
+    lines = printed('predict', 'vit-digits', DIGITS).splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [str(DIGITS / f'{digit}.png'), str(digit)] for digit in range(10)
+    ]
+
+
+def test_predict_looks_into_subfolders_for_images_alone(tmp_path):
+    (tmp_path / 'deep' / 'er').mkdir(parents=True)
+    (tmp_path / 'deep' / 'er' / 'five.PNG').write_bytes((DIGITS / '5.png').read_bytes())
+    (tmp_path / 'notes.txt').write_text('not an image')
+    (line,) = printed('predict', 'vit-digits', tmp_path).splitlines()
+    assert line.split()[1] == '5'
+
+
+def test_predict_prints_several_classes():
+    (line,) = printed('predict', 'vit-digits', DIGITS / '4.png', '--top', 3).splitlines()
+    found = re.findall(r'(\d) +(\d+\.\d) %', line)
+    assert len({label for label, _ in found}) == 3
+    probabilities = [float(p) for _, p in found]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_predict_prints_json():
+    files = [DIGITS / '1.png', DIGITS / '2.png']
+    rows = json.loads(printed('predict', 'vit-digits', *files, '--top', 99, '--json'))
+    assert [row['file'] for row in rows] == [str(file) for file in files]
+    assert [row['classes'][0]['label'] for row in rows] == ['1', '2']
+    for row in rows:
+        assert sum(entry['probability'] for entry in row['classes']) == pytest.approx(1, abs=1e-5)
+        assert {entry['label'] for entry in row['classes']} == set('0123456789')
+
+
+@pytest.mark.parametrize('count', [65, 130])
+def test_predict_takes_more_images_than_one_batch(tmp_path, count):
+    for i in range(count):
+        Image.open(DIGITS / f'{i % 10}.png').save(tmp_path / f'{i:03}.png')
+    lines = printed('predict', 'resnet-digits', tmp_path).splitlines()
+    assert [line.split()[1] for line in lines] == [str(i % 10) for i in range(count)]
+
+
+def test_predict_takes_photos_of_any_size_and_mode(tmp_path):
+    Image.open(DIGITS / '6.png').resize((321, 123)).convert('CMYK').save(tmp_path / 'six.jpg')
+    (line,) = printed('predict', 'vit-digits', tmp_path / 'six.jpg').splitlines()
+    assert line.split()[1] == '6'
+
+
+@pytest.mark.parametrize('flags', [[], ['--json']], ids=['text', 'json'])
+def test_predict_reports_a_broken_file_and_goes_on(broken, flags):
+    files = [DIGITS / '1.png', broken, 'missing.png', DIGITS / '2.png']
+    result = blox('predict', 'vit-digits', *files, *flags)
+    assert result.exit_code == 1
+    reports = result.stderr.splitlines()
+    assert [report.partition(': ')[0] for report in reports] == [str(broken), 'missing.png']
+    if flags:
+        assert [row['classes'][0]['label'] for row in json.loads(result.stdout)] == ['1', '2']
+    else:
+        assert [line.split()[1] for line in result.stdout.splitlines()] == ['1', '2']
+
+
+@pytest.mark.parametrize(
+    ('flags', 'expected'), [([], ''), (['--json'], '[]\n')], ids=['text', 'json']
+)
+def test_predict_of_broken_files_alone(broken, flags, expected):
+    result = blox('predict', 'vit-digits', broken, *flags)
+    assert (result.exit_code, result.stdout) == (1, expected)
+
+
+def test_predict_fails_in_an_empty_folder(tmp_path):
+    assert fails('predict', 'vit-digits', tmp_path) == f"Error: '{tmp_path}' holds no images"
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['info', 'vit-digit'], "no model 'vit-digit' in the catalog; nearest: vit-digits"),
+        (['predict', 'vit-digit', 'a.png'], "no model 'vit-digit' in the catalog"),
+        (['predict', 'vit-b16', 'a.png'], "'vit-b16' is an architecture without weights"),
+        (['predict', 'no.safetensors', 'a.png'], 'no.safetensors'),
+        (['generate', 'gpt3', 'Hello'], "no model 'gpt3' in the catalog"),
+        (['generate', 'vit-digits', 'Hello'], "no tokenizer is known for 'vit-digits'"),
+    ],
+)
+def test_a_model_that_will_not_do_is_one_line(args, message):
+    assert message in fails(*args)
+
+
+def test_predict_with_a_text_model_is_one_line(writer):
+    assert 'no image preprocessing is known' in fails('predict', writer, DIGITS / '1.png')
+
+
+# generate
+
+
+def test_generate_prints_the_prompt_and_then_text(writer):
+    text = printed('generate', writer, 'The for', '--max-new-tokens', 20)
+    assert text.startswith('The for')
+    assert len(text.rstrip('\n')) > len('The for')
+
+
+def test_generate_prints_what_the_library_generates(writer):
+    text = printed('generate', writer, 'ab', '--max-new-tokens', 12, '--temperature', 0)
+    model, params = bx.zoo.load(writer)
+    tokenizer = bx.zoo.tokenizer(writer)
+    ids, _ = bx.zoo.generate(
+        model, params, [tokenizer.encode('ab').ids], max_new_tokens=12, temperature=0
+    )
+    assert text == 'ab' + tokenizer.decode(ids[0].tolist()) + '\n'
+
+
+def test_generate_is_decided_by_its_seed(writer):
+    def text(seed):
+        return printed('generate', writer, 'ab', '--temperature', 5, '--seed', seed)
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_generate_prints_as_tokens_come(writer, monkeypatch):
+    shown = []
+
+    def stream(*args, **kwargs):
+        for token in bx.zoo.tokenizer(writer).encode('xyz').ids:
+            sys.stdout.flush()
+            shown.append(sys.stdout.buffer.getvalue())  # pyright: ignore
+            yield token
+
+    monkeypatch.setattr(bx.zoo, 'stream', stream)
+    assert printed('generate', writer, 'ab') == 'abxyz\n'
+    assert shown == [b'ab', b'abx', b'abxy']
+
+
+@pytest.mark.parametrize('text', ['é', '中文', '🙂!', 'a\ufffdb'], ids=ascii)
+def test_generate_waits_for_whole_characters(writer, monkeypatch, text):
+    ids = bx.zoo.tokenizer(writer).encode(text).ids
+    assert len(ids) == len(text.encode())
+    monkeypatch.setattr(bx.zoo, 'stream', lambda *args, **kwargs: iter(ids))
+    assert printed('generate', writer, 'ab') == f'ab{text}\n'
+
+
+@pytest.mark.parametrize(
+    ('text', 'left_out'), [('ends in \ufffd', 0), ('half of é', 1), ('of 🙂', 2)]
+)
+def test_generate_prints_an_end_that_is_no_whole_character(writer, monkeypatch, text, left_out):
+    tokenizer = bx.zoo.tokenizer(writer)
+    ids = tokenizer.encode(text).ids
+    ids = ids[: len(ids) - left_out]
+    monkeypatch.setattr(bx.zoo, 'stream', lambda *args, **kwargs: iter(ids))
+    assert printed('generate', writer, 'ab') == f'ab{tokenizer.decode(ids)}\n'
+
+
+def test_generate_stops_at_the_end_of_the_text(tmp_path):
+    end = byte_tokenizer().token_to_id(END)
+    file = write_model(tmp_path / 'silent.safetensors', 64, bias=end)
+    assert printed('generate', file, 'ab', '--max-new-tokens', 20) == 'ab\n'
+
+
+def test_generate_fills_the_context_at_most(writer):
+    text = printed('generate', writer, 'a' * 60, '--max-new-tokens', 1000)
+    assert text.startswith('a' * 60)
+
+
+def test_generate_refuses_a_prompt_that_fills_the_context(writer):
+    line = fails('generate', writer, 'a' * 64)
+    assert 'up to 64 tokens' in line
+    assert 'context of 64' in line
+    assert blox('generate', writer, 'a' * 64).stdout == ''
+
+
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        ([''], 'prompt 0 is empty'),
+        (['ab', '--top-p', '0'], '0 < top_p <= 1'),
+        (['ab', '--temperature', '-1'], 'temperature >= 0'),
+        (['ab', '--max-new-tokens', '0'], 'max_new_tokens 0'),
+    ],
+)
+def test_generate_refuses_bad_options_in_one_line(writer, args, message):
+    assert message in fails('generate', writer, *args)
+
+
+# All commands.
+
+
+@pytest.mark.parametrize('command', ['', *main.commands])
+def test_help_fits_a_page(command):
+    lines = printed(*command.split(), '--help').splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_version_is_the_librarys():
+    assert printed('--version').split()[-1] == bx.__version__
+
+
+@pytest.mark.parametrize('args', [['predict', 'vit-digits'], ['list', '--jsn'], ['paint']])
+def test_wrong_usage_exits_with_two(args):
+    assert blox(*args).exit_code == 2
+
+
+# A process of its own.
+
+
+def start(*args):
+    code = 'from blox.zoo.cli import main; main()'
+    command = [sys.executable, '-c', code, *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_a_process_predicts():
+    process = start('predict', 'vit-digits', DIGITS / '8.png')
+    out, err = process.communicate()
+    assert (process.returncode, err) == (0, b'')
+    assert out.split()[1] == b'8'
+
+
+def test_a_process_fails_without_a_traceback():
+    process = start('predict', 'vit-digit', DIGITS / '8.png')
+    out, err = process.communicate()
+    assert (process.returncode, out) == (1, b'')
+    assert len(err.splitlines()) == 1
+
+
+def test_a_process_shows_text_before_its_end(tmp_path):
+    letter = byte_tokenizer().token_to_id('x')
+    file = write_model(tmp_path / 'long.safetensors', 1200, bias=letter)
+    options = ('--max-new-tokens', 1100, '--temperature', 0)
+    process = start('generate', file, 'prompt:', *options)
+    assert process.stdout is not None
+    seen = b''
+    while len(seen) <= len('prompt:') and (part := os.read(process.stdout.fileno(), 1 << 16)):
+        seen += part
+    rest, err = process.communicate()
+    assert (process.returncode, err) == (0, b'')
+    assert (seen + rest).decode() == 'prompt:' + 'x' * 1100 + '\n'
+    assert rest
