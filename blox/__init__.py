@@ -37,7 +37,7 @@ from blox.sharding import shard, shardings
 from blox.tensorfile import CheckpointError
 
 if TYPE_CHECKING:
-    from blox import zoo
+    from blox import converters, zoo
 
 __version__ = '0.1.0'
 
@@ -66,6 +66,7 @@ __all__ = [
     'Recurrent',
     'Sequential',
     'avg_pool',
+    'converters',
     'display',
     'dynamic_scan',
     'init',
@@ -83,7 +84,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `blox.zoo` at its first use, so that `import blox` stays cheap."""
-    if name == 'zoo':
-        return importlib.import_module('blox.zoo')
+    """Imports the upper floors at their first use, so that `import blox` stays cheap."""
+    if name in ('zoo', 'converters'):
+        return importlib.import_module(f'blox.{name}')
     raise AttributeError(f"module 'blox' has no attribute {name!r}")

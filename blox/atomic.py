@@ -59,10 +59,13 @@ def _temporary(target: Path) -> Iterator[BinaryIO]:
     """A new, locked file beside `target`; unless renamed by then, it is removed at the end."""
     while True:
         path = target.with_name(f'{_prefix(target)}{secrets.token_hex(8)}{_SUFFIX}')
+        file = open(path, 'xb')  # noqa: SIM115
         try:
-            with open(path, 'xb') as file:
+            with file:
                 # A sweep that comes between creation and lock removes the file: then try again.
                 if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+                    if target.exists():  # What is written may be private until it has the old mode.
+                        os.chmod(path, 0o600)
                     yield file
                     return
         finally:
@@ -112,5 +115,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems cannot sync folders, and say so.
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)

@@ -51,9 +51,9 @@ def save(
             name: _jsonable(name, param) for name, param in params.items() if param.metadata
         },
     }
+    if metadata and _KEY in metadata:
+        raise ValueError(f'metadata {_KEY!r} is where the file keeps flags; choose another name')
     if RNG in params:
-        if not isinstance(params[RNG].value, tuple):
-            raise ValueError(f'{RNG!r} is kept for the rng, found {params[RNG]}; rename that entry')
         key, counter = params[RNG].value
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
         description['rng'] = str(jax.random.key_impl(key)) if typed else None

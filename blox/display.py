@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -102,12 +103,13 @@ def to_html(graph: Graph | Module, params: Params) -> str:
     body = treescope.render_to_html(_build(graph, params), ignore_exceptions=True)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<title>{graph.name}</title></head><body>{body}</body></html>\n'
+        f'<title>{html.escape(graph.name)}</title></head><body>{body}</body></html>\n'
     )
 
 
 def format_bytes(count: float) -> str:
-    """
+    """A number of bytes with its unit.
+
     >>> format_bytes(132), format_bytes(1540), format_bytes(102228128)
     ('132.0 B', '1.5 KB', '97.5 MB')
     """
@@ -154,7 +156,7 @@ def _links(module: Module) -> Iterator[tuple[str, str]]:
     """The modules that this one holds but that live elsewhere in the graph."""
     for name, value in vars(module).items():
         if isinstance(value, Module) and value.graph.parent is not module.graph:
-            yield name, f'<{type(value).__name__} at {value.path}>'
+            yield name, _short(value)
 
 
 def _lines(node: _Node, indent: str) -> Iterator[str]:
@@ -182,6 +184,8 @@ def _described(param: Param) -> str:
 
 def _short(value: Any) -> str:
     """A value on one line; a function by its name."""
+    if isinstance(value, Module):
+        return f'<{type(value).__name__} at {value.path}>'
     if callable(value) and hasattr(value, '__name__'):
         return value.__name__
     if isinstance(value, tuple | list) and any(callable(item) for item in value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 
 from blox.graph import Graph
 from blox.param import Param
-from blox.params import Params
+from blox.params import Params, as_key
 
 Initializer: TypeAlias = Callable[[jax.Array, Sequence[int], Any], jax.Array]
 
@@ -108,17 +109,31 @@ def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> 
       head/w  float32[2,3]
       rng     (key<fry>[], uint32[]), trainable=False, metadata={'tag': 'rng'}
     """
-    return jax.jit(lambda: _initialize(model, inputs, seed))()
+    # Shapes as a hashable argument: with another seed the same program runs again.
+    leaves, treedef = jax.tree.flatten(jax.tree.map(_shape_of, inputs))
+    return _initialize(model, tuple(leaves), treedef, as_key(seed))
 
 
 def spec(model: Callable[..., Any], *inputs: Any) -> Params:
     """What `init` returns, as shapes and dtypes alone: nothing is computed or allocated."""
-    return jax.eval_shape(lambda: _initialize(model, inputs, 0))
+    shapes = jax.tree.map(_shape_of, inputs)
+    return jax.eval_shape(lambda: _first_pass(model, shapes, 0))
 
 
-def _initialize(model: Callable[..., Any], inputs: Any, seed: int | jax.Array) -> Params:
-    blank = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, 'shape') else x, inputs
+def _shape_of(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, 'shape') else x
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _initialize(
+    model: Callable[..., Any], leaves: tuple[Any, ...], treedef: Any, key: jax.Array
+) -> Params:
+    return _first_pass(model, treedef.unflatten(leaves), key)
+
+
+def _first_pass(model: Callable[..., Any], shapes: Any, seed: int | jax.Array) -> Params:
+    inputs = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, 'shape') else x, shapes
     )
-    _, params = model(Params(seed=seed), *blank)
+    _, params = model(Params(seed=seed), *inputs)
     return params.finalize()

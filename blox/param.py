@@ -33,11 +33,14 @@ class Param:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.value),) if isinstance(self.value, tuple) else tuple(self.value.shape)
+        if isinstance(self.value, tuple):
+            return (len(self.value),)
+        # Trees of flags or shardings have values that are no arrays.
+        return tuple(getattr(self.value, 'shape', ()))
 
     @property
     def dtype(self) -> Any:
-        return np.dtype(object) if isinstance(self.value, tuple) else self.value.dtype
+        return getattr(self.value, 'dtype', np.dtype(object))
 
     @property
     def is_state(self) -> bool:
@@ -47,12 +50,12 @@ class Param:
     @property
     def size(self) -> int:
         """How many numbers the value holds."""
-        return math.prod(self.shape)
+        return math.prod(self.shape) if hasattr(self.value, 'shape') else 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of the value's numbers; 0 for the rng."""
-        return 0 if isinstance(self.value, tuple) else self.size * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
     def __repr__(self) -> str:
         flags = '' if self.trainable else ', trainable=False'
@@ -66,21 +69,24 @@ def as_param(path: str, value: Any) -> Param:
         raise ValueError(f"a path is non-empty names joined by '/', not {path!r}")
     param = value if isinstance(value, Param) else Param(value)
     value = param.value
-    if isinstance(value, tuple) and path == RNG and len(value) == 2:
+    if path == RNG:
+        if not isinstance(value, tuple) or len(value) != 2:
+            raise TypeError(f'{RNG!r} is a pair (key, counter), found {describe(value)}')
         return param
     if isinstance(value, jax.Array | jax.ShapeDtypeStruct):
         return param
     try:
-        return dataclasses.replace(param, value=jnp.asarray(value))
-    except (TypeError, ValueError) as error:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f'{path!r} takes an array, found {type(value).__name__}') from error
+    if jnp.issubdtype(array.dtype, jnp.integer) and not np.array_equal(array, value):
+        raise ValueError(f'{path!r}: {np.asarray(value).dtype} values do not fit {array.dtype}')
+    return dataclasses.replace(param, value=array)
 
 
 def like(path: str, stored: Any, new: Any) -> Any:
     """`new`, cast to the dtype of `stored` whose place it takes; ValueError unless it fits."""
     if isinstance(stored, tuple):
-        if not isinstance(new, tuple):
-            raise ValueError(f'{path!r}: expected a (key, counter) pair, found {describe(new)}')
         return new
     if tuple(new.shape) != tuple(stored.shape):
         raise ValueError(f'{path!r}: expected shape {stored.shape}, found {new.shape}')
@@ -96,6 +102,7 @@ def _kind(value: Any) -> int:
 
 
 def cast_value(value: Any, dtype: Any) -> Any:
+    """An array, or the shape of one, in another dtype."""
     if value.dtype == dtype:
         return value
     if isinstance(value, jax.ShapeDtypeStruct):

@@ -28,6 +28,9 @@ from blox.param import (
 from blox.paths import Where
 from blox.structure import Structure, freeze_metadata, join, replaced, subset
 
+# 'lane' in ASCII.
+_LANE = np.uint32(0x6C616E65)
+
 
 class Params(Mapping[str, Param]):
     """Immutable mapping from path to Param; every change returns a new Params.
@@ -47,7 +50,7 @@ class Params(Mapping[str, Param]):
         """Params that hold only an rng made from `seed`, an int or a JAX key; without one, nothing."""
         entries = {}
         if seed is not None:
-            value = (_as_key(seed), jnp.zeros((), jnp.uint32))
+            value = (as_key(seed), jnp.zeros((), jnp.uint32))
             entries[RNG] = Param(value, trainable=False, metadata={'tag': RNG})
         made = Params.from_entries(entries)
         _set_values(self, made._values)
@@ -74,6 +77,10 @@ class Params(Mapping[str, Param]):
         if i is None:
             self._raise_unknown(path)
         return Param(self._values[i], structure.trainable[i], dict(structure.metadata[i]))
+
+    def get(self, path: str, default: Any = None) -> Any:
+        """The Param at `path`, or `default`."""
+        return default if self._structure.index.get(path) is None else self[path]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._structure.paths)
@@ -147,7 +154,13 @@ class Params(Mapping[str, Param]):
         )
 
     def cast(self, dtype: Any, where: Where = '**') -> Params:
-        """Params whose floating-point values that `where` names have `dtype`."""
+        """Params whose floating-point values that `where` names have `dtype`, a floating-point one.
+
+        Batch statistics are values like others: name the rest to keep those that still move in
+        float32.
+        """
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f'expected a floating-point dtype, found {dtype}')
         selected = self._select(where)
         return _make(
             self._structure,
@@ -171,7 +184,11 @@ class Params(Mapping[str, Param]):
         return self._take(chosen), self._take(frozenset(self) - chosen)
 
     def merge(self, other: Params) -> Params:
-        """The entries of both. Where both have a path, `other`'s value is `set` on this one's."""
+        """The entries of both. Where both have a path, `other`'s value, flag and metadata count.
+
+        Its value must have the shape of this one's, and is cast to its dtype, as by `set`. The
+        result is finalized if both are: merging is how paths are added on purpose.
+        """
         if not isinstance(other, Params):
             raise TypeError(f'merge expects Params, found {type(other).__name__}')
         mine, theirs = self._structure, other._structure
@@ -250,7 +267,9 @@ class Params(Mapping[str, Param]):
         (3, 1)
         """
         key, counter = self._rng()
-        return self.set(RNG, (jax.random.fold_in(key, data), counter))
+        # Without a word of its own, lane d's master key would be the key that next_key gives at d.
+        lane = jax.random.fold_in(jax.random.fold_in(key, _LANE), data)
+        return self.set(RNG, (lane, counter))
 
     def unfold_rng(self, original: Params) -> Params:
         """Params with the master key of `original` and this one's counter."""
@@ -316,7 +335,7 @@ def _flatten_with_keys(params: Params) -> tuple[list[tuple[Any, Any]], Structure
 jax.tree_util.register_pytree_with_keys(Params, _flatten_with_keys, _make, _flatten)
 
 
-def _as_key(seed: Any) -> jax.Array:
+def as_key(seed: Any) -> jax.Array:
     """The JAX key that `seed` is, or that is made from it when it is an integer."""
     if isinstance(seed, jax.Array | np.ndarray) and (
         jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) or seed.ndim == 1
@@ -324,4 +343,7 @@ def _as_key(seed: Any) -> jax.Array:
         return jnp.asarray(seed)
     if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer):
         raise TypeError(f'a seed is an integer or a JAX key, not {seed!r}')
-    return jax.random.key(seed)
+    try:
+        return jax.random.key(seed)
+    except OverflowError as error:
+        raise ValueError(f'a seed has at most 64 bits, found {seed}') from error

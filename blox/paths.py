@@ -1,7 +1,7 @@
 """Patterns over paths: 'vit/block*/attn/**' names a part of a model.
 
 A path is segments joined by '/'. In a pattern, `*` stands for any text inside one segment, `?` for
-one character, `[abc]` for one of a set, and a segment `**` for any number of whole segments, none included.
+one character, `[abc]` for one of a set, `[!abc]` for one that is not in it, and a segment `**` for any number of whole segments, none included.
 """
 
 import difflib
@@ -42,7 +42,10 @@ def _compile(pattern: str) -> re.Pattern[str]:
             "'/', such as 'net/block*/w'"
         )
     segments = ['(?:[^/]+/)*' if s == '**' else _segment(s) + '/' for s in pattern.split('/')]
-    return re.compile(''.join(segments))
+    try:
+        return re.compile(''.join(segments))
+    except re.error as error:
+        raise ValueError(f'{pattern!r} is not a path pattern: {error}') from None
 
 
 def _segment(glob: str) -> str:
@@ -50,10 +53,12 @@ def _segment(glob: str) -> str:
     out, position = [], 0
     while position < len(glob):
         char = glob[position]
-        closing = glob.find(']', position + 2) if char == '[' else -1
+        negated = glob.startswith('[!', position)
+        closing = glob.find(']', position + 2 + negated) if char == '[' else -1
         if closing > 0:
-            body = glob[position + 1 : closing].replace('\\', '\\\\')
-            out.append(f'[^{body[1:]}]' if body[0] == '!' else f'[{body}]')
+            # Only '-' has a meaning inside of a set; a set never holds the '/' between segments.
+            body = re.sub(r'([\\^\[\]&~|])', r'\\\1', glob[position + 1 + negated : closing])
+            out.append(f'[^/{body}]' if negated else f'(?!/)[{body}]')
             position = closing
         else:
             out.append({'*': '[^/]*', '?': '[^/]'}.get(char, re.escape(char)))
@@ -95,7 +100,7 @@ def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[st
     for pattern in [where] if isinstance(where, str) else where:
         found = [path for path in paths if matches(pattern, path)]
         if not found and paths:
-            hint = ', '.join(nearest(pattern, paths) or paths[:3]) or 'none'
+            hint = ', '.join(nearest(pattern, paths) or paths[:3])
             raise ValueError(
                 f'pattern {pattern!r} matches none of {len(paths)} paths; nearest: {hint}'
             )

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from blox import paths
+from blox.param import RNG
 from blox.params import Params
 
 
@@ -22,7 +23,8 @@ def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) ->
         matching = (rules[pattern] for pattern, found in selected.items() if path in found)
         return next(matching, PartitionSpec())
 
-    chosen = {path: choose(path) for path in params}
+    # The rng is a key and a counter, the same everywhere.
+    chosen = {path: PartitionSpec() if path == RNG else choose(path) for path in params}
     for path, spec in chosen.items():
         _check_fit(path, params[path].shape, spec, mesh)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
@@ -31,7 +33,11 @@ def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) ->
 
 
 def shard(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:
-    """`params` placed on `mesh` by `rules`; see `shardings`."""
+    """`params` placed on `mesh` by `rules`; see `shardings`.
+
+    Models are written for meshes whose axes are of type Auto, where the compiler propagates
+    shardings: `jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(shape))`.
+    """
     return jax.device_put(params, shardings(params, mesh, rules))
 
 

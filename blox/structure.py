@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
@@ -9,6 +10,9 @@ from typing import Any, ClassVar, TypeAlias
 from blox import paths
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
+
+
+_lock = threading.Lock()
 
 
 class Structure:
@@ -44,10 +48,13 @@ class Structure:
             structure.metadata = metadata
             structure.finalized = finalized
             structure.index = {path: i for i, path in enumerate(paths)}
-            structure = cls._interned.setdefault(key, structure)
+            # Two threads may have come here with the same content; one object must win.
+            with _lock:
+                structure = cls._interned.setdefault(key, structure)
         return structure
 
     def replace(self, **changes: Any) -> Structure:
+        """This structure with some fields changed."""
         fields = ('paths', 'trainable', 'metadata', 'finalized')
         return Structure.of(*(changes.get(name, getattr(self, name)) for name in fields))
 
@@ -69,6 +76,8 @@ def _typed(value: Any) -> Any:
 
 
 def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
+    """`metadata` as sorted pairs, lists as tuples. TypeError for values that cannot be hashed."""
+
     def freeze(value: Any) -> Any:
         return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
 
@@ -83,6 +92,7 @@ def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
 
 
 def subset(structure: Structure, chosen: frozenset[str]) -> Structure:
+    """The part of `structure` whose paths are among `chosen`."""
     kept = [i for i, path in enumerate(structure.paths) if path in chosen]
     return Structure.of(
         tuple(structure.paths[i] for i in kept),
@@ -93,6 +103,7 @@ def subset(structure: Structure, chosen: frozenset[str]) -> Structure:
 
 
 def join(mine: Structure, theirs: Structure) -> Structure:
+    """The paths of both; where both have one, with the flag and metadata of `theirs`."""
     entries = {
         path: (trainable, metadata)
         for structure in (mine, theirs)

@@ -1,0 +1,1 @@
+"""External checkpoints and graph paths: where tables for published formats will live."""

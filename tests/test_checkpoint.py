@@ -439,11 +439,6 @@ UNSAVABLE = {
         'net/../w',
     ),
     'a name with a line break': (bx.Params.from_entries({'a\nb': jnp.ones(2)}), ValueError, 'a.nb'),
-    'an array called rng': (
-        bx.Params.from_entries({'rng': jnp.ones(2)}),
-        ValueError,
-        "'rng'.*rename",
-    ),
     'a module whose key stands where the rng goes': (
         bx.Params(seed=0).set('rng/key', jnp.ones(2)),
         ValueError,

@@ -349,7 +349,7 @@ def test_bad_sampling_values_are_refused(model, params, options):
 
 @pytest.mark.parametrize('count', [0, -1, CONTEXT])
 def test_a_count_of_tokens_that_does_not_fit_is_refused(model, params, count):
-    with pytest.raises(ValueError, match=f'max_new_tokens {count} do not fit a context of 64'):
+    with pytest.raises(ValueError, match=f'max_new_tokens {count}'):
         bx.zoo.generate(model, params, [[1]], max_new_tokens=count)
 
 

@@ -1,5 +1,6 @@
 """Params: one immutable, interned pytree node."""
 
+import concurrent.futures
 import copy
 import gc
 import pickle
@@ -117,6 +118,23 @@ def test_what_is_no_array_is_refused():
         bx.Params().set('net/w', 'hello')
 
 
+@pytest.mark.parametrize('value', [jnp.ones(2), (jnp.ones(2),), 1])
+def test_the_rng_is_a_pair(value):
+    with pytest.raises(TypeError, match="'rng' is a pair"):
+        bx.Params.from_entries({'rng': value})
+
+
+def test_integers_that_would_be_cut_are_refused():
+    with pytest.raises(ValueError, match="'net/count': int64 values do not fit int32"):
+        bx.Params().set('net/count', np.array([2**40 + 5]))
+    assert bx.Params().set('net/count', np.array([5]))['net/count'].dtype == jnp.int32
+
+
+def test_trees_of_other_things_than_arrays_have_a_repr():
+    flags = jax.tree.map(lambda x: True, make(1))
+    assert repr(flags).startswith('Params(3 entries, 0 parameters, open)')
+
+
 def test_params_cannot_be_changed_in_place():
     params = make(1)
     with pytest.raises(AttributeError, match='immutable'):
@@ -171,6 +189,12 @@ def test_pickles_keep_the_structure_interned():
     restored = pickle.loads(pickle.dumps(params))
     assert restored._structure is params._structure
     assert jnp.array_equal(restored['net/block3/w'].value, params['net/block3/w'].value)
+
+
+def test_threads_agree_on_a_structure():
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda i: bx.Params().set(f'net/w{i // 4}', jnp.ones(1)), range(200)))
+    assert len({params._structure for params in made}) == 50
 
 
 def test_structures_are_freed_with_their_params():
@@ -305,6 +329,20 @@ def test_each_lane_of_vmap_has_its_own_stream_when_asked():
     noise, params = jax.vmap(lane, in_axes=(None, 0))(bx.Params(seed=0), jnp.arange(8))
     assert len(set(noise.tolist())) == 8
     assert params['rng'].value[0].shape == (8,)
+
+
+def test_lanes_share_no_key_with_the_unfolded_stream():
+    params, issued = bx.Params(seed=0), set()
+    for _ in range(8):
+        key, params = params.next_key()
+        issued |= {tuple(row) for row in jax.random.key_data(jax.random.split(key, 8)).tolist()}
+        issued.add(tuple(jax.random.key_data(key).tolist()))
+    for lane in range(8):
+        folded = bx.Params(seed=0).fold_rng(lane)
+        assert tuple(jax.random.key_data(folded['rng'].value[0]).tolist()) not in issued
+        for _ in range(8):
+            key, folded = folded.next_key()
+            assert tuple(jax.random.key_data(key).tolist()) not in issued
 
 
 def test_unfolding_gives_the_master_key_back():

@@ -32,6 +32,11 @@ ENTRIES = {
         ('block[0-3]/w', 'block2/w', True),
         ('block[!0-3]/w', 'block2/w', False),
         ('block[!0-3]/w', 'block5/w', True),
+        ('x[!a]y', 'x/y', False),
+        ('[^a]', '^', True),
+        ('[^a]', 'b', False),
+        ('[[]', '[', True),
+        ('a[!]', 'a[!]', True),
         ('a.b', 'axb', False),
         ('a[b', 'a[b', True),
         ('*', 'net', True),
@@ -43,8 +48,8 @@ def test_patterns_match_whole_paths(pattern, path, expected):
     assert matches(pattern, path) is expected
 
 
-@pytest.mark.parametrize('pattern', ['', '/net', 'net/', 'a//b'])
-def test_a_pattern_with_empty_segments_is_refused(pattern):
+@pytest.mark.parametrize('pattern', ['', '/net', 'net/', 'a//b', '[z-a]'])
+def test_a_pattern_that_makes_no_sense_is_refused(pattern):
     with pytest.raises(ValueError, match='not a path pattern'):
         matches(pattern, 'net/w')
 

@@ -31,7 +31,7 @@ def _users_settings():
 @pytest.mark.usefixtures('_users_settings')
 def test_python_blocks_run_and_print_what_follows_them():
     namespace, printed = {'__name__': 'readme'}, ''
-    for kind, text in blocks()[1:]:
+    for kind, text in blocks():
         if kind == 'python':
             out = io.StringIO()
             with contextlib.redirect_stdout(out):

@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,15 @@ class Card:
 
     def to_header(self) -> dict[str, str]:
         """The metadata that makes a file self-describing."""
-        fields = dataclasses.asdict(self)
+        _check_fields(self.fields())
+        text = json.dumps(self.fields(), separators=(',', ':'), sort_keys=True, allow_nan=False)
+        return {HEADER_KEY: text}
+
+    def fields(self) -> dict[str, Any]:
+        """Everything but `weights`, as a header has it."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         del fields['weights']
-        return {HEADER_KEY: json.dumps(fields, separators=(',', ':'), sort_keys=True)}
+        return fields
 
     @classmethod
     def from_file(cls, file: TensorFile) -> 'Card':
@@ -76,7 +83,7 @@ class Card:
         return cls(**fields, weights=file.path)
 
 
-_TEXTS = ('name', 'family', 'task', 'summary', 'training', 'data', 'license', 'tokenizer')
+_TEXTS = ('name', 'family', 'task', 'summary', 'training', 'data', 'license')
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
@@ -85,16 +92,22 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
     if missing or unknown:
         raise ValueError(f'missing {missing}, unknown {unknown}')
-    wrong = [f'{name} a text' for name in _TEXTS if not isinstance(fields[name], str)]
+    wrong = [f'{name} a text' for name in _TEXTS if not _is_text(fields[name])]
+    if not isinstance(fields['tokenizer'], str):
+        wrong.append('tokenizer a text')
     family, labels, metrics = fields['family'], fields['labels'], fields['metrics']
     if not wrong and family not in families():
         wrong.append(f'family one of {", ".join(families())}')
     elif not wrong and fields['task'] != families()[family].task:
         wrong.append(f"task {families()[family].task!r}, the family's")
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+    if not isinstance(labels, list) or not all(map(_is_text, labels)):
         wrong.append('labels a list of texts')
-    if not isinstance(metrics, dict) or not all(type(m) in (int, float) for m in metrics.values()):
-        wrong.append('metrics an object of numbers')
+    elif labels and isinstance(fields['config'], dict):
+        classes = fields['config'].get('num_classes')
+        if classes != len(labels):
+            wrong.append(f'labels for each of num_classes {classes!r}')
+    if not isinstance(metrics, dict) or not all(map(_is_finite, metrics.values())):
+        wrong.append('metrics an object of finite numbers')
     wrong += [
         f'{name} an object'
         for name in ('config', 'preprocessor')
@@ -104,6 +117,15 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     if wrong:
         found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}
         raise ValueError(f'expected {", ".join(wrong)}; found {found}')
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is one line that a terminal shows as it is."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 @functools.cache

@@ -64,7 +64,7 @@ def info(model: str, as_json: bool) -> None:
     """Show what is known of MODEL, a catalog name or a file."""
     found = read_card(model)
     params = model_spec(families()[found.family].build(found.config))
-    fields = json.loads(next(iter(found.to_header().values())))
+    fields = found.fields()
     fields['tokenizer'] = bool(found.tokenizer)
     fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}
     if as_json:
@@ -80,10 +80,10 @@ def info(model: str, as_json: bool) -> None:
 
 @main.command()
 @click.argument('model')
-@click.argument('images', nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument('images', nargs=-1, required=True)
 @click.option('--top', default=1, show_default=True, help='How many classes to print.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
-def predict(model: str, images: tuple[Path, ...], top: int, as_json: bool) -> None:
+def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
     """Classify IMAGES, files or folders of them, with MODEL, a catalog name or a file.
 
     Files that cannot be read are reported and left out; the exit code is then 1.
@@ -161,14 +161,17 @@ def _classify(
     return found
 
 
-def _image_files(paths: tuple[Path, ...]) -> list[Path]:
+def _image_files(names: tuple[str, ...]) -> list[Path]:
     """The files named, and the images in the folders named, sorted."""
     files: list[Path] = []
-    for path in paths:
+    for name in names:
+        path = Path(name)
+        if not name:
+            raise ValueError('expected the name of a file or folder, found nothing')
         if path.is_dir():
             found = sorted(f for f in path.rglob('*') if f.suffix.lower() in _IMAGES)
             if not found:
-                raise ValueError(f'{str(path)!r} holds no images')
+                raise ValueError(f'{name!r} holds no images')
             files += found
         else:
             files.append(path)

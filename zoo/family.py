@@ -6,24 +6,14 @@ import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from blox.graph import Graph
 from blox.module import Module
 from blox.params import Params
-
-
-class Model(Protocol):
-    """What every model of the zoo is: a module made of a graph and a config."""
-
-    config: Any
-    graph: Graph
-
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]: ...
-
-    def __call__(self, params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]: ...
 
 
 class Family(NamedTuple):
@@ -73,12 +63,8 @@ class Family(NamedTuple):
             raise TypeError(
                 f'{self.name} has no config field {", ".join(unknown)}; it has {", ".join(names)}'
             )
-        pairs = {
-            name: (value, value)
-            for name, value in overrides.items()
-            if isinstance(value, int) and isinstance(getattr(config, name), tuple)
-        }
-        return dataclasses.replace(config, **{**overrides, **pairs})
+        values = {name: _like_field(getattr(config, name), v) for name, v in overrides.items()}
+        return dataclasses.replace(config, **values)
 
 
 @functools.cache
@@ -96,6 +82,15 @@ def family_of(model: Module) -> Family:
         if type(model) is family.model:
             return family
     raise TypeError(f'{type(model).__name__} is not a model of the zoo: {", ".join(families())}')
+
+
+def _like_field(current: Any, value: Any) -> Any:
+    """`value` as a config has it: lists as tuples, one int for a pair, NumPy's numbers as Python's."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(current, tuple) and isinstance(value, int):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 _KINDS = {

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from blox.param import RNG
-from blox.params import Params
+from blox.params import Params, as_key
 
 _SMALLEST_BUCKET = 16
 
@@ -59,9 +58,9 @@ def generate(
 ) -> Generation:
     """Continues each prompt, a sequence of token ids; lengths may differ within the batch.
 
-    One jitted program: it is compiled anew for another batch size, `max_new_tokens` or power of
-    two that the longest prompt fits in, and for nothing else. Rows do not depend on each other
-    but for the random numbers.
+    One jitted program. It is compiled anew for another model object, structure or dtypes of
+    Params, batch size, `max_new_tokens`, or power of two that the longest prompt fits in; not for
+    other lengths, seeds or ways of sampling. Rows depend on each other in their random numbers alone.
 
     Args:
       model: a module with `initial_state(batch_size, room, dtype)`, `step` and `config.context`.
@@ -182,7 +181,9 @@ def sample(
     in_top_k = rank < k
     probabilities = jax.nn.softmax(jnp.where(in_top_k, ranked, -jnp.inf))
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
-    admitted = in_top_k & ((before < sampling.top_p) | (rank == 0))
+    # Rounding may let the sum reach 1 before its end, so a top_p of 1 is taken by its word.
+    nucleus = (before < sampling.top_p) | (sampling.top_p >= 1) | (rank == 0)
+    admitted = in_top_k & nucleus
     threshold = jnp.where(admitted, ranked, jnp.inf).min(-1, keepdims=True)
     kept = jnp.where(scaled >= threshold, scaled, -jnp.inf)
     drawn = jax.random.categorical(key, kept).astype(jnp.int32)
@@ -195,16 +196,21 @@ def _sampling(temperature: float, top_k: int, top_p: float, stop_tokens: Sequenc
             'expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, '
             f'found {temperature}, {top_k} and {top_p}'
         )
+    stops = np.asarray(stop_tokens, np.int32).reshape(-1)
     return Sampling(
         jnp.asarray(temperature, jnp.float32),
         jnp.asarray(top_k, jnp.int32),
         jnp.asarray(top_p, jnp.float32),
-        jnp.asarray(np.asarray(stop_tokens, np.int32).reshape(-1)),
+        # Padded with what is no token, so that their number needs no other program either.
+        jnp.asarray(np.pad(stops, (0, 8 - len(stops) % 8), constant_values=-1)),
     )
 
 
 def _key(seed: int | jax.Array) -> jax.Array:
-    return Params(seed)[RNG].value[0]
+    """A key of the new kind, whatever `seed` is."""
+    key = as_key(seed)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)
 
 
 def _dtype(params: Params) -> Any:
@@ -231,11 +237,16 @@ def _pad(
                 f'prompt {i}: expected ids in [0, {config.vocab_size}), '
                 f'found {row.min()} to {row.max()}'
             )
-    longest = max((row.size for row in rows), default=0)
-    if not rows or max_new_tokens < 1 or longest + max_new_tokens > config.context:
+    if not rows or max_new_tokens < 1:
         raise ValueError(
-            f'{len(rows)} prompts of up to {longest} tokens and max_new_tokens {max_new_tokens} do '
-            f'not fit a context of {config.context}; expected at least one of each'
+            f'expected prompts and max_new_tokens > 0, found {len(rows)} prompts and '
+            f'max_new_tokens {max_new_tokens}'
+        )
+    longest = max(row.size for row in rows)
+    if longest + max_new_tokens > config.context:
+        raise ValueError(
+            f'{len(rows)} prompts of up to {longest} tokens and max_new_tokens {max_new_tokens} do not fit a '
+            f'context of {config.context}'
         )
     bucket = _SMALLEST_BUCKET
     while bucket < longest:

@@ -19,7 +19,7 @@ from blox.module import spec
 from blox.param import RNG, Param
 from blox.params import Params
 from blox.sharding import shard
-from blox.tensorfile import TensorFile, fail
+from blox.tensorfile import CheckpointError, TensorFile, fail
 from blox.zoo.catalog import Card, card, list_models
 from blox.zoo.family import Family, families, family_of
 from blox.zoo.preprocessing import ImagePreprocessor
@@ -66,8 +66,6 @@ def load(
     >>> params.initialized
     True
     """
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f'dtype must be a floating-point one, found {dtype}')
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
     file = TensorFile(_weights_of(name_or_path))
@@ -75,9 +73,11 @@ def load(
     family = families()[stored.family]
     model = family.build(family.override(stored.config, overrides))
     fresh = _fresh(family, stored.config, model.config)
-    _check_fit(model, file, fresh)
+    expected = model_spec(model)
+    _check_fit(expected, file, fresh)
     params = blox.checkpoint.params_of(file).partition(_is_new(fresh))[1]
-    _check_state(model, file, params)
+    if unmarked := _unmarked_state(expected, params):
+        fail(file.path, f'expected these to be marked as batch statistics: {unmarked}')
     params = params.merge(_draw(model, seed, fresh)).finalize()
     if dtype is not None:
         params = params.cast(dtype)
@@ -90,16 +90,23 @@ def save(
     """Writes a model and its Params to one self-describing .safetensors file, atomically.
 
     `card` says more of it: pass `dataclasses.replace(bx.zoo.card(name), ...)` to keep the
-    preprocessing and labels of the model that this one came from.
+    preprocessing, labels and tokenizer of the model that this one came from; labels must be as
+    many as classes.
     """
     family = family_of(model)
     if card is None:
         card = Card(Path(path).stem, family.name, model.config, family.task)
     card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
-    wrong = _differences(
-        {path: param.shape for path, param in model_spec(model).items() if path != RNG},
-        {path: param.shape for path, param in params.items() if path != RNG},
-    )
+    expected = model_spec(model)
+    wrong = _differences(_shapes(expected), _shapes(params))
+    wrong += [
+        f'{name}: not marked as batch statistics' for name in _unmarked_state(expected, params)
+    ]
+    wrong += [
+        f'{name}: expected a floating-point dtype, found {param.dtype}'
+        for name, param in params.items()
+        if name != RNG and not jnp.issubdtype(param.dtype, jnp.floating)
+    ]
     if wrong:
         raise ValueError(f'params do not fit {model!r}: ' + '; '.join(wrong))
     blox.checkpoint.save(path, params, card.to_header())
@@ -113,7 +120,10 @@ def preprocessor(name_or_path: str | os.PathLike[str]) -> ImagePreprocessor:
     """
     found = read_card(name_or_path)
     if found.preprocessor is None:
-        raise ValueError(f'no image preprocessing is known for {found.name!r} ({found.task})')
+        raise ValueError(
+            f'no image preprocessing is known for {found.name!r} ({found.task}); '
+            'bx.zoo.save keeps it with card=bx.zoo.card(NAME) of the model it came from'
+        )
     return found.preprocessor
 
 
@@ -126,7 +136,10 @@ def tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer:
     found = read_card(name_or_path)
     if not found.tokenizer:
         raise ValueError(f'no tokenizer is known for {found.name!r} ({found.task})')
-    return Tokenizer.from_str(found.tokenizer)
+    try:
+        return Tokenizer.from_str(found.tokenizer)
+    except Exception as error:  # The library raises nothing more special.
+        raise CheckpointError(f'{found.name!r}: unsound tokenizer: {error}') from error
 
 
 def read_card(name_or_path: str | os.PathLike[str]) -> Card:
@@ -137,6 +150,8 @@ def read_card(name_or_path: str | os.PathLike[str]) -> Card:
 
 
 def _is_file(name_or_path: str | os.PathLike[str]) -> bool:
+    if not str(name_or_path):
+        raise ValueError('expected the name of a model or of a file, found nothing')
     path = Path(name_or_path)
     return path.suffix == '.safetensors' or (
         str(name_or_path) not in list_models() and path.exists()
@@ -178,21 +193,27 @@ def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
     return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()
 
 
-def _check_state(model: Any, file: TensorFile, params: Params) -> None:
-    """Refuses batch statistics that the file does not call so: they would be trained."""
-    for path, expected in model_spec(model).items():
-        if path in params and expected.is_state and not params[path].is_state:
-            fail(file.path, f'expected state with metadata {expected.metadata}, found none', path)
+def _unmarked_state(expected: Params, params: Params) -> list[str]:
+    """Paths of batch statistics that `params` has as parameters: an optimizer would train them."""
+    return [
+        path
+        for path, param in expected.items()
+        if path in params and param.is_state and not params[path].is_state
+    ]
 
 
-def _check_fit(model: Any, file: TensorFile, fresh: tuple[str, ...]) -> None:
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    return {path: param.shape for path, param in params.items() if path != RNG}
+
+
+def _check_fit(spec: Params, file: TensorFile, fresh: tuple[str, ...]) -> None:
     """Compares names, shapes and dtypes with the file's header, before any data is read."""
 
     def kept(path: str) -> bool:
         return path not in (RNG, *RNG_TENSORS) and not any(paths.matches(p, path) for p in fresh)
 
     found = {name: info for name, info in file.tensors.items() if kept(name)}
-    expected = {path: p.shape for path, p in model_spec(model).items() if kept(path)}
+    expected = {path: shape for path, shape in _shapes(spec).items() if kept(path)}
     wrong = _differences(expected, {name: info.shape for name, info in found.items()})
     wrong += [
         f'{name!r}: expected a floating-point dtype, found {info.dtype}'
@@ -201,7 +222,7 @@ def _check_fit(model: Any, file: TensorFile, fresh: tuple[str, ...]) -> None:
     ]
     if wrong:
         # All of them, however many: whoever mends the file needs the whole list.
-        what = f'does not fit {type(model).__name__}: ' + '; '.join(wrong)
+        what = 'its tensors do not fit its config: ' + '; '.join(wrong)
         fail(file.path, what, most=50_000)
 
 

@@ -45,7 +45,8 @@ class ImagePreprocessor:
     def __post_init__(self) -> None:
         sound = (
             len(self.size) == 2
-            and min(self.size) > 0
+            and all(type(length) is int and length > 0 for length in self.size)
+            and self.size[0] * self.size[1] <= MAX_PIXELS
             and 0 <= self.crop <= 1
             and self.interpolation in _INTERPOLATIONS
             and len(self.mean) == len(self.std)

@@ -1,14 +1,24 @@
 """Activation functions by the names that configs use."""
 
-import functools
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x, exactly (by erf)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """gelu's approximation by tanh, which GPT-2 and Google's ViT code use."""
+    return jax.nn.gelu(x, approximate=True)
+
+
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    'gelu': functools.partial(jax.nn.gelu, approximate=False),
-    'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
+    'gelu': gelu,
+    'gelu_tanh': gelu_tanh,
     'relu': jax.nn.relu,
     'silu': jax.nn.silu,
     'tanh': jnp.tanh,

@@ -46,9 +46,9 @@ class MultiHeadAttention(Module):
         qkv_init: Initializer = jax.nn.initializers.lecun_normal(),
         proj_init: Initializer = jax.nn.initializers.lecun_normal(),
     ) -> None:
-        super().__init__(graph)
         if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')
+        super().__init__(graph)
         self.width = width
         self.heads = heads
         self.is_causal = is_causal

@@ -52,12 +52,12 @@ class Conv(Module):
         w_init: Initializer = jax.nn.initializers.lecun_normal(),
         b_init: Initializer = jax.nn.initializers.zeros,
     ) -> None:
-        super().__init__(graph)
         if padding_mode not in _PAD_MODES:
             raise ValueError(
                 f'{graph.path!r}: padding_mode is one of {", ".join(_PAD_MODES)}, '
                 f'found {padding_mode!r}'
             )
+        super().__init__(graph)
         self.output_channels = output_channels
         self.kernel_size = kernel_size
         self.stride = stride
@@ -83,6 +83,7 @@ class Conv(Module):
         if self.padding_mode != 'zeros':
             x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=_PAD_MODES[self.padding_mode])
             pads = [(0, 0)] * rank
+        x, w = _in_one_dtype(x, w)
         outputs = lax.conv_general_dilated(
             x,
             w,
@@ -141,8 +142,9 @@ class ConvTranspose(Module):
         w, params = self.get_param(
             params, 'w', _kernel_shape(self, kernel, inputs.shape[-1]), self.w_init
         )
+        x, w = _in_one_dtype(inputs, w)
         outputs = lax.conv_general_dilated(
-            inputs,
+            x,
             jnp.flip(w, range(rank)),
             (1,) * rank,
             self._pads(inputs.shape[1:-1], kernel, stride, dilation),
@@ -202,11 +204,11 @@ def explicit_padding(
             raise ValueError(f"padding is 'SAME', 'VALID' or numbers, found {padding!r}")
         spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
         return list(lax.padtype_to_pads(spatial, spans, stride, padding))
-    if isinstance(padding, int):
-        return [(padding, padding)] * len(kernel)
+    if isinstance(padding, int | np.integer):
+        return [(int(padding), int(padding))] * len(kernel)
     if len(padding) != len(kernel):
         raise ValueError(f'padding {padding!r} does not fit {len(kernel)} spatial axes')
-    return [(p, p) if isinstance(p, int) else (p[0], p[1]) for p in padding]
+    return [(int(p), int(p)) if isinstance(p, int | np.integer) else (p[0], p[1]) for p in padding]
 
 
 def _kernel_shape(
@@ -218,6 +220,12 @@ def _kernel_shape(
             f'{layer.output_channels} output channels'
         )
     return (*kernel, inputs // layer.groups, layer.output_channels)
+
+
+def _in_one_dtype(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """What `@` does by itself and a convolution does not."""
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    return x.astype(dtype), w.astype(dtype)
 
 
 def _channels_last(rank: int) -> lax.ConvDimensionNumbers:

@@ -17,9 +17,9 @@ class Dropout(Module):
     """
 
     def __init__(self, graph: Graph, rate: float) -> None:
-        super().__init__(graph)
         if not 0 <= rate <= 1:
             raise ValueError(f'{graph.path!r}: a dropout rate lies in [0, 1], found {rate}')
+        super().__init__(graph)
         self.rate = rate
 
     def __call__(

@@ -13,6 +13,7 @@ class Embed(Module):
     """Looks up rows of w, which is [vocab_size, width].
 
     An id outside the table gives a row of NaN, so that it cannot pass for a valid one.
+    Attention spreads such a row to all positions: mask padding by its length, not by its id.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from blox.layers.conv import Padding, explicit_padding, per_axis
+from blox.layers.precision import widen
 
 
 def max_pool(
@@ -39,10 +40,14 @@ def avg_pool(
     `padding` is as for Conv. Padded zeros count in the mean, as in torch, unless
     `count_include_pad` is False.
     """
-    sums = _reduce(inputs, 0.0, lax.add, window, stride, padding)
+    x = widen(inputs)
+    sums = _reduce(x, 0.0, lax.add, window, stride, padding)
     if count_include_pad:
-        return sums / math.prod(per_axis('window', window, inputs.ndim - 2))
-    return sums / _reduce(jnp.ones_like(inputs), 0.0, lax.add, window, stride, padding)
+        means = sums / math.prod(per_axis('window', window, inputs.ndim - 2))
+    else:
+        ones = jnp.ones((1, *inputs.shape[1:-1], 1), x.dtype)
+        means = sums / _reduce(ones, 0.0, lax.add, window, stride, padding)
+    return means.astype(inputs.dtype)
 
 
 def _reduce(

@@ -41,7 +41,10 @@ class Recurrent(Module):
                 initial,
                 state,
             )
-        return self.advance(params, inputs, state)
+        (outputs, new), params = self.advance(params, inputs, state)
+        # Low-precision inputs and float32 weights must not change what a loop carries.
+        new = jax.tree.map(lambda after, before: after.astype(before.dtype), new, state)
+        return (outputs, new), params
 
     def __call__(
         self,

@@ -89,11 +89,11 @@ _normal = jax.nn.initializers.normal(0.02)
 class Block(Module):
     """A pre-norm transformer block with causal attention."""
 
-    def __init__(self, graph: Graph, config: GPT2Config, depth: int) -> None:
+    def __init__(self, graph: Graph, config: GPT2Config, index: int) -> None:
         super().__init__(graph)
         scale = (config.width // config.heads) ** -0.5 if config.scale_attention else 1.0
         if config.scale_attention_by_depth:
-            scale /= depth + 1
+            scale /= index + 1
         # The paper: weights that add to the residual stream start smaller by its depth.
         residual_init = jax.nn.initializers.normal(0.02 / math.sqrt(2 * config.depth))
         self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
@@ -133,6 +133,7 @@ class Block(Module):
         cache: KVCache,
         position: Int[Array, ' batch'],
     ) -> tuple[tuple[Float[Array, 'batch length width'], KVCache], Params]:
+        """The block for the next `length` tokens; `position` is how many came before them."""
         y, params = self.norm1(params, x)
         (y, cache), params = self.attn.step(params, y, cache, position)
         x, params = self._feed_forward(params, x + y, is_training=False)
@@ -180,6 +181,10 @@ class GPT2(Module):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        if tokens.shape[1] > self.config.context:
+            raise ValueError(
+                f'{self.path!r} sees at most {self.config.context} tokens, found {tokens.shape[1]}'
+            )
         x, params = self._embed(params, tokens, jnp.arange(tokens.shape[1])[None])
         x, params = self.dropout(params, x, is_training=is_training)
         for block in self.blocks:

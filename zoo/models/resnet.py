@@ -123,8 +123,31 @@ class ConvNorm(Module):
         return self.norm(params, x, is_training=is_training)
 
 
-class BasicBlock(Module):
-    """Two 3x3 convolutions around a shortcut."""
+class Residual(Module):
+    """Convolutions with relus between them, around a shortcut."""
+
+    convs: tuple[ConvNorm, ...]
+    shortcut: ConvNorm | None
+    drop_path: DropPath
+
+    def __call__(
+        self,
+        params: Params,
+        inputs: Float[Array, 'batch height width inputs'],
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch new_height new_width outputs'], Params]:
+        x, params = self.convs[0](params, inputs, is_training=is_training)
+        for conv in self.convs[1:]:
+            x, params = conv(params, jax.nn.relu(x), is_training=is_training)
+        x, params = self.drop_path(params, x, is_training=is_training)
+        if self.shortcut is not None:
+            inputs, params = self.shortcut(params, inputs, is_training=is_training)
+        return jax.nn.relu(x + inputs), params
+
+
+class BasicBlock(Residual):
+    """Two 3x3 convolutions."""
 
     expansion = 1
 
@@ -139,28 +162,16 @@ class BasicBlock(Module):
         drop_path_rate: float,
     ) -> None:
         super().__init__(graph)
-        self.conv1 = ConvNorm(graph.child('conv1'), config, width, 3, stride=stride)
-        self.conv2 = ConvNorm(graph.child('conv2'), config, width, 3)
+        self.convs = (
+            ConvNorm(graph.child('conv1'), config, width, 3, stride=stride),
+            ConvNorm(graph.child('conv2'), config, width, 3),
+        )
         self.shortcut = _shortcut(graph, config, width, stride) if has_shortcut else None
         self.drop_path = DropPath(graph.child('drop_path'), drop_path_rate)
 
-    def __call__(
-        self,
-        params: Params,
-        inputs: Float[Array, 'batch height width inputs'],
-        *,
-        is_training: bool = False,
-    ) -> tuple[Float[Array, 'batch new_height new_width outputs'], Params]:
-        x, params = self.conv1(params, inputs, is_training=is_training)
-        x, params = self.conv2(params, jax.nn.relu(x), is_training=is_training)
-        x, params = self.drop_path(params, x, is_training=is_training)
-        if self.shortcut is not None:
-            inputs, params = self.shortcut(params, inputs, is_training=is_training)
-        return jax.nn.relu(x + inputs), params
 
-
-class Bottleneck(Module):
-    """1x1 to fewer channels, 3x3, 1x1 to four times as many, around a shortcut."""
+class Bottleneck(Residual):
+    """1x1 to fewer channels, 3x3, 1x1 to four times as many."""
 
     expansion = 4
 
@@ -177,28 +188,14 @@ class Bottleneck(Module):
         super().__init__(graph)
         inner, outer = width * config.group_width // 64 * config.groups, width * self.expansion
         first, second = (stride, 1) if config.stride_on == 'conv1' else (1, stride)
-        self.conv1 = ConvNorm(graph.child('conv1'), config, inner, 1, stride=first)
-        self.conv2 = ConvNorm(
-            graph.child('conv2'), config, inner, 3, stride=second, groups=config.groups
+        groups = config.groups
+        self.convs = (
+            ConvNorm(graph.child('conv1'), config, inner, 1, stride=first),
+            ConvNorm(graph.child('conv2'), config, inner, 3, stride=second, groups=groups),
+            ConvNorm(graph.child('conv3'), config, outer, 1),
         )
-        self.conv3 = ConvNorm(graph.child('conv3'), config, outer, 1)
         self.shortcut = _shortcut(graph, config, outer, stride) if has_shortcut else None
         self.drop_path = DropPath(graph.child('drop_path'), drop_path_rate)
-
-    def __call__(
-        self,
-        params: Params,
-        inputs: Float[Array, 'batch height width inputs'],
-        *,
-        is_training: bool = False,
-    ) -> tuple[Float[Array, 'batch new_height new_width outputs'], Params]:
-        x, params = self.conv1(params, inputs, is_training=is_training)
-        x, params = self.conv2(params, jax.nn.relu(x), is_training=is_training)
-        x, params = self.conv3(params, jax.nn.relu(x), is_training=is_training)
-        x, params = self.drop_path(params, x, is_training=is_training)
-        if self.shortcut is not None:
-            inputs, params = self.shortcut(params, inputs, is_training=is_training)
-        return jax.nn.relu(x + inputs), params
 
 
 def _shortcut(graph: Graph, config: ResNetConfig, width: int, stride: int) -> ConvNorm:

@@ -203,7 +203,8 @@ class ViT(Module):
         if config.class_token:
             shape = (1, 1, config.width)
             token, params = self.get_param(params, 'cls_token', shape, _trunc_normal)
-            token = jnp.broadcast_to(token, (x.shape[0], 1, config.width))
+            # Made of x, it is sharded as x is.
+            token = token + jnp.zeros_like(x[:, :1])
             x = jnp.concatenate([token, x], axis=1)
         shape = (1, x.shape[1], config.width)
         pos_embed, params = self.get_param(params, 'pos_embed', shape, _trunc_normal)
