@@ -90,8 +90,8 @@ def params_of(file: TensorFile, *, copy: bool = False) -> Params:
                 f'{info.dtype} would lose bits: set jax_enable_x64, or convert the file',
                 name,
             )
-    views = [np.array(file[name]) if copy else file[name] for name in file]
-    values = dict(zip(file, jax.device_put(views)))
+    # One by one, so that no more than one of the copies is there twice.
+    values = {name: jax.device_put(np.array(view) if copy else view) for name, view in file.items()}
     if _KEY not in file.metadata:
         entries = {
             name: Param(value, trainable=bool(jnp.issubdtype(value.dtype, jnp.floating)))
