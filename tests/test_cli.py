@@ -398,3 +398,10 @@ def test_a_process_shows_text_before_its_end(tmp_path):
     assert (process.returncode, err) == (0, b'')
     assert (seen + rest).decode() == 'prompt:' + 'x' * 1100 + '\n'
     assert rest
+
+
+@pytest.mark.parametrize(
+    'args', [('predict', 'vit-digits', ''), ('predict', '', 'a.png'), ('info', '')]
+)
+def test_an_empty_argument_is_refused(args):
+    assert 'found nothing' in fails(*args)

@@ -357,3 +357,24 @@ def test_a_count_of_tokens_that_does_not_fit_is_refused(model, params, count):
 def test_stream_refuses_what_generate_refuses(model, params, prompt):
     with pytest.raises(ValueError, match='prompt 0'):
         next(bx.zoo.stream(model, params, prompt))
+
+
+def test_a_top_p_of_one_keeps_the_whole_tail():
+    # In float32 the sum of these probabilities reaches 1 long before their end.
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 50257)) * 3, jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 64)
+    sampling = generation._sampling(1.0, 0, 1.0, ())
+    drawn = jax.vmap(lambda key: generation.sample(logits, sampling, key))(keys)
+    plain = jax.vmap(lambda key: jax.random.categorical(key, logits - logits.max()))(keys)
+    assert np.array_equal(drawn, plain)
+
+
+@pytest.mark.parametrize('stops', [(), (3,), (3, 4, 5)])
+def test_another_number_of_stop_tokens_needs_no_other_program(warm, params, stops):
+    assert compiled(warm, params, [[1] * 5], stop_tokens=stops) == 0
+
+
+def test_an_old_key_is_a_seed_as_a_new_one_is(model, params):
+    old, new = jax.random.PRNGKey(3), jax.random.key(3)
+    found = [bx.zoo.generate(model, params, [[1]], max_new_tokens=8, seed=s) for s in (old, new)]
+    assert np.array_equal(found[0].tokens, found[1].tokens)

@@ -853,3 +853,28 @@ def test_norms_compute_statistics_in_float32(row, inputs):
         rtol=rounding,
         atol=rounding,
     )
+
+
+@pytest.mark.parametrize('core', [bx.LSTM, bx.GRU])
+def test_low_precision_inputs_leave_the_state_of_a_loop_alone(core):
+    with jax.numpy_dtype_promotion('standard'):
+        module, x = core(layer(), 3), jnp.ones((2, 4, 5), jnp.bfloat16)
+        (outputs, state), _ = module(bx.Params(seed=0), x)
+    assert outputs.shape == (2, 4, 3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize('make', [bx.Conv, bx.ConvTranspose])
+def test_convolutions_promote_as_matrix_products_do(make):
+    module, x = make(layer(), 3, 2), jnp.ones((1, 4, 5), jnp.bfloat16)
+    with jax.numpy_dtype_promotion('standard'):
+        assert module(bx.Params(seed=0), x)[0].dtype == jnp.float32
+    with pytest.raises(jax.dtypes.TypePromotionError):
+        module(bx.Params(seed=0), x)
+
+
+def test_a_constructor_that_refuses_leaves_its_node_free():
+    node = layer()
+    with pytest.raises(ValueError, match='heads 3 must divide'):
+        bx.MultiHeadAttention(node, 8, 3)
+    assert bx.MultiHeadAttention(node, 8, 2).path == 'layer'

@@ -119,3 +119,17 @@ def test_repr_shows_what_differs_from_the_defaults():
     assert repr(bx.Linear(graph / 'b', 3, use_bias=False)) == (
         "Linear('net/b', output_size=3, use_bias=False)"
     )
+
+
+def test_init_with_another_seed_runs_the_same_program():
+    traces = []
+
+    class Counting(Affine):
+        def __call__(self, params, inputs):
+            traces.append(1)
+            return super().__call__(params, inputs)
+
+    model = Counting(bx.Graph('net'), 3)
+    first, other = (bx.init(model, jnp.ones((1, 2)), seed=seed) for seed in (0, 1))
+    assert len(traces) == 1
+    assert not jnp.array_equal(first['net/w'].value, other['net/w'].value)

@@ -273,6 +273,11 @@ def test_cast_changes_floats_that_are_named():
     assert make(1).cast(jnp.float16, '**/mean')['net/block0/w'].dtype == jnp.float32
 
 
+def test_weights_are_not_cast_to_integers():
+    with pytest.raises(ValueError, match='floating-point dtype, found int8'):
+        make(1).cast('int8')
+
+
 def test_numbers_and_bytes_are_counted():
     params = make(2)
     assert (params.num_params, params.nbytes) == (12, 4 * (12 + 6))
@@ -297,6 +302,11 @@ def test_next_key_folds_the_counter_into_the_master_key():
         expected = jax.random.fold_in(jax.random.key(5), count)
         assert jnp.array_equal(jax.random.key_data(key), jax.random.key_data(expected))
     assert int(params['rng'].value[1]) == 3
+
+
+def test_a_seed_beyond_64_bits_is_refused():
+    with pytest.raises(ValueError, match='at most 64 bits'):
+        bx.Params(seed=10**25)
 
 
 def test_without_an_rng_there_are_no_keys():

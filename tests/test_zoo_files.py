@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 import blox as bx
 from blox.graph import Graph
 from blox.tensorfile import TensorFile, write_tensors
+from blox.zoo.catalog import Card
 
 TRANSFORMER = {'width': 16, 'depth': 1, 'heads': 2, 'mlp_dim': 32}
 SIZES = {
@@ -422,6 +423,8 @@ def card(**fields):
 HUGE = 2**62
 # Name of the case: the family whose file it is made from, the changes, what its refusal must say.
 HEADERS = {
+    'a summary that moves the cursor': (*card(summary='\x1b]0;x\x07'), ['summary a text']),
+    'a label that moves the cursor': (*card(labels=['\x1b[2J']), ['labels a list of texts']),
     'an unknown family': (*card(family='lenet'), ["'lenet'"]),
     'a family that is no text': (*card(family=[]), ['blox.model']),
     'no family': (*card(family=REMOVED), ["'family'"]),
@@ -533,3 +536,34 @@ def test_a_header_is_refused_in_one_line_that_says_what_is_wrong(opened, case):
     assert message.isprintable()
     assert len(message) < 5000
     assert [part for part in HEADERS[case][2] if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'metrics': {'loss': math.nan}}, 'metrics an object of finite numbers'),
+        ({'labels': ('a', 'b')}, 'labels for each of num_classes 3'),
+        ({'summary': 'two\nlines'}, 'summary a text'),
+    ],
+)
+def test_a_card_that_would_not_load_is_not_saved(saved, tmp_path, changes, message):
+    model, params, path = saved['vit']
+    card = dataclasses.replace(Card.from_file(TensorFile(path)), **changes)
+    with pytest.raises(ValueError, match=message):
+        bx.zoo.save(tmp_path / 'a.safetensors', model, params, card=card)
+    assert os.listdir(tmp_path) == []
+
+
+def test_params_that_would_not_load_are_not_saved(saved, tmp_path):
+    model, params, _ = saved['resnet']
+    plain = bx.Params.from_entries({path: p.value for path, p in params.items() if path != 'rng'})
+    with pytest.raises(ValueError, match='resnet/stem/norm/mean: not marked as batch statistics'):
+        bx.zoo.save(tmp_path / 'a.safetensors', model, plain)
+
+
+def test_an_unsound_tokenizer_is_an_error_of_the_file(saved, tmp_path):
+    model, params, path = saved['gpt2']
+    card = dataclasses.replace(Card.from_file(TensorFile(path)), tokenizer='{}')
+    bx.zoo.save(tmp_path / 'a.safetensors', model, params, card=card)
+    with pytest.raises(bx.CheckpointError, match='unsound tokenizer'):
+        bx.zoo.tokenizer(tmp_path / 'a.safetensors')
