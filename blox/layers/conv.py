@@ -203,7 +203,8 @@ def explicit_padding(
         if padding not in ('SAME', 'VALID'):
             raise ValueError(f"padding is 'SAME', 'VALID' or numbers, found {padding!r}")
         spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation)]
-        return list(lax.padtype_to_pads(spatial, spans, stride, padding))
+        pads = lax.padtype_to_pads(spatial, spans, stride, padding)
+        return [(int(before), int(after)) for before, after in pads]
     if isinstance(padding, int | np.integer):
         return [(int(padding), int(padding))] * len(kernel)
     if len(padding) != len(kernel):
