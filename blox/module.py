@@ -116,8 +116,7 @@ def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> 
 
 def spec(model: Callable[..., Any], *inputs: Any) -> Params:
     """What `init` returns, as shapes and dtypes alone: nothing is computed or allocated."""
-    shapes = jax.tree.map(_shape_of, inputs)
-    return jax.eval_shape(lambda: _first_pass(model, shapes, 0))
+    return jax.eval_shape(lambda: _first_pass(model, inputs, 0))
 
 
 def _shape_of(x: Any) -> Any:

@@ -52,8 +52,9 @@ class Card:
 
     def to_header(self) -> dict[str, str]:
         """The metadata that makes a file self-describing."""
-        _check_fields(self.fields())
-        text = json.dumps(self.fields(), separators=(',', ':'), sort_keys=True, allow_nan=False)
+        fields = self.fields()
+        _check_fields(fields)
+        text = json.dumps(fields, separators=(',', ':'), sort_keys=True, allow_nan=False)
         return {HEADER_KEY: text}
 
     def fields(self) -> dict[str, Any]:

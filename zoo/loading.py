@@ -181,7 +181,8 @@ def _fresh(family: Family, stored: Any, wanted: Any) -> tuple[str, ...]:
     )
 
 
-def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
+def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param | None], bool]:
+    """A predicate over paths: the rng and what starts anew, which no file decides."""
     return lambda path, _: path == RNG or any(paths.matches(p, path) for p in fresh)
 
 
@@ -208,9 +209,10 @@ def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
 
 def _check_fit(spec: Params, file: TensorFile, fresh: tuple[str, ...]) -> None:
     """Compares names, shapes and dtypes with the file's header, before any data is read."""
+    is_new = _is_new(fresh)
 
     def kept(path: str) -> bool:
-        return path not in (RNG, *RNG_TENSORS) and not any(paths.matches(p, path) for p in fresh)
+        return path not in RNG_TENSORS and not is_new(path, None)
 
     found = {name: info for name, info in file.tensors.items() if kept(name)}
     expected = {path: shape for path, shape in _shapes(spec).items() if kept(path)}
