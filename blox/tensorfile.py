@@ -110,6 +110,13 @@ class TensorFile(Mapping[str, np.ndarray]):
             fail(self.path, 'expected BOOL bytes 0 or 1, found others', name)
         return view
 
+    def release(self, name: str) -> None:
+        """Lets the system take the tensor's memory back; the next use reads the file again."""
+        info = self.tensors[name]
+        start = info.start - info.start % mmap.PAGESIZE
+        if hasattr(mmap, 'MADV_DONTNEED') and info.stop > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, info.stop - start)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
 

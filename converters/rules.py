@@ -1,0 +1,157 @@
+"""Rules from graph paths to external names, and the plan that they make for a model.
+
+A table is target-driven: the model's own spec says which paths there are, each must be matched by
+exactly one rule, and the external names and shapes follow from it. So what is missing, ambiguous,
+doubled or dead is found with no checkpoint at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from blox.converters.sources import Source
+from blox.converters.transforms import IDENTITY, Transform
+from blox.param import RNG
+from blox.params import Params
+
+# A regular expression and what takes its place.
+Respelling: TypeAlias = tuple[str, str]
+
+_FIELD = re.compile(r'\{(\w+?)(?:-(\d+))?\}')
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`ours` is made of `theirs` through `via`.
+
+    `ours` is a path in which `{i}` stands for a number. The same fields, or `{i-1}` for one
+    less, stand in `theirs`, a name or several that make one array of ours.
+    """
+
+    ours: str
+    theirs: str | tuple[str, ...]
+    via: Transform = IDENTITY
+
+    def match(self, path: str) -> dict[str, int] | None:
+        """The numbers that the fields stand for in `path`, None if it does not match."""
+        found = _compile(self.ours).fullmatch(path)
+        return {field: int(value) for field, value in found.groupdict().items()} if found else None
+
+    def names(self, fields: Mapping[str, int]) -> tuple[str, ...]:
+        """The external names with the fields filled in."""
+        theirs = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
+        return tuple(
+            _FIELD.sub(lambda m: str(fields[m[1]] - int(m[2] or 0)), name) for name in theirs
+        )
+
+
+@functools.cache
+def _compile(ours: str) -> re.Pattern[str]:
+    # Every second part is the name of a field. Numbers have no leading zeros.
+    parts = re.split(r'\{(\w+)\}', ours)
+    return re.compile(
+        ''.join(
+            f'(?P<{part}>0|[1-9][0-9]*)' if i % 2 else re.escape(part)
+            for i, part in enumerate(parts)
+        )
+    )
+
+
+def _no_buffers(names: Iterable[str]) -> dict[str, np.ndarray]:
+    return {}
+
+
+def _no_respelling(config: Any) -> tuple[Respelling, ...]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one library's checkpoints hold a family's parameters.
+
+    Attributes:
+      rules: those of a model's config: which parameters there are depends on it.
+      layers: from paths of modules to the names of the library's live modules, whose outputs are
+        equal up to `via`; for comparisons layer by layer.
+      spellings: how other files of this layout spell what `rules` names, applied in order.
+      published: how the library itself spells `rules`' names when it saves a model of a config.
+      stacked: a prefix of names whose arrays hold all blocks along their first axis; the
+        blocks' own names have `_0`, `_1`, ... before its last '/'.
+      ignored: names that do not change the function, as regular expressions.
+      buffers: those of the ignored that the library wants to find, by the exported names.
+      tied: a name that may be absent, and the one whose bits it must have.
+      read_config: our config's fields, of a folder's config.json and of the names in its
+        files. ValueError names what we do not have.
+      architectures: timm's names, each with the fields of our config that it stands for.
+      write_config: theirs of our config. ValueError names what they do not have.
+    """
+
+    rules: Callable[[Any], tuple[Rule, ...]]
+    layers: Callable[[Any], tuple[Rule, ...]] | None = None
+    spellings: tuple[Respelling, ...] = ()
+    published: Callable[[Any], tuple[Respelling, ...]] = _no_respelling
+    stacked: str = ''
+    ignored: tuple[str, ...] = ()
+    buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = _no_buffers
+    tied: Mapping[str, str] | None = None
+    architectures: Mapping[str, Mapping[str, Any]] | None = None
+    read_config: Callable[[Source], dict[str, Any]] | None = None
+    write_config: Callable[[Any], dict[str, Any]] | None = None
+
+    def ignores(self, name: str) -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+
+def respell(name: str, respellings: Iterable[Respelling]) -> str:
+    """`name` with each regular expression's first match replaced."""
+    for pattern, replacement in respellings:
+        name = re.sub(pattern, replacement, name, count=1)
+    return name
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One path of ours: the external arrays that it is made of, with their shapes."""
+
+    path: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    via: Transform
+
+
+def plan(rules: tuple[Rule, ...], spec: Params) -> dict[str, Entry]:
+    """An entry for each path of `spec` but the rng.
+
+    Raises ValueError that lists every path that no rule or several match, every external name
+    that two paths claim, and every rule that matches nothing.
+    """
+    entries: dict[str, Entry] = {}
+    problems: list[str] = []
+    used: set[Rule] = set()
+    owners: dict[str, str] = {}
+    for path, param in spec.items():
+        if path == RNG:
+            continue
+        matching = [(rule, fields) for rule in rules if (fields := rule.match(path)) is not None]
+        used.update(rule for rule, _ in matching)
+        if len(matching) != 1:
+            found = ', '.join(repr(rule.ours) for rule, _ in matching) or 'none'
+            problems.append(f'{path!r}: expected one rule, found {found}')
+            continue
+        ((rule, fields),) = matching
+        names = rule.names(fields)
+        problems += [f'{n!r}: claimed by {owners[n]!r} and {path!r}' for n in names if n in owners]
+        owners.update(dict.fromkeys(names, path))
+        shapes = tuple(rule.via.external_shapes(param.shape, len(names)))
+        entries[path] = Entry(path, param.shape, names, shapes, rule.via)
+    problems += [f'rule {rule.ours!r}: matches no path' for rule in rules if rule not in used]
+    if problems:
+        raise ValueError('; '.join(problems))
+    return entries

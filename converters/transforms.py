@@ -1,0 +1,149 @@
+"""Invertible array layouts: how external arrays become one of ours, and back.
+
+Every transform is a permutation of indices. Forward it takes the arrays of one rule, as a list, and
+gives a list; at the end of a chain there is one array, ours. Backward it undoes that. On NumPy
+arrays all but `merge` give views, so nothing is copied before the device has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+class Layout(Protocol):
+    """One step of a transform."""
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]: ...
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        """Undoes `forward`; `count` is how many arrays the rule has on the other side."""
+        ...
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Layout steps one after another, joined by `>>`.
+
+    >>> (merge(axis=0) >> T).forward([np.ones((2, 3)), np.zeros((2, 3))]).shape
+    (3, 4)
+    """
+
+    steps: tuple[Layout, ...] = ()
+
+    def __rshift__(self, other: Transform) -> Transform:
+        return Transform(self.steps + other.steps)
+
+    def forward(self, arrays: list[np.ndarray]) -> np.ndarray:
+        """Our array of the external ones."""
+        for step in self.steps:
+            arrays = step.forward(arrays)
+        (array,) = arrays
+        return array
+
+    def inverse(self, array: np.ndarray, count: int = 1) -> list[np.ndarray]:
+        """The `count` external arrays of ours."""
+        arrays = [array]
+        for step in reversed(self.steps):
+            arrays = step.inverse(arrays, count)
+        if len(arrays) != count:
+            raise ValueError(f'expected {count} external arrays, found {len(arrays)}')
+        return arrays
+
+    def external_shapes(self, shape: tuple[int, ...], count: int = 1) -> list[tuple[int, ...]]:
+        """Shapes of the external arrays of ours of `shape`; no memory is used for them.
+
+        >>> (merge(axis=0) >> T).external_shapes((8, 12), count=3)
+        [(4, 8), (4, 8), (4, 8)]
+        """
+        # All places of this array are one and the same, and so it stays under the views below.
+        hollow = np.broadcast_to(np.zeros((), np.uint8), shape)
+        return [array.shape for array in self.inverse(hollow, count)]
+
+
+@dataclass(frozen=True)
+class _Transpose:
+    axes: tuple[int, ...]
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return [array.transpose(self.axes) for array in arrays]
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        back = tuple(int(i) for i in np.argsort(self.axes))
+        return [array.transpose(back) for array in arrays]
+
+
+@dataclass(frozen=True)
+class _JoinAxes:
+    axis: int
+    first: int
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        a = self.axis
+        return [
+            x.reshape(*x.shape[:a], x.shape[a] * x.shape[a + 1], *x.shape[a + 2 :]) for x in arrays
+        ]
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        a = self.axis
+        return [x.reshape(*x.shape[:a], self.first, -1, *x.shape[a + 1 :]) for x in arrays]
+
+
+@dataclass(frozen=True)
+class _Merge:
+    axis: int
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return [np.concatenate(arrays, self.axis)]
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        (array,) = arrays
+        return np.split(array, count, self.axis)
+
+
+@dataclass(frozen=True)
+class _PrependZeros:
+    axis: int
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        (array,) = arrays
+        widths = [(int(axis == self.axis), 0) for axis in range(array.ndim)]
+        return [np.pad(array, widths)]
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        (array,) = arrays
+        first, rest = np.split(array, [1], self.axis)
+        if first.any():
+            raise ValueError(f'expected zeros first along axis {self.axis}, found others')
+        return [rest]
+
+
+IDENTITY = Transform()
+
+
+def transpose(*axes: int) -> Transform:
+    """Our axis i is the external axis `axes[i]`."""
+    return Transform((_Transpose(axes),))
+
+
+def join_axes(axis: int, first: int) -> Transform:
+    """The external axes `axis`, of size `first`, and the next one are one axis of ours."""
+    return Transform((_JoinAxes(axis, first),))
+
+
+def merge(axis: int) -> Transform:
+    """Several external arrays of one shape stand one after another along `axis` of ours."""
+    return Transform((_Merge(axis),))
+
+
+def prepend_zeros(axis: int) -> Transform:
+    """Ours has one entry more along `axis`, the first, and it is zero."""
+    return Transform((_PrependZeros(axis),))
+
+
+# Dense weights: theirs [outputs, inputs], ours [inputs, outputs].
+T = transpose(1, 0)
+# Convolution weights of images: theirs [outputs, inputs, height, width].
+HWIO = transpose(2, 3, 1, 0)
