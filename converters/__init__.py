@@ -1,7 +1,7 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
-from blox.converters.convert import Explanation, convert, explain, export, fingerprint, tables
-from blox.converters.sources import Source, open_source
+from blox.converters.convert import Explanation, convert, explain, export, layouts
+from blox.converters.sources import Source, open_source, read_json
 
 __all__ = [
     'Explanation',
@@ -9,7 +9,7 @@ __all__ = [
     'convert',
     'explain',
     'export',
-    'fingerprint',
+    'layouts',
     'open_source',
-    'tables',
+    'read_json',
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib
 import json
 import os
@@ -21,7 +19,7 @@ from blox.atomic import atomic_write
 from blox.converters.rules import Entry, Table, plan, respell
 from blox.converters.sources import Source, Tensor, open_source, unstacked
 from blox.module import spec
-from blox.param import RNG, Param
+from blox.param import Param
 from blox.params import Params
 from blox.tensorfile import ALIGNMENT, fail, write_tensors
 
@@ -29,7 +27,7 @@ from blox.tensorfile import ALIGNMENT, fail, write_tensors
 _THREADS = 2
 
 
-def tables(family: str) -> Mapping[str, Table]:
+def layouts(family: str) -> Mapping[str, Table]:
     """A family's tables by the name of their layout: 'hf', 'timm', ..."""
     name = f'blox.converters.tables.{family}'
     try:
@@ -39,16 +37,6 @@ def tables(family: str) -> Mapping[str, Table]:
             raise
         raise ValueError(f'no checkpoints of family {family!r} are known') from None
     return found.TABLES
-
-
-@functools.cache
-def fingerprint() -> str:
-    """A hash of this package's source: what was converted by other code is converted again."""
-    digest = hashlib.sha256()
-    folder = Path(__file__).parent
-    for file in sorted(folder.rglob('*.py')):
-        digest.update(file.relative_to(folder).as_posix().encode() + b'\0' + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -87,6 +75,27 @@ class Explanation:
             *(f'{name!r}: unexpected' for name in self.unexpected),
             *self.mismatched,
         ]
+
+    def fields(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {
+            'path': str(self.path),
+            'layout': self.layout,
+            'ok': self.ok,
+            'entries': [
+                {
+                    'ours': entry.path,
+                    'shape': list(entry.shape),
+                    'theirs': [self.names.get(name) for name in entry.names],
+                    'shapes': [list(shape) for shape in entry.shapes],
+                }
+                for entry in self.entries.values()
+            ],
+            'missing': list(self.missing),
+            'unexpected': list(self.unexpected),
+            'mismatched': list(self.mismatched),
+            'ignored': list(self.ignored),
+        }
 
     def __str__(self) -> str:
         rows = [
@@ -131,8 +140,14 @@ def convert(
         fail(source.path, what, most=50_000)
     _check_tied(_table(model, explanation.layout), tensors, explanation)
     entries = list(explanation.entries.values())
+    device = jax.config.jax_default_device  # which other threads do not know
+
+    def value(entry: Entry) -> jax.Array:
+        with jax.default_device(device):
+            return _value(entry, tensors, explanation.names, dtype)
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        values = list(pool.map(lambda entry: _value(entry, tensors, dtype), entries))
+        values = list(pool.map(value, entries))
     params = {
         entry.path: Param(value, expected[entry.path].trainable, expected[entry.path].metadata)
         for entry, value in zip(entries, values)
@@ -151,7 +166,7 @@ def export(
     """Writes the folder that transformers ('hf') or timm ('timm') opens: weights and config.json.
 
     torchvision reads the weights of a ResNet in format 'timm'. `extra` has more files: names to
-    texts, or to fields of JSON; those of config.json are added to ours. Raises ValueError where
+    texts, or to JSON; the fields of its config.json are added to ours. Raises ValueError where
     the other library cannot express the model.
     """
     table = _table(model, format)
@@ -159,15 +174,29 @@ def export(
         raise ValueError(f'{type(model).__name__} cannot be exported as {format!r}')
     config = table.write_config(model.config)
     values = external(model, params, format)
-    files = dict(extra or {})
-    files['config.json'] = {**config, **files.get('config.json', {})}
+    files = {**table.companions(model.config), **(extra or {})}
+    files['config.json'] = _joined(config, files.get('config.json', {}))
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / 'model.safetensors', values, {'format': 'pt'})
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + '\n'
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / name) as file:
             file.write(text.encode())
+
+
+def _joined(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`fields` with more, those inside of objects too."""
+    inner = {
+        name: {**fields[name], **value}
+        for name, value in more.items()
+        if isinstance(value, Mapping)
+        and isinstance(fields.get(name), Mapping)
+        # Labels are a whole, not an addition.
+        and name not in ('id2label', 'label2id')
+    }
+    return {**fields, **more, **inner}
 
 
 def external(model: Any, params: Params, format: str) -> dict[str, np.ndarray]:
@@ -194,7 +223,7 @@ def _as_source(source: str | os.PathLike[str] | Source) -> Source:
 
 
 def _table(model: Any, layout: str) -> Table:
-    known = tables(model.path)
+    known = layouts(model.path)
     if layout not in known:
         raise ValueError(f'{model.path!r} has the layouts {", ".join(known)}, not {layout!r}')
     return known[layout]
@@ -203,7 +232,7 @@ def _table(model: Any, layout: str) -> Table:
 def _explain(source: Source, model: Any) -> tuple[Explanation, dict[str, Tensor], Params]:
     """The explanation, the tensors by the rules' own names, and the model's spec."""
     expected = model_spec(model)
-    fits = [_fit(source, layout, model, expected) for layout in tables(model.path)]
+    fits = [_fit(source, layout, model, expected) for layout in layouts(model.path)]
     explanation, tensors = max(fits, key=lambda fit: len(fit[0].names))
     return explanation, tensors, expected
 
@@ -282,21 +311,33 @@ def _check_tied(table: Table, tensors: Mapping[str, Tensor], explanation: Explan
             )
 
 
-def _value(entry: Entry, tensors: Mapping[str, Tensor], dtype: Any) -> jax.Array:
+def _value(
+    entry: Entry, tensors: Mapping[str, Tensor], own: Mapping[str, str], dtype: Any
+) -> jax.Array:
     """Our array of an entry, on the device."""
-    sources = [tensors[name] for name in entry.names]
+    names, sources = [own[name] for name in entry.names], [tensors[name] for name in entry.names]
     arrays = [tensor.read() for tensor in sources]
-    for name, tensor, array in zip(entry.names, sources, arrays):
+    for name, tensor, array in zip(names, sources, arrays):
         _check_finite(tensor.file, name, array)
     array = entry.via.forward(arrays)
-    array = _in_dtype(sources[0].file, entry.names[0], array, dtype)
-    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
-        # JAX would use this memory as it is, but others may write to the file in place.
-        array = np.array(array)
-    value = jax.device_put(array).block_until_ready()
+    array = _in_dtype(sources[0].file, names[0], array, dtype)
+    value = jax.device_put(_own(array) if array.flags.c_contiguous else array)
+    value.block_until_ready()
     for tensor in sources:
         tensor.release()
     return value
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    """A copy that JAX uses in place on a CPU.
+
+    A file's own memory will not do: it is rarely aligned, and others may write to the file.
+    """
+    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    np.copyto(copy, array)
+    return copy
 
 
 def _check_finite(file: Path, name: str, array: np.ndarray) -> None:
@@ -326,7 +367,8 @@ def _in_dtype(file: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarra
         raise ValueError(f'expected a floating-point dtype, found {dtype}')
     with np.errstate(over='ignore'):
         cast = array.astype(jax.dtypes.canonicalize_dtype(dtype), copy=False)
-    if cast.dtype.itemsize < array.dtype.itemsize and not np.isfinite(cast).all():
+    narrower = jnp.finfo(cast.dtype).max < jnp.finfo(array.dtype).max
+    if narrower and not np.isfinite(cast).all():
         fail(file, f'values are too large for {cast.dtype}', name)
     return cast
 

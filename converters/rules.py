@@ -63,14 +63,6 @@ def _compile(ours: str) -> re.Pattern[str]:
     )
 
 
-def _no_buffers(names: Iterable[str]) -> dict[str, np.ndarray]:
-    return {}
-
-
-def _no_respelling(config: Any) -> tuple[Respelling, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
 class Table:
     """How one library's checkpoints hold a family's parameters.
@@ -88,21 +80,26 @@ class Table:
       tied: a name that may be absent, and the one whose bits it must have.
       read_config: our config's fields, of a folder's config.json and of the names in its
         files. ValueError names what we do not have.
+      facts: fields of our config that hold for all checkpoints of this layout, where none of
+        its files says more: an eps, an activation.
       architectures: timm's names, each with the fields of our config that it stands for.
       write_config: theirs of our config. ValueError names what they do not have.
+      companions: other JSON files that the library wants beside config.json, of our config.
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
     layers: Callable[[Any], tuple[Rule, ...]] | None = None
     spellings: tuple[Respelling, ...] = ()
-    published: Callable[[Any], tuple[Respelling, ...]] = _no_respelling
+    published: Callable[[Any], tuple[Respelling, ...]] = lambda config: ()
     stacked: str = ''
     ignored: tuple[str, ...] = ()
-    buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = _no_buffers
+    buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}
     tied: Mapping[str, str] | None = None
+    facts: Mapping[str, Any] | None = None
     architectures: Mapping[str, Mapping[str, Any]] | None = None
     read_config: Callable[[Source], dict[str, Any]] | None = None
     write_config: Callable[[Any], dict[str, Any]] | None = None
+    companions: Callable[[Any], dict[str, Any]] = lambda config: {}
 
     def ignores(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)

@@ -1,33 +1,39 @@
 """Opening external checkpoints: names, dtypes, shapes and lazy views, whatever the container.
 
 A folder as transformers or timm saves it, one .safetensors file, an index of shards, a .npz of
-NumPy, or a file of torch.save. Opening reads no tensor's data, torch's files apart.
+NumPy, or a file of torch.save. Opening reads no tensor's data, but of torch's
+files of before 1.6.
 """
 
 from __future__ import annotations
 
-import ast
+import math
 import os
 import re
-import struct
+import stat
+import threading
+import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from blox.tensorfile import CheckpointError, TensorFile, fail, parse_json
+from blox.converters.npz import ZIP_ERRORS, NpzFile
+from blox.tensorfile import _IMPOSTORS, MAX_TENSORS, TensorFile, fail, parse_json
 
 # What a folder's weights may be called, the first that is there counts.
 _INDEXES = ('model.safetensors.index.json', 'pytorch_model.bin.index.json')
 WEIGHTS = ('model.safetensors', _INDEXES[0], 'pytorch_model.bin', _INDEXES[1])
+_INDEX = '.index.json'
 _TORCH_SUFFIXES = ('.bin', '.pth', '.pt')
-# Far above any published checkpoint's, and far below what fills a machine's memory by accident.
-_MAX_NPZ_BYTES = 2**36
+_ZIP = b'PK\x03\x04'
 _MAX_JSON_BYTES = 16 * 2**20
+_SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
 
 
 @dataclass(frozen=True)
@@ -73,64 +79,90 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     path = Path(path)
     if not path.is_dir():
         return Source(path, _open_file(path))
-    config = read_json(path / 'config.json') if (path / 'config.json').is_file() else {}
-    return Source(path, _open_file(_weights_in(path)), config)
+    config = path / 'config.json'
+    fields = read_json(config) if os.path.lexists(config) else {}
+    if not isinstance(fields, dict):
+        fail(config, 'expected a JSON object, found a list')
+    return Source(path, _open_file(_weights_in(path)), fields)
 
 
 def read_json(path: Path) -> Any:
     """The JSON in a file: an object, or a list of objects."""
-    if path.stat().st_size > _MAX_JSON_BYTES:
+    _check_regular(path)
+    with open(path, 'rb') as file:
+        content = file.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
         fail(path, f'expected at most {_MAX_JSON_BYTES} bytes of JSON')
     try:
-        text = path.read_text('utf-8')
+        text = content.decode('utf-8')
     except UnicodeDecodeError as error:
         fail(path, f'expected JSON in UTF-8, found byte {error.start} that is not')
     if not text.lstrip().startswith('['):
         return parse_json(path, text, path.name)
-    items = parse_json(path, f'{{"items": {text}}}', path.name)['items']
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    parsed = parse_json(path, f'{{"items": {text}}}', path.name)
+    items = parsed['items']
+    if len(parsed) > 1 or not all(isinstance(item, dict) for item in items):
         fail(path, 'expected a JSON object or a list of them')
     return items
 
 
 def _weights_in(folder: Path) -> Path:
     """The one file of weights, or index of shards, in a folder."""
-    found = [name for name in WEIGHTS if (folder / name).is_file()]
+    found = [name for name in WEIGHTS if os.path.lexists(folder / name)]
     safe = [name for name in found if 'safetensors' in name] or found
     if len(safe) > 1:
         fail(folder, f'expected either one file of weights or an index, found {", ".join(safe)}')
-    if safe:
-        return folder / safe[0]
-    others = [
-        f.name for f in sorted(folder.glob('*')) if f.suffix in ('.safetensors', '.npz', '.pth')
-    ]
-    if len(others) == 1:
-        return folder / others[0]
-    fail(folder, f'expected {" or ".join(WEIGHTS)}, found {", ".join(others) or "none of them"}')
+    if not safe:
+        suffixes = ('.safetensors', '.npz', '.pth')
+        safe = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
+    if len(safe) != 1:
+        fail(folder, f'expected {" or ".join(WEIGHTS)}, found {", ".join(safe) or "none of them"}')
+    return folder / safe[0]
 
 
 def _open_file(path: Path) -> dict[str, Tensor]:
-    if path.name.endswith('.index.json'):
+    if path.name.endswith(_INDEX):
         return _open_shards(path)
+    tensors = _open_torch(path) if path.suffix in _TORCH_SUFFIXES else _open_lazy(path)
+    for name in tensors:
+        if not name or not name.isprintable() or '..' in name.split('/'):
+            fail(path, 'expected a printable name without ".." segments', name)
+    return tensors
+
+
+def _open_lazy(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .npz, or else of a .safetensors file."""
     if path.suffix == '.npz':
-        return _open_npz(path)
-    if path.suffix in _TORCH_SUFFIXES:
-        return _open_torch(path)
-    return _open_safetensors(path)
-
-
-def _open_safetensors(path: Path) -> dict[str, Tensor]:
-    file = TensorFile(path)
+        _check_start(path, 'a .npz, which is a zip archive', _ZIP)
+    file = NpzFile(path) if path.suffix == '.npz' else TensorFile(path)
     return {
         name: Tensor(
             info.dtype,
             info.shape,
-            lambda name=name: file[name],
+            partial(file.__getitem__, name),
             path,
-            lambda name=name: file.release(name),
+            partial(file.release, name),
         )
         for name, info in file.tensors.items()
     }
+
+
+def _check_regular(path: Path) -> None:
+    # Opening a FIFO would wait for a writer, so look before.
+    if not stat.S_ISREG(path.stat().st_mode):
+        fail(path, 'expected a regular file, found a folder, pipe or device')
+
+
+def _check_start(path: Path, expected: str, *magics: bytes) -> bytes:
+    """The first bytes of a file, which must be one of `magics`."""
+    _check_regular(path)
+    with open(path, 'rb') as file:
+        start = file.read(32)
+    if not start.startswith(magics):
+        found = [what for magic, what in _IMPOSTORS.items() if start.lstrip().startswith(magic)]
+        found += ['a safetensors file'] * (start[8:9] == b'{')
+        fail(path, f'expected {expected}, found {(found or [repr(start[:8])])[0]}')
+    return start
 
 
 # Indexes of shards.
@@ -142,26 +174,30 @@ def _open_shards(path: Path) -> dict[str, Tensor]:
     where = index.get('weight_map') if isinstance(index, dict) else None
     if not isinstance(where, dict) or not where:
         fail(path, 'expected a weight_map from tensor names to files, found none')
-    if not all(isinstance(name, str) for name in where.values()):
-        fail(path, 'expected weight_map to map strings to strings')
+    for name, shard in where.items():
+        if not isinstance(shard, str):
+            fail(path, f'expected the name of a file in weight_map, found {shard!r}', name)
+    shards = {name: _shard(path, name) for name in sorted(set(where.values()))}
+    _check_generation(path, shards)
     tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(where.values())):
-        found = _open_file(_shard(path, shard))
-        expected = {name for name, file in where.items() if file == shard}
-        if set(found) != expected:
-            missing, more = sorted(expected - set(found)), sorted(set(found) - expected)
-            fail(path, f'{shard}: not found there {missing}, not in the index {more}')
+    for shard, file in shards.items():
+        found = _open_file(file)
+        expected = {name for name, place in where.items() if place == shard}
+        if found.keys() != expected:
+            missing, more = sorted(expected - found.keys()), sorted(found.keys() - expected)
+            fail(path, f'{shard!r}: not found there {missing}, not in the index {more}')
         tensors |= found
     _check_total(path, index, tensors)
-    _check_strays(path, set(where.values()))
     return tensors
 
 
 def _shard(index: Path, name: str) -> Path:
-    if PurePosixPath(name).name != name or '\\' in name or name.endswith('.index.json'):
-        fail(index, f'expected names of files in the same folder, found {name!r}')
+    suffix = Path(index.name.removesuffix(_INDEX)).suffix
+    is_name = PurePosixPath(name).name == name and '\\' not in name and name.isprintable()
+    if not is_name or not name.endswith(suffix) or name.endswith(_INDEX):
+        fail(index, f'expected names of {suffix} files in the same folder, found {name!r}')
     shard = _inside(index, index.parent, name)
-    if not shard.is_file():
+    if not os.path.lexists(shard):
         fail(index, f'expected the shard {name!r} beside it, found none')
     return shard
 
@@ -171,111 +207,42 @@ def _inside(about: Path, folder: Path, name: str) -> Path:
 
     In a cache of the Hub a snapshot's files are links into the repository's `blobs`.
     """
-    place = folder / name
-    root, target = folder.resolve(), place.resolve()
-    snapshot = root.parent.name == 'snapshots'
-    blobs = root.parent.parent / 'blobs'
-    if not target.is_relative_to(root) and not (snapshot and target.is_relative_to(blobs)):
+    try:
+        root, target = folder.resolve(), (folder / name).resolve()
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, NUL
+        fail(about, f'expected the name of a file, found {name!r}')
+    snapshots = [parent.parent for parent in root.parents if parent.name == 'snapshots']
+    places = [root, *(repository / 'blobs' for repository in snapshots[:1])]
+    if not any(target.is_relative_to(place) for place in places):
         fail(about, f'expected a file in its folder, found {name!r}, which leads out of it')
-    return place
+    return folder / name
 
 
 def _check_total(path: Path, index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    metadata = index.get('metadata')
-    total = metadata.get('total_size') if isinstance(metadata, dict) else None
-    size = sum(int(np.prod(t.shape, dtype=object)) * t.dtype.itemsize for t in tensors.values())
-    # torch's files hold tied tensors once, its totals now once and now twice.
-    if isinstance(total, int) and total != size and path.name == _INDEXES[0]:
-        fail(path, f'expected total_size {size}, the bytes of all tensors, found {total}')
+    metadata = index.get('metadata', {})
+    if not isinstance(metadata, dict):
+        fail(path, f'expected metadata to be an object, found {type(metadata).__name__}')
+    size = sum(math.prod(t.shape) * t.dtype.itemsize for t in tensors.values())
+    total = metadata.get('total_size', size)
+    # torch's files hold tied tensors once, its totals now once and now twice; and older versions
+    # of transformers count a bool as an eighth of a byte.
+    is_exact = all(t.dtype != np.bool_ for t in tensors.values())
+    if total != size and is_exact and path.name.endswith('.safetensors' + _INDEX):
+        fail(path, f'expected total_size {size}, the bytes of all tensors, found {total!r}')
 
 
-def _check_strays(path: Path, shards: set[str]) -> None:
-    """Shards that the index does not name are of another save than the others."""
-    kind = re.compile(r'(.+)-\d+-of-\d+\.(safetensors|bin)')
-    stems = {m[1] for m in map(kind.fullmatch, shards) if m}
+def _check_generation(path: Path, shards: Iterable[str]) -> None:
+    """All shards must be of one save, and all of that save's in the index."""
+    matches = [m for m in map(_SHARD.fullmatch, shards) if m]
+    totals = {(m[1], m[3]): m[2] for m in matches}
+    mixed = [m[0] for m in matches if totals[m[1], m[3]] != m[2]]
     strays = [
         file.name
         for file in path.parent.iterdir()
-        if (m := kind.fullmatch(file.name)) and m[1] in stems and file.name not in shards
+        if (m := _SHARD.fullmatch(file.name)) and (m[1], m[3]) in totals and m[0] not in shards
     ]
-    suffixes = {Path(shard).suffix for shard in shards}
-    strays = sorted(name for name in strays if Path(name).suffix in suffixes)
-    if strays:
-        fail(path, f'expected no other shards beside its own, found {", ".join(strays)}')
-
-
-# NumPy's .npz.
-
-
-def _open_npz(path: Path) -> dict[str, Tensor]:
-    """The members of a .npz, each read when asked for."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        fail(path, f'expected a .npz, which is a zip archive: {error}')
-    members = archive.infolist()
-    names = [member.filename for member in members]
-    if len(set(names)) < len(names):
-        doubled = next(name for name in names if names.count(name) > 1)
-        fail(path, f'expected members of different names, found {doubled!r} twice')
-    if sum(member.file_size for member in members) > _MAX_NPZ_BYTES:
-        fail(path, f'expected at most {_MAX_NPZ_BYTES} bytes when unpacked')
-    return {
-        member.filename.removesuffix('.npy'): _npz_tensor(path, archive, member)
-        for member in members
-    }
-
-
-def _npz_tensor(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
-    name = member.filename.removesuffix('.npy')
-    if member.filename == name or not name.isprintable() or '..' in name.split('/'):
-        fail(path, 'expected members NAME.npy with printable names', member.filename)
-    try:
-        with archive.open(member) as stream:
-            dtype, shape, fortran, start = _npy_header(path, name, stream.read)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        fail(path, f'cannot be unpacked: {error}', name)
-    size = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if member.file_size != start + size:
-        fail(path, f'expected {start + size} bytes, found {member.file_size}', name)
-
-    def read() -> np.ndarray:
-        try:
-            data = archive.read(member)
-        except Exception as error:  # zlib's errors have no common base.
-            fail(path, f'cannot be unpacked: {error}', name)
-        array = np.frombuffer(data, dtype, offset=start)
-        array = array.reshape(shape, order='F' if fortran else 'C')
-        return array.astype(dtype.newbyteorder('='), copy=False)
-
-    return Tensor(dtype.newbyteorder('='), shape, read, path)
-
-
-def _npy_header(
-    path: Path, name: str, read: Callable[[int], bytes]
-) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    """dtype, shape, whether in Fortran's order, and where the data starts, of a .npy."""
-    magic = read(8)
-    if magic[:6] != b'\x93NUMPY' or magic[6] not in (1, 2, 3):
-        fail(path, 'expected a .npy', name)
-    width, code = (2, '<H') if magic[6] == 1 else (4, '<I')
-    (length,) = struct.unpack(code, read(width).ljust(width, b'\0'))
-    if length > 2**16:
-        fail(path, f'expected a header of at most {2**16} bytes, found {length}', name)
-    text = read(length).decode('latin1')
-    try:
-        header = ast.literal_eval(text)
-        dtype = np.dtype(header['descr'])
-        shape, fortran = tuple(header['shape']), header['fortran_order']
-    except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
-        fail(path, f'expected the header of a .npy, found {text[:80]!r}', name)
-    # NumPy has no bfloat16 of its own and writes it as two bytes without a meaning.
-    dtype = np.dtype(jnp.bfloat16) if dtype == np.dtype('V2') else dtype
-    if dtype.hasobject or dtype.fields is not None or not dtype.itemsize:
-        fail(path, f'expected numbers, found dtype {dtype}', name)
-    if not all(type(length) is int and 0 <= length < 2**63 for length in shape):
-        fail(path, f'expected a shape, found {shape!r}', name)
-    return dtype, shape, bool(fortran), 8 + width + length
+    if mixed or strays:
+        fail(path, f'expected shards of one save, found also {", ".join(sorted(mixed + strays))}')
 
 
 # torch.save's files.
@@ -283,6 +250,7 @@ def _npy_header(
 
 def _open_torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict, by torch's restricted loader, which runs no code."""
+    is_zip = _check_start(path, 'a torch file', _ZIP, b'\x80').startswith(_ZIP)
     try:
         import torch
     except ImportError:
@@ -290,45 +258,99 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
             f"{str(path)!r} is a torch file: install torch to read it ('pip install torch'), "
             'or save it as .safetensors where torch is'
         ) from None
-    with open(path, 'rb') as file:
-        is_zip = file.read(4) == b'PK\x03\x04'
     try:
-        state = torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings(action='ignore'):  # on pickles of other versions
+            state = torch.load(path, map_location='cpu', weights_only=True, mmap=is_zip)
     except Exception as error:  # pickle, zip and torch each raise their own.
-        reason = str(error).strip().split('\n')[0]
-        fail(path, f"expected a torch file that torch's restricted loader reads: {reason}")
-    if not isinstance(state, Mapping):
-        fail(path, f'expected names to tensors, found {type(state).__name__}')
+        fail(path, f"expected what torch's restricted loader reads: {_torch_reason(error)}")
+    _check_state_dict(path, state)
+    tensors = {name: _torch_tensor(path, name, value) for name, value in state.items()}
+    if is_zip:
+        _check_records(path, state)
+    return tensors
+
+
+def _torch_reason(error: Exception) -> str:
+    """What torch found, without its advice to load the file unrestricted."""
+    text = str(error).split('WeightsUnpickler error:')[-1].strip()
+    if found := re.search(r'GLOBAL (\S+)', text):
+        return f'found {found[1]}, which is no tensor'
+    return text.split('\n')[0].split(' In PyTorch')[0]
+
+
+def _check_state_dict(path: Path, state: Any) -> None:
+    import torch
+
+    if not isinstance(state, Mapping) or not state:
+        fail(path, f'expected names to tensors, found {type(state).__name__} without any')
     wrong = {
-        str(name): type(value).__name__
+        name if isinstance(name, str) else type(name): type(value).__name__
         for name, value in state.items()
         if not isinstance(name, str) or not isinstance(value, torch.Tensor)
     }
     if wrong:
         fail(
             path,
-            'expected names to tensors, as a state_dict is; save that part of the file alone. '
-            f'Found {wrong}',
+            'expected names to tensors, as a state_dict is; save that part alone, in a file of '
+            f'its own. Found {wrong}',
         )
-    return {name: _torch_tensor(path, name, value) for name, value in state.items()}
 
 
 def _torch_tensor(path: Path, name: str, tensor: Any) -> Tensor:
     import torch
 
-    if not name or not name.isprintable():
-        fail(path, 'expected a printable name', name)
     try:
+        tensor = tensor.detach().resolve_conj().resolve_neg()
         if tensor.dtype == torch.bfloat16:
             array = tensor.view(torch.int16).numpy().view(jnp.bfloat16)
         else:
             array = tensor.numpy()
     except (TypeError, RuntimeError) as error:  # sparse, quantized, meta
-        fail(path, f'expected a dense tensor of numbers: {error}', name)
+        fail(path, f'expected a dense tensor of numbers: {str(error).splitlines()[0]}', name)
     return Tensor(array.dtype, array.shape, lambda: array, path)
 
 
+def _check_records(path: Path, state: Mapping[str, Any]) -> None:
+    """Records must be as long as the tensors say: torch maps them without a look."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = [info for info in archive.infolist() if '/data/' in info.filename]
+    except ZIP_ERRORS as error:
+        fail(path, f'expected a sound zip archive: {error}')
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        fail(path, 'expected tensors without compression, found a torch file packed again')
+    storages = [tensor.untyped_storage() for tensor in state.values()]
+    sizes = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    expected = sorted(size for size in sizes.values() if size)
+    found = sorted(record.file_size for record in records if record.file_size)
+    if expected != found:
+        fail(path, f'expected tensors of {expected} bytes, found {found}')
+
+
 # Other views of the same tensors.
+
+
+class _Stack:
+    """The slices of a tensor along its first axis: it is read once, until all are released."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self.array: np.ndarray | None = None
+        self.used = set(range(tensor.shape[0]))
+        self.lock = threading.Lock()
+
+    def read(self, i: int) -> np.ndarray:
+        with self.lock:
+            if self.array is None:
+                self.array = self.tensor.read()
+            return self.array[i]
+
+    def release(self, i: int) -> None:
+        with self.lock:
+            self.used.discard(i)
+            if not self.used:
+                self.array = None
+            self.tensor.release()
 
 
 def unstacked(source: Source, prefix: str) -> Source:
@@ -339,16 +361,25 @@ def unstacked(source: Source, prefix: str) -> Source:
     tensors: dict[str, Tensor] = {}
     for name, tensor in source.tensors.items():
         at = name.find(prefix)
-        if at < 0:
-            tensors[name] = tensor
-            continue
-        start, rest = name[: at + len(prefix) - 1], name[at + len(prefix) :]
-        for i in range(tensor.shape[0] if tensor.shape else 0):
-            if (slice_name := f'{start}_{i}/{rest}') in source.tensors:
-                raise CheckpointError(f'{str(source.path)!r}: both {name!r} and {slice_name!r}')
-            tensors[slice_name] = _slice(tensor, i)
+        slices = {name: tensor} if at < 0 else _slices(tensor, name, at + len(prefix))
+        if doubled := [one for one in slices if at >= 0 and one in source.tensors]:
+            fail(source.path, f'expected either it or {doubled[0]!r}, found both', name)
+        tensors |= slices
     return Source(source.path, tensors, source.config)
 
 
-def _slice(tensor: Tensor, i: int) -> Tensor:
-    return Tensor(tensor.dtype, tensor.shape[1:], lambda: tensor.read()[i], tensor.file)
+def _slices(tensor: Tensor, name: str, at: int) -> dict[str, Tensor]:
+    """A tensor for each block, its number before the '/' that ends at `at`."""
+    if not tensor.shape or not 0 < tensor.shape[0] <= MAX_TENSORS:
+        fail(tensor.file, f'expected an axis of blocks first, found shape {tensor.shape}', name)
+    stack = _Stack(tensor)
+    return {
+        f'{name[: at - 1]}_{i}/{name[at:]}': Tensor(
+            tensor.dtype,
+            tensor.shape[1:],
+            partial(stack.read, i),
+            tensor.file,
+            partial(stack.release, i),
+        )
+        for i in range(tensor.shape[0])
+    }

@@ -8,11 +8,12 @@ arrays all but `merge` give views, so nothing is copied before the device has it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Layout(Protocol):
     """One step of a transform."""
 

@@ -25,7 +25,7 @@ from sklearn.model_selection import train_test_split
 import blox as bx
 
 PREPROCESSOR = bx.zoo.ImagePreprocessor(
-    size=(8, 8), crop=0, interpolation='bilinear', mean=(0.5,), std=(0.5,)
+    size=(8, 8), resize=(8, 8), keep_ratio=False, interpolation='bilinear', mean=(0.5,), std=(0.5,)
 )
 COMMON = {'image_size': 8, 'in_channels': 1, 'num_classes': 10}
 MODELS = {

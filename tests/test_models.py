@@ -10,12 +10,17 @@ import pytest
 
 import blox as bx
 from blox.zoo.family import families
+from blox.zoo.models.bert import BERTConfig
 from blox.zoo.models.gpt2 import GPT2Config
 from blox.zoo.models.resnet import ResNetConfig
 from blox.zoo.models.vit import ViTConfig
 
 # As timm 1.0.31 and transformers 5.23 count them, with a head of 1000 classes.
 PARAMETER_COUNTS = {
+    'bert-base': 109_482_240,
+    'bert-large': 335_141_888,
+    'minilm-l6': 22_713_216,
+    'minilm-l12': 33_360_000,
     'gpt2': 124_439_808,
     'gpt2-medium': 354_823_168,
     'gpt2-large': 774_030_080,
@@ -50,15 +55,17 @@ PARAMETER_COUNTS = {
 }
 VARIANTS = {name: c for family in families().values() for name, c in family.variants.items()}
 IMAGE_MODELS = ('resnet18', 'resnet50', 'resnext50-32x4d', 'vit-b16')
-KINDS = ('gpt2', *IMAGE_MODELS)
+KINDS = ('gpt2', 'minilm-l6', *IMAGE_MODELS)
 
 
 @functools.cache
 def shrunk(name, **overrides):
     """The variant `name`, small, with what sets it apart (blocks, groups, heads, patches) kept."""
     config = VARIANTS[name]
+    text = {'vocab_size': 11, 'context': 8}
     small = {
-        GPT2Config: lambda: {'vocab_size': 11, 'context': 8, 'width': 4 * config.heads},
+        BERTConfig: lambda: {**text, 'width': 4 * config.heads},
+        GPT2Config: lambda: {**text, 'width': 4 * config.heads},
         ViTConfig: lambda: {
             'image_size': 2 * config.patch_size[0],
             'width': 4 * config.heads,
@@ -101,6 +108,8 @@ def inputs_for(model, batch=2, seed=1):
 def output_shape(model, inputs):
     if isinstance(model.config, GPT2Config):
         return (*inputs.shape, model.config.vocab_size)
+    if isinstance(model.config, BERTConfig):
+        return (inputs.shape[0], model.config.width)
     return (inputs.shape[0], model.config.num_classes)
 
 
@@ -116,10 +125,21 @@ def described(params):
     return [(param.shape, param.dtype) for param in params.values()]
 
 
+def answer(outputs):
+    """Logits, or the embeddings of a model that makes these among other things."""
+    return getattr(outputs, 'embedding', outputs)
+
+
 @functools.cache
 def forward(model, *, is_training=False):
-    """`model`, jitted once."""
-    return jax.jit(functools.partial(model, is_training=is_training))
+    """The answer of `model` and its Params, jitted once."""
+    call = jax.jit(functools.partial(model, is_training=is_training))
+
+    def run(params, inputs):
+        outputs, params = call(params, inputs)
+        return answer(outputs), params
+
+    return run
 
 
 # Sizes.
@@ -151,13 +171,14 @@ def test_a_variant_has_as_many_parameters_as_published(name):
 
 
 @pytest.mark.parametrize('name', VARIANTS)
-def test_a_variant_maps_inputs_to_logits_and_keeps_its_structure(name):
+def test_a_variant_maps_inputs_to_outputs_and_keeps_its_structure(name):
     model = shrunk(name)
     inputs, params = inputs_for(model), bx.spec(model, *model.example_inputs())
     for is_training in (False, True):
         call = functools.partial(model, is_training=is_training)
-        logits, after = jax.eval_shape(call, params, inputs)
-        assert (logits.shape, logits.dtype) == (output_shape(model, inputs), jnp.float32)
+        outputs, after = jax.eval_shape(call, params, inputs)
+        found = answer(outputs)
+        assert (found.shape, found.dtype) == (output_shape(model, inputs), jnp.float32)
         assert jax.tree.structure(after) == jax.tree.structure(params)
         assert described(after) == described(params)
 
@@ -169,16 +190,17 @@ def test_a_variant_maps_inputs_to_logits_and_keeps_its_structure(name):
 def test_inference_is_the_default_and_changes_nothing(name):
     model = shrunk(name)
     inputs, params = inputs_for(model), random_params(model)
-    logits, after = jax.jit(model)(params, inputs)
+    outputs, after = jax.jit(model)(params, inputs)
     explicit, _ = forward(model)(params, inputs)
-    assert np.isfinite(logits).all()
-    assert np.array_equal(logits, explicit)
+    assert np.isfinite(explicit).all()
+    assert np.array_equal(answer(outputs), explicit)
     assert same(after, params)
 
 
 @pytest.mark.parametrize(
     ('name', 'overrides'),
     [
+        ('bert-base', {}),
         ('gpt2', {}),
         ('resnet18', {'drop_path_rate': 0.5}),
         ('resnet50', {}),
@@ -205,8 +227,8 @@ def test_gradients_reach_every_trainable_parameter(name):
     @jax.jit
     @jax.grad
     def gradient(trainable, rest):
-        logits, _ = model(trainable.merge(rest), inputs)
-        return jax.nn.log_softmax(logits)[..., 0].sum()
+        outputs, _ = model(trainable.merge(rest), inputs)
+        return sum(jax.nn.log_softmax(x)[..., 0].sum() for x in jax.tree.leaves(outputs))
 
     gradients = gradient(trainable, rest)
     assert gradients
@@ -280,6 +302,17 @@ BROKEN = [
     (ViTConfig, {'attention_dropout_rate': -0.1}, 'dropout rates in'),
     (ViTConfig, {'dropout_rate': float('inf')}, 'dropout_rate a finite number'),
     (ViTConfig, {'heads': True}, 'heads an integer'),
+    (BERTConfig, {'vocab_size': 0}, 'positive vocab_size, context and token_types'),
+    (BERTConfig, {'context': 0}, 'positive vocab_size, context and token_types'),
+    (BERTConfig, {'token_types': 0}, 'positive vocab_size, context and token_types'),
+    (BERTConfig, {'depth': 257}, '0 < depth <= 256'),
+    (BERTConfig, {'mlp_dim': 0}, 'positive width and mlp_dim'),
+    (BERTConfig, {'heads': 5}, 'heads that divide width'),
+    (BERTConfig, {'activation': 'gelu_new'}, 'activation of gelu, gelu_tanh'),
+    (BERTConfig, {'norm_eps': 0.0}, 'norm_eps > 0'),
+    (BERTConfig, {'pool': 'max'}, "pool 'first', 'mean', or 'pooler' with a pooler"),
+    (BERTConfig, {'pool': 'pooler', 'pooler': False}, "or 'pooler' with a pooler"),
+    (BERTConfig, {'dropout_rate': 1.0}, 'dropout rates in'),
     (GPT2Config, {'vocab_size': 0}, 'positive vocab_size and context'),
     (GPT2Config, {'context': -1}, 'positive vocab_size and context'),
     (GPT2Config, {'depth': 257}, '0 < depth <= 256'),
@@ -593,6 +626,9 @@ def test_resnet_moves_its_statistics_by_its_decay():
 # Dropout and drop path.
 
 NOISE = [
+    ('bert-base', 'embed_dropout_rate'),
+    ('bert-base', 'attention_dropout_rate'),
+    ('bert-base', 'dropout_rate'),
     ('gpt2', 'embed_dropout_rate'),
     ('gpt2', 'attention_dropout_rate'),
     ('gpt2', 'dropout_rate'),

@@ -1,18 +1,24 @@
 """Image preprocessing: what is read, how it is fitted and normalized, and what is refused."""
 
+import dataclasses
+import json
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from helpers import table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from sklearn.datasets import load_sample_image
 
 from blox.zoo import ImagePreprocessor
 
-GRAY = ImagePreprocessor((8, 6), 0, 'nearest', (0.5,), (0.25,))
-COLOR = ImagePreprocessor((8, 6), 0, 'nearest', (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+SIZE = {'size': (8, 6), 'resize': (8, 6), 'keep_ratio': False, 'interpolation': 'nearest'}
+GRAY = ImagePreprocessor(**SIZE, mean=(0.5,), std=(0.25,))
+COLOR = ImagePreprocessor(**SIZE, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+PLAIN = ImagePreprocessor(**SIZE, mean=(0.0,), std=(1.0,))
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (8, 6, 3), dtype=np.uint8)
 
@@ -175,22 +181,24 @@ small = st.integers(1, 40)
 
 @settings(deadline=None, max_examples=80)
 @given(
-    height=small,
-    width=small,
+    shape=st.tuples(small, small),
     size=st.tuples(small, small),
-    crop=st.sampled_from([0, 0.5, 0.875, 0.9, 0.95, 1]),
+    margin=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    keep_ratio=st.booleans(),
     interpolation=st.sampled_from(['nearest', 'bilinear', 'bicubic', 'lanczos']),
+    crop_rounding=st.sampled_from(['even', 'down']),
 )
-def test_outputs_have_exactly_the_size_asked_for(height, width, size, crop, interpolation):
-    prepare = ImagePreprocessor(size, crop, interpolation, (0.0,), (1.0,))
-    found = prepare(np.full((height, width), 51, np.uint8))
+def test_outputs_have_exactly_the_size_asked_for(shape, size, margin, **fields):
+    resize = (size[0] + margin[0], size[1] + margin[1])
+    prepare = dataclasses.replace(PLAIN, size=size, resize=resize, **fields)
+    found = prepare(np.full(shape, 51, np.uint8))
     assert found.shape == (1, *size, 1)
     np.testing.assert_allclose(found, 0.2, atol=1e-6)
 
 
 def test_stretching_keeps_all_of_the_image():
     pixels = np.array([[0, 100], [200, 255]], np.uint8)
-    prepare = ImagePreprocessor((4, 8), 0, 'nearest', (0.0,), (1.0,))
+    prepare = dataclasses.replace(PLAIN, size=(4, 8), resize=(4, 8))
     expected = np.repeat(np.repeat(pixels, 2, 0), 4, 1) / 255
     np.testing.assert_allclose(prepare(pixels)[0, ..., 0], expected, atol=1e-6)
 
@@ -199,42 +207,292 @@ def test_stretching_keeps_all_of_the_image():
 def test_cropping_keeps_proportions_and_the_centre(shape, axis):
     line = np.arange(0, 240, 20, dtype=np.uint8)
     pixels = np.broadcast_to(line if axis else line[:, None], shape)
-    prepare = ImagePreprocessor((4, 4), 1, 'nearest', (0.0,), (1.0,))
+    prepare = dataclasses.replace(PLAIN, size=(4, 4), resize=(4, 4), keep_ratio=True)
     expected = pixels[:, 4:8] if axis else pixels[4:8]
     np.testing.assert_allclose(prepare(pixels)[0, ..., 0], expected / 255, atol=1e-6)
 
 
-@pytest.mark.parametrize(('crop', 'kept'), [(1, 16), (0.5, 8), (0.25, 4)])
-def test_the_crop_keeps_that_part_of_the_shorter_side(crop, kept):
-    pixels = np.zeros((16, 16), np.uint8)
-    start = (16 - kept) // 2
-    pixels[start : start + kept, start : start + kept] = 255
-    prepare = ImagePreprocessor((16, 16), crop, 'nearest', (0.0,), (1.0,))
-    assert prepare(pixels).min() == 1
-    pixels[start, start] = 0
-    assert prepare(pixels).min() == 0
-
-
-@pytest.mark.parametrize('crop', [0, 1], ids=['stretch', 'crop'])
+@pytest.mark.parametrize('keep_ratio', [False, True], ids=['stretch', 'crop'])
 @pytest.mark.parametrize('interpolation', ['nearest', 'bilinear', 'bicubic', 'lanczos'])
-def test_pixels_of_the_right_size_are_kept_exactly(interpolation, crop):
-    prepare = ImagePreprocessor((8, 6), crop, interpolation, COLOR.mean, COLOR.std)
+def test_pixels_of_the_right_size_are_kept_exactly(interpolation, keep_ratio):
+    prepare = dataclasses.replace(COLOR, interpolation=interpolation, keep_ratio=keep_ratio)
     check(prepare(PIXELS), PIXELS, COLOR)
 
 
-def test_interpolation_is_pillows():
-    names = ('bilinear', 'bicubic', 'lanczos')
-    image = Image.fromarray(PIXELS)
-    for name in names:
-        prepare = ImagePreprocessor((5, 11), 0, name, COLOR.mean, COLOR.std)
-        resized = np.asarray(image.resize((11, 5), Image.Resampling[name.upper()]))
-        check(prepare(PIXELS), resized, prepare)
+@pytest.mark.parametrize(('wide', 'even', 'down'), [(9, 2, 2), (10, 3, 3), (11, 4, 3), (12, 4, 4)])
+def test_an_odd_rest_is_halved_as_crop_rounding_says(wide, even, down):
+    line = np.arange(wide, dtype=np.uint8)[None].repeat(4, 0)
+    prepare = dataclasses.replace(PLAIN, size=(4, 4), resize=(4, wide))
+    for rounding, start in {'even': even, 'down': down}.items():
+        found = dataclasses.replace(prepare, crop_rounding=rounding)(line)[0, 0, :, 0] * 255
+        assert found.round().tolist() == list(range(start, start + 4))
 
 
 def test_an_image_too_long_to_crop_is_refused():
-    prepare = ImagePreprocessor((224, 224), 0.9, 'bicubic', (0.0,), (1.0,))
+    prepare = dataclasses.replace(PLAIN, size=(224, 224), resize=(248, 248), keep_ratio=True)
     with pytest.raises(ValueError, match='20000000 x 1 pixels is too long to crop'):
         prepare(Image.new('L', (20_000_000, 1), 51))
+
+
+# What other libraries' files say. Heights and widths are worked out by hand from theirs.
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+HF_VIT = {
+    'image_processor_type': 'ViTImageProcessor',
+    'do_resize': True,
+    'size': {'height': 224, 'width': 224},
+    'resample': 2,
+    'do_rescale': True,
+    'rescale_factor': 0.00392156862745098,
+    'do_normalize': True,
+    'image_mean': [0.5, 0.5, 0.5],
+    'image_std': [0.5, 0.5, 0.5],
+}
+HF_DEIT = {
+    'feature_extractor_type': 'DeiTFeatureExtractor',
+    'size': 256,
+    'resample': 3,
+    'do_center_crop': True,
+    'crop_size': 224,
+    'image_mean': [0.485, 0.456, 0.406],
+    'image_std': [0.229, 0.224, 0.225],
+}
+HF_RESNET = {
+    'feature_extractor_type': 'ConvNextFeatureExtractor',
+    'size': 224,
+    'crop_pct': 0.875,
+    'resample': 3,
+    'image_mean': [0.485, 0.456, 0.406],
+    'image_std': [0.229, 0.224, 0.225],
+}
+HF_BIT = {
+    'image_processor_type': 'BitImageProcessorFast',
+    'size': {'shortest_edge': 248},
+    'crop_size': {'height': 240, 'width': 224},
+    'resample': 1,
+    'image_mean': [0.5, 0.5, 0.5],
+    'image_std': [0.5, 0.5, 0.5],
+}
+TIMM_VIT = {
+    'input_size': [3, 224, 224],
+    'interpolation': 'bicubic',
+    'crop_pct': 0.9,
+    'crop_mode': 'center',
+    'mean': [0.5, 0.5, 0.5],
+    'std': [0.5, 0.5, 0.5],
+}
+FILES = {
+    'hf vit': (HF_VIT, (224, 224), (224, 224), False, 'bilinear', *HALF),
+    'hf vit by default': (
+        {**HF_VIT, 'size': None},
+        (224, 224),
+        (224, 224),
+        False,
+        'bilinear',
+        *HALF,
+    ),
+    'hf deit': (HF_DEIT, (224, 224), (256, 256), False, 'bicubic', *IMAGENET),
+    'hf resnet': (HF_RESNET, (224, 224), (256, 256), True, 'bicubic', *IMAGENET),
+    'hf resnet at 384': (
+        {**HF_RESNET, 'size': {'shortest_edge': 384}},
+        (384, 384),
+        (384, 384),
+        False,
+        'bicubic',
+        *IMAGENET,
+    ),
+    'hf bit': (HF_BIT, (240, 224), (248, 248), True, 'lanczos', *HALF),
+    'hf sizes as lists': (
+        {**HF_DEIT, 'size': [256, 200], 'crop_size': [224, 192]},
+        (224, 192),
+        (256, 200),
+        False,
+        'bicubic',
+        *IMAGENET,
+    ),
+    'timm vit': (TIMM_VIT, (224, 224), (248, 248), True, 'bicubic', *HALF),
+    'timm by default': ({}, (224, 224), (256, 256), True, 'bicubic', *IMAGENET),
+    'timm squash': (
+        {**TIMM_VIT, 'crop_mode': 'squash', 'input_size': [3, 225, 160]},
+        (225, 160),
+        (250, 177),
+        False,
+        'bicubic',
+        *HALF,
+    ),
+}
+
+
+def read(file):
+    is_hf = 'image_processor_type' in file or 'feature_extractor_type' in file
+    return ImagePreprocessor.from_hf(file) if is_hf else ImagePreprocessor.from_timm(file)
+
+
+@table(FILES)
+def test_a_file_is_read_as_its_library_reads_it(row):
+    file, size, resize, keep_ratio, mode, mean, std = row
+    rounding = 'down' if 'resample' in file else 'even'
+    assert read(file) == ImagePreprocessor(size, resize, keep_ratio, mode, mean, std, rounding)
+
+
+PHOTOGRAPHS = {
+    'hf vit': (HF_VIT, (224, 224), (slice(None), slice(None))),
+    'hf deit': (HF_DEIT, (256, 256), (slice(16, 240), slice(16, 240))),
+    'hf resnet': (HF_RESNET, (256, 383), (slice(16, 240), slice(79, 303))),
+    'hf bit': (HF_BIT, (248, 371), (slice(4, 244), slice(73, 297))),
+    'timm vit': (TIMM_VIT, (248, 371), (slice(12, 236), slice(74, 298))),
+    'timm default': ({}, (256, 383), (slice(16, 240), slice(80, 304))),
+    'timm tall': (
+        {'input_size': [3, 288, 160], 'crop_pct': 0.9},
+        (320, 480),
+        (slice(16, 304), slice(160, 320)),
+    ),
+}
+
+
+@table(PHOTOGRAPHS)
+@pytest.mark.parametrize('is_portrait', [False, True], ids=['landscape', 'portrait'])
+def test_a_photograph_is_resized_and_cropped_where_it_should(row, is_portrait):
+    file, (high, wide), crop = row
+    prepare = read(file)
+    photograph = load_sample_image('china.jpg')
+    assert photograph.shape == (427, 640, 3)
+    if is_portrait and prepare.size[0] == prepare.size[1]:
+        photograph, (wide, high), crop = photograph.transpose(1, 0, 2), (high, wide), crop[::-1]
+    mode = Image.Resampling[prepare.interpolation.upper()]
+    resized = np.asarray(Image.fromarray(photograph).resize((wide, high), mode))
+    check(prepare(photograph), resized[crop], prepare)
+
+
+STATISTICS = {
+    'as they are': ({}, lambda x: (x / 255 - 0.5) / 0.5),
+    'to [0, 2]': ({'rescale_factor': 2 / 255}, lambda x: (x * 2 / 255 - 0.5) / 0.5),
+    'not rescaled': ({'do_rescale': False}, lambda x: (x - 0.5) / 0.5),
+    'not normalized': ({'do_normalize': False}, lambda x: x / 255),
+    'neither': ({'do_normalize': False, 'do_rescale': False}, lambda x: x),
+}
+
+
+@table(STATISTICS)
+def test_rescaling_and_normalizing_are_what_a_file_says(row):
+    changes, expected = row
+    prepare = ImagePreprocessor.from_hf({**HF_VIT, 'size': [8, 6], **changes})
+    np.testing.assert_allclose(
+        prepare(PIXELS)[0], expected(PIXELS.astype(float)), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_model_type_decides_where_a_file_names_no_processor():
+    bare = {key: value for key, value in HF_RESNET.items() if key != 'feature_extractor_type'}
+    assert ImagePreprocessor.from_hf(bare, 'resnet') == ImagePreprocessor.from_hf(HF_RESNET)
+    with pytest.raises(ValueError, match="no image_processor_type, and model_type 'swin'"):
+        ImagePreprocessor.from_hf(bare, 'swin')
+
+
+HF_REFUSED = {
+    'another processor': (HF_VIT, {'image_processor_type': 'CLIPImageProcessor'}, 'CLIPImage'),
+    'a bare name': (HF_VIT, {'image_processor_type': 'ViT'}, "'ViT'"),
+    'no resizing': (HF_VIT, {'do_resize': False}, 'do_resize true'),
+    'padding': (HF_VIT, {'do_pad': True}, 'do_pad false'),
+    'an unknown field': (HF_VIT, {'do_flip_channel_order': True}, 'do_flip_channel_order'),
+    "another processor's field": (HF_VIT, {'crop_pct': 0.9}, 'crop_pct'),
+    'code of its own': (HF_VIT, {'auto_map': {}}, 'auto_map'),
+    'a flag that is none': (HF_VIT, {'do_normalize': 1}, 'do_normalize a bool'),
+    'a longest edge': (HF_BIT, {'size': {'shortest_edge': 8, 'longest_edge': 9}}, 'longest_edge'),
+    'half a size': (HF_VIT, {'size': {'height': 8}}, 'size an integer, height and width'),
+    'a size of text': (HF_VIT, {'size': {'height': '8', 'width': 8}}, 'size an integer'),
+    'a size of three': (HF_VIT, {'size': [8, 8, 3]}, 'size an integer'),
+    'a size of zero': (HF_VIT, {'size': 0}, 'size an integer'),
+    'a huge size': (HF_VIT, {'size': 10**9}, 'at most 50000000 pixels'),
+    'a size beyond all numbers': (HF_RESNET, {'size': 10**400}, 'size an integer'),
+    'no common size': (HF_BIT, {'do_center_crop': False}, 'size of height and width'),
+    'a crop that needs padding': (HF_BIT, {'size': {'shortest_edge': 230}}, 'no less than size'),
+    'a fixed size of convnext': (HF_RESNET, {'size': [8, 8]}, 'size of shortest_edge'),
+    'a second crop': (HF_RESNET, {'do_center_crop': True}, 'do_center_crop false'),
+    'a crop of nothing': (HF_RESNET, {'crop_pct': 0}, 'crop_pct above 0.001'),
+    'a crop that enlarges': (HF_RESNET, {'crop_pct': 1.1}, 'crop_pct above 0.001, at most 1'),
+    'an unknown filter': (HF_VIT, {'resample': 6}, 'resample from 0 to 5'),
+    'a factor of zero': (HF_VIT, {'rescale_factor': 0}, 'rescale_factor a positive number'),
+    'a mean of text': (HF_VIT, {'image_mean': '0.5'}, 'image_mean a list of numbers'),
+    'two means': (HF_VIT, {'image_mean': [0.5, 0.5]}, 'mean one or three numbers'),
+    'a deviation of zero': (HF_VIT, {'image_std': [0, 1, 1]}, 'std as many, positive'),
+    'a deviation that is NaN': (HF_VIT, {'image_std': [float('nan')] * 3}, 'image_std a list'),
+}
+
+
+@table(HF_REFUSED)
+def test_what_would_change_the_pixels_is_refused_by_name(row):
+    file, changes, message = row
+    with pytest.raises(ValueError, match=message):
+        ImagePreprocessor.from_hf({**file, **changes})
+
+
+TIMM_REFUSED = {
+    'a border': ({'crop_mode': 'border'}, 'crop_mode center or squash'),
+    'chance': ({'interpolation': 'random'}, 'interpolation of nearest'),
+    'padding': ({'crop_pct': 1.15}, 'crop_pct above 0.001, at most 1'),
+    'a size of two': ({'input_size': [224, 224]}, 'input_size of channels, height and width'),
+    'channels without a mean': ({'input_size': [1, 224, 224]}, 'mean of 1'),
+    'a std of text': ({'std': '0.5'}, 'std a list of numbers'),
+}
+
+
+@table(TIMM_REFUSED)
+def test_what_timm_draws_or_pads_is_refused_by_name(row):
+    changes, message = row
+    with pytest.raises(ValueError, match=message):
+        ImagePreprocessor.from_timm({**TIMM_VIT, **changes})
+
+
+@table({name: row for name, row in FILES.items() if name.startswith('hf')})
+def test_what_is_written_for_transformers_reads_back(row):
+    prepare = read(row[0])
+    assert read(json.loads(json.dumps(prepare.to_hf()))) == prepare
+
+
+@table({name: row for name, row in FILES.items() if name.startswith('timm')})
+def test_what_is_written_for_timm_reads_back(row):
+    prepare = read(row[0])
+    assert read(json.loads(json.dumps(prepare.to_timm()))) == prepare
+
+
+@given(size=st.integers(1, 600), margin=st.integers(0, 300))
+def test_timm_gets_a_crop_pct_for_every_square(size, margin):
+    lengths = {'size': (size, size), 'resize': (size + margin, size + margin)}
+    prepare = dataclasses.replace(PLAIN, **lengths, keep_ratio=True)
+    assert ImagePreprocessor.from_timm(prepare.to_timm()) == prepare
+
+
+NOT_WRITTEN = {
+    'rounding of timm': ('to_hf', {'keep_ratio': True}, "crop_rounding='down', found 'even'"),
+    'rounding of transformers': (
+        'to_timm',
+        {'keep_ratio': True, 'crop_rounding': 'down'},
+        "crop_rounding='even', found 'down'",
+    ),
+    'rounding of a fixed size': ('to_hf', {'resize': (11, 6)}, "crop_rounding='down'"),
+    'covering no square': (
+        'to_hf',
+        {'keep_ratio': True, 'crop_rounding': 'down'},
+        'covers only squares',
+    ),
+    'unlike margins': ('to_timm', {'resize': (8, 60)}, 'timm has no crop_pct'),
+}
+
+
+@table(NOT_WRITTEN)
+def test_what_a_library_cannot_do_is_not_written(row):
+    method, changes, message = row
+    with pytest.raises(ValueError, match=message):
+        getattr(dataclasses.replace(COLOR, **changes), method)()
+
+
+def test_rounding_that_makes_no_difference_is_written():
+    prepare = dataclasses.replace(COLOR, resize=(9, 6))
+    assert prepare.to_hf()['image_processor_type'] == 'DeiTImageProcessor'
+    down = dataclasses.replace(COLOR, crop_rounding='down')
+    assert down.to_timm()['crop_mode'] == 'squash'
 
 
 # What is refused.
@@ -336,28 +594,37 @@ def test_no_images_at_all_are_refused(images):
 
 
 @pytest.mark.parametrize(
-    'changes',
+    ('named', 'changes'),
     [
-        {'size': (0, 8)},
-        {'size': (-8, 8)},
-        {'crop': -0.1},
-        {'crop': 1.1},
-        {'crop': float('nan')},
-        {'interpolation': 'box'},
-        {'mean': (0.5, 0.5), 'std': (0.5, 0.5)},
-        {'mean': (0.5,)},
-        {'mean': (), 'std': ()},
-        {'std': (0.5, 0.5, 0.0)},
-        {'std': (0.5, float('nan'), 0.5)},
-        {'mean': (0.5, float('inf'), 0.5)},
+        ('size', {'size': (0, 8)}),
+        ('size', {'size': (-8, 8)}),
+        ('resize', {'size': (9, 6)}),
+        ('resize', {'resize': (8, 5)}),
+        ('resize', {'resize': (10**5, 10**5)}),
+        ('interpolation', {'interpolation': 'cubic'}),
+        ('mean', {'mean': (0.5, 0.5), 'std': (0.5, 0.5)}),
+        ('std', {'mean': (0.5,)}),
+        ('mean', {'mean': (), 'std': ()}),
+        ('std', {'std': (0.5, 0.5, 0.0)}),
+        ('std', {'std': (0.5, float('nan'), 0.5)}),
+        ('mean', {'mean': (0.5, float('inf'), 0.5)}),
+        ('crop_rounding', {'crop_rounding': 'up'}),
     ],
     ids=str,
 )
-def test_unsound_choices_are_refused(changes):
-    with pytest.raises(ValueError, match='not a sound preprocessing'):
-        ImagePreprocessor(**vars(COLOR) | changes)
+def test_unsound_choices_are_refused(named, changes):
+    fields = {k: list(v) if isinstance(v, tuple) else v for k, v in (vars(COLOR) | changes).items()}
+    with pytest.raises(ValueError, match=f'ImagePreprocessor: expected {named} '):
+        ImagePreprocessor.from_fields(fields)
 
 
 def test_a_header_gives_lists_for_tuples():
     fields = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(COLOR).items()}
     assert ImagePreprocessor.from_fields(fields) == COLOR
+
+
+def test_a_header_must_have_every_field_and_no_other():
+    fields = {**vars(COLOR), 'crop': 0}
+    del fields['crop_rounding']
+    with pytest.raises(ValueError, match=r"missing \['crop_rounding'\], unknown \['crop'\]"):
+        ImagePreprocessor.from_fields(fields)

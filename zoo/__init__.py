@@ -1,8 +1,10 @@
 """Pretrained models: `model, params = bx.zoo.load('vit-digits')`."""
 
-from blox.zoo.catalog import Card, card, list_models
+from blox.zoo.card import Card
+from blox.zoo.catalog import card, list_models
+from blox.zoo.exporting import export
 from blox.zoo.generation import Generation, generate, stream
-from blox.zoo.loading import create, init, load, preprocessor, save, tokenizer
+from blox.zoo.loading import create, init, load, preprocessor, push, read_card, save, tokenizer
 from blox.zoo.preprocessing import ImagePreprocessor
 
 __all__ = [
@@ -11,11 +13,14 @@ __all__ = [
     'ImagePreprocessor',
     'card',
     'create',
+    'export',
     'generate',
     'init',
     'list_models',
     'load',
     'preprocessor',
+    'push',
+    'read_card',
     'save',
     'stream',
     'tokenizer',

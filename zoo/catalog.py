@@ -1,132 +1,17 @@
 """The catalog: a Card for every model that has a name."""
 
-import dataclasses
 import fnmatch
 import functools
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from blox.paths import natural_key, nearest
-from blox.tensorfile import TensorFile, fail, parse_json
-from blox.zoo.family import families
-from blox.zoo.preprocessing import ImagePreprocessor
+from blox.tensorfile import TensorFile
+from blox.zoo.card import Card
+from blox.zoo.family import Family, families
+from blox.zoo.published import PUBLISHED, Published
 
 WEIGHTS = Path(__file__).parent / 'weights'
-
-# The header's metadata entry that says what model a file's tensors are of.
-HEADER_KEY = 'blox.model'
-
-
-@dataclass(frozen=True)
-class Card:
-    """What is known of a model; the header of its file holds all of it but `weights`.
-
-    Attributes:
-      name, family, config: which architecture it is; `config` is the family's dataclass.
-      task: 'image-classification' or 'text-generation'.
-      summary, training, data, license: for people; `data` names its own license too.
-      metrics: what was measured, by name.
-      labels: class names in the order of the logits.
-      preprocessor: how images become inputs, None for other tasks and where it is unknown.
-      tokenizer: the text of a tokenizer.json, '' if there is none.
-      weights: the file that holds them, None where only the architecture is known.
-    """
-
-    name: str
-    family: str
-    config: Any
-    task: str
-    summary: str = ''
-    training: str = ''
-    data: str = ''
-    license: str = ''
-    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    preprocessor: ImagePreprocessor | None = None
-    tokenizer: str = ''
-    weights: Path | None = None
-
-    def to_header(self) -> dict[str, str]:
-        """The metadata that makes a file self-describing."""
-        fields = self.fields()
-        _check_fields(fields)
-        text = json.dumps(fields, separators=(',', ':'), sort_keys=True, allow_nan=False)
-        return {HEADER_KEY: text}
-
-    def fields(self) -> dict[str, Any]:
-        """Everything but `weights`, as a header has it."""
-        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        del fields['weights']
-        return fields
-
-    @classmethod
-    def from_file(cls, file: TensorFile) -> 'Card':
-        """The card in a file's header. CheckpointError if there is none, or it is unsound."""
-        if HEADER_KEY not in file.metadata:
-            fail(
-                file.path,
-                f"expected a model saved by bx.zoo.save, found no '{HEADER_KEY}' in its header; "
-                'bx.load reads Params from any safetensors file',
-            )
-        fields = parse_json(file.path, file.metadata[HEADER_KEY], HEADER_KEY)
-        try:
-            _check_fields(fields)
-            fields['config'] = families()[fields['family']].parse_config(fields['config'])
-            fields['labels'] = tuple(fields['labels'])
-            if fields['preprocessor'] is not None:
-                fields['preprocessor'] = ImagePreprocessor.from_fields(fields['preprocessor'])
-        except (TypeError, ValueError) as error:
-            fail(file.path, f'{HEADER_KEY}: {error}')
-        return cls(**fields, weights=file.path)
-
-
-_TEXTS = ('name', 'family', 'task', 'summary', 'training', 'data', 'license')
-
-
-def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a header's fields are those of a Card, each of its kind."""
-    names = {field.name for field in dataclasses.fields(Card)} - {'weights'}
-    missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
-    if missing or unknown:
-        raise ValueError(f'missing {missing}, unknown {unknown}')
-    wrong = [f'{name} a text' for name in _TEXTS if not _is_text(fields[name])]
-    if not isinstance(fields['tokenizer'], str):
-        wrong.append('tokenizer a text')
-    family, labels, metrics = fields['family'], fields['labels'], fields['metrics']
-    if not wrong and family not in families():
-        wrong.append(f'family one of {", ".join(families())}')
-    elif not wrong and fields['task'] != families()[family].task:
-        wrong.append(f"task {families()[family].task!r}, the family's")
-    if not isinstance(labels, list) or not all(map(_is_text, labels)):
-        wrong.append('labels a list of texts')
-    elif labels and isinstance(fields['config'], dict):
-        classes = fields['config'].get('num_classes')
-        if classes != len(labels):
-            wrong.append(f'labels for each of num_classes {classes!r}')
-    if not isinstance(metrics, dict) or not all(map(_is_finite, metrics.values())):
-        wrong.append('metrics an object of finite numbers')
-    wrong += [
-        f'{name} an object'
-        for name in ('config', 'preprocessor')
-        if not isinstance(fields[name], dict)
-        and not (name == 'preprocessor' and fields[name] is None)
-    ]
-    if wrong:
-        found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}
-        raise ValueError(f'expected {", ".join(wrong)}; found {found}')
-
-
-def _is_text(value: Any) -> bool:
-    """Whether this is one line that a terminal shows as it is."""
-    return isinstance(value, str) and value.isprintable()
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 @functools.cache
@@ -134,22 +19,52 @@ def _shipped() -> Mapping[str, Path]:
     return {path.stem: path for path in WEIGHTS.glob('*.safetensors')}
 
 
+@functools.cache
+def _variants() -> Mapping[str, Family]:
+    return {name: family for family in families().values() for name in family.variants}
+
+
 def list_models(pattern: str = '*') -> list[str]:
     """Names in the catalog that fit a shell pattern, in natural order.
 
-    >>> list_models('vit-b*')
-    ['vit-b8', 'vit-b16', 'vit-b32']
+    >>> list_models('gpt2*')
+    ['gpt2', 'gpt2-large', 'gpt2-medium', 'gpt2-pydocs', 'gpt2-xl']
     """
-    names = [name for family in families().values() for name in family.variants]
-    return sorted(fnmatch.filter([*names, *_shipped()], pattern), key=natural_key)
+    names = {*_variants(), *PUBLISHED, *_shipped()}
+    return sorted(fnmatch.filter(names, pattern), key=natural_key)
 
 
 def card(name: str) -> Card:
-    """The card of a name in the catalog. ValueError that names the nearest ones if there is none."""
+    """The card of a name in the catalog; it takes no network.
+
+    That of a published model says where its weights are; `bx.zoo.read_card` reads what the
+    repository itself says. ValueError, which names the nearest names, if there is none.
+
+    >>> card('vit-b16').source
+    'google/vit-base-patch16-224'
+    """
     if name in _shipped():
         return Card.from_file(TensorFile(_shipped()[name]))
-    for family in families().values():
-        if name in family.variants:
-            return Card(name, family.name, family.variants[name], family.task)
+    if name in PUBLISHED:
+        return _card_of(PUBLISHED[name])
+    if name in _variants():
+        family = _variants()[name]
+        return Card(name, family.name, family.variants[name], family.task)
     near = ', '.join(nearest(name, list_models())) or 'see bx.zoo.list_models()'
     raise ValueError(f'no model {name!r} in the catalog; nearest: {near}')
+
+
+def _card_of(row: Published) -> Card:
+    family = _variants()[row.variant]
+    return Card(
+        row.name,
+        family.name,
+        family.override(family.variants[row.variant], row.overrides),
+        family.task,
+        summary=row.summary,
+        license=row.license,
+        paper=row.paper,
+        preprocessor=row.preprocessor,
+        source=row.source,
+        layout=row.layout,
+    )

@@ -1,4 +1,4 @@
-"""The `blox` command."""
+"""The `blox` command: listing, running and embedding; `cli_files` has what works on files."""
 
 import json
 import sys
@@ -10,11 +10,13 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 
 import blox as bx
+from blox.atomic import atomic_write
 from blox.display import format_bytes
 from blox.zoo.family import families
-from blox.zoo.loading import model_spec, read_card
+from blox.zoo.opening import model_spec
 
 _IMAGES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
@@ -45,7 +47,14 @@ def list_command(pattern: str, as_json: bool) -> None:
     rows = []
     for name in bx.zoo.list_models(pattern):
         found = bx.zoo.card(name)
-        rows.append({'name': name, 'task': found.task, 'weights': found.weights is not None})
+        rows.append(
+            {
+                'name': name,
+                'task': found.task,
+                'weights': found.weights is not None,
+                'source': found.source,
+            }
+        )
     if not rows:
         raise ValueError(f'no model fits {pattern!r}')
     if as_json:
@@ -53,7 +62,7 @@ def list_command(pattern: str, as_json: bool) -> None:
         return
     width = max(len(row['name']) for row in rows)
     for row in rows:
-        kind = 'weights included' if row['weights'] else 'architecture'
+        kind = 'weights included' if row['weights'] else row['source'] or 'architecture'
         print(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
 
 
@@ -61,8 +70,12 @@ def list_command(pattern: str, as_json: bool) -> None:
 @click.argument('model')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 def info(model: str, as_json: bool) -> None:
-    """Show what is known of MODEL, a catalog name or a file."""
-    found = read_card(model)
+    """Show what is known of MODEL.
+
+    MODEL is a catalog name, a repository of the Hub (org/name or org/name@revision), a folder
+    that transformers or timm saved, or a file. For a name nothing is downloaded.
+    """
+    found = bx.zoo.card(model) if model in bx.zoo.list_models() else bx.zoo.read_card(model)
     params = model_spec(families()[found.family].build(found.config))
     fields = found.fields()
     fields['tokenizer'] = bool(found.tokenizer)
@@ -73,7 +86,7 @@ def info(model: str, as_json: bool) -> None:
     fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
     for name in ('name', 'family', 'task', 'parameters', 'bytes', 'summary'):
         print(f'{name + ":":<13} {fields[name]}')
-    for name in ('config', 'metrics', 'preprocessor', 'labels', 'training', 'data', 'license'):
+    for name in _DETAILS:
         if fields[name]:
             print(f'{name + ":":<13} {_plain(fields[name])}')
 
@@ -84,12 +97,12 @@ def info(model: str, as_json: bool) -> None:
 @click.option('--top', default=1, show_default=True, help='How many classes to print.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
-    """Classify IMAGES, files or folders of them, with MODEL, a catalog name or a file.
+    """Classify IMAGES, files or folders of them, with MODEL, as for `info`.
 
     Files that cannot be read are reported and left out; the exit code is then 1.
     """
     net, params = bx.zoo.load(model)
-    files, labels = _image_files(images), read_card(model).labels
+    files, labels = _image_files(images), bx.zoo.read_card(model).labels
     batches = _read_images(bx.zoo.preprocessor(model), files)
     read = [file for file in files if file in batches]
     classes = _classify(net, params, [batches[file] for file in read], labels, max(top, 1))
@@ -106,6 +119,42 @@ def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> Non
 
 @main.command()
 @click.argument('model')
+@click.argument('texts', nargs=-1)
+@click.option('--file', type=click.File(encoding='utf-8'), help='Embed its lines; - for stdin.')
+@click.option('--out', type=click.Path(dir_okay=False), help='Write a .npy file [texts, width].')
+@click.option('--json', 'as_json', is_flag=True, help='Print JSON: a list of numbers a text.')
+def embed(model: str, texts: tuple[str, ...], file: Any, out: str | None, as_json: bool) -> None:
+    """Embed TEXTS with MODEL, as for `info`, one of task sentence-embedding.
+
+    Without --out and --json it prints how alike they are: the cosine of each pair.
+    """
+    lines = [*texts, *(line.rstrip('\r\n') for line in file or ())]
+    if not lines:
+        raise ValueError('expected texts to embed: as arguments, or as lines of --file')
+    net, params = bx.zoo.load(model)
+    if families()[net.path].task != 'sentence-embedding':
+        raise ValueError(f'{model!r} is for {families()[net.path].task}, not sentence-embedding')
+    encoded = [e.ids for e in bx.zoo.tokenizer(model).encode_batch(lines)]
+    for line, ids in zip(lines, encoded):
+        if len(ids) > net.config.context:
+            raise ValueError(
+                f'{line[:40]!r}... has {len(ids)} tokens, {model!r} sees {net.config.context}'
+            )
+    vectors = _embeddings(net, params, encoded)
+    if out:
+        with atomic_write(out) as stream:
+            np.save(stream, vectors)
+    elif as_json:
+        print(json.dumps(vectors.tolist()))
+    else:
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        width = max(len(line) for line in lines)
+        for line, row in zip(lines, unit @ unit.T):
+            print(f'{line:<{width}}  ' + ' '.join(f'{cosine:6.3f}' for cosine in row))
+
+
+@main.command()
+@click.argument('model')
 @click.argument('prompt')
 @click.option('--max-new-tokens', default=96, show_default=True, help='At most this many.')
 @click.option('--temperature', default=0.7, show_default=True, help='0 takes the likeliest.')
@@ -113,7 +162,7 @@ def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> Non
 @click.option('--top-p', default=0.95, show_default=True, help='1 for all tokens.')
 @click.option('--seed', default=0, show_default=True)
 def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
-    """Continue PROMPT with MODEL, a catalog name or a file, printing the text as it comes."""
+    """Continue PROMPT with MODEL, as for `info`, printing the text as it comes."""
     net, params = bx.zoo.load(model)
     tokenizer = bx.zoo.tokenizer(model)
     prompt_ids = tokenizer.encode(prompt).ids
@@ -132,6 +181,23 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
             print(text[len(shown) :], end='', flush=True)
             shown = text
     print(text[len(shown) :])
+
+
+_DETAILS = (
+    'config',
+    'metrics',
+    'preprocessor',
+    'labels',
+    'training',
+    'data',
+    'license',
+    'paper',
+    'source',
+    'layout',
+    'commit',
+    'sha256',
+    'changes',
+)
 
 
 def _read_images(prepare: bx.zoo.ImagePreprocessor, files: list[Path]) -> dict[Path, np.ndarray]:
@@ -178,6 +244,29 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
     return files
 
 
+def _embeddings(net: Any, params: bx.Params, lines: list[list[int]]) -> np.ndarray:
+    """An embedding of each line's tokens; lines of like length share a batch, padded to a power of 2."""
+    order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
+    apply = jax.jit(lambda params, tokens, mask: net(params, tokens, mask)[0].embedding)
+    found: dict[int, np.ndarray] = {}
+    with tqdm.tqdm(total=len(lines), unit='text', disable=None) as progress:
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            longest = max(len(lines[i]) for i in rows)
+            length = min(max(1 << (longest - 1).bit_length(), 8), net.config.context)
+            tokens, mask = np.zeros((32, length), np.int32), np.zeros((32, length), bool)
+            mask[:, 0] = True  # of the rows that fill the batch up
+            for row, i in enumerate(rows):
+                tokens[row, : len(lines[i])], mask[row] = (
+                    lines[i],
+                    np.arange(length) < len(lines[i]),
+                )
+            vectors = np.asarray(apply(params, tokens, mask), np.float32)
+            found |= dict(zip(rows, vectors))
+            progress.update(len(rows))
+    return np.stack([found[i] for i in range(len(lines))])
+
+
 def _as_json(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
     return {
         'file': str(file),
@@ -190,3 +279,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ', '.join(f'{name} {_plain(item)}' for name, item in value.items())
     return ', '.join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# At the end, for it adds its commands to `main`.
+from blox.zoo import cli_files as cli_files  # noqa: E402

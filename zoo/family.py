@@ -21,12 +21,14 @@ class Family(NamedTuple):
 
     Attributes:
       name: the root of the models' graph paths.
-      task: 'image-classification' or 'text-generation'.
+      task: 'image-classification', 'text-generation' or 'sentence-embedding'.
       config: a frozen dataclass with every choice that changes the function.
       model: made by `model(graph, config)`.
       variants: published sizes by name.
       fresh: config fields that a caller may change at loading, each with the pattern of the
         parameters that then start anew.
+      adapted: others, each with the path of a parameter and the function that makes it fit:
+        `(value, stored config, wanted config, layout of the source) -> value`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Family(NamedTuple):
     model: type[Any]
     variants: Mapping[str, Any]
     fresh: Mapping[str, str]
+    adapted: Mapping[str, tuple[str, Callable[..., np.ndarray]]] = {}
 
     def build(self, config: Any) -> Any:
         """The model of `config`, at a graph root that has the family's name."""

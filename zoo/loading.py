@@ -1,28 +1,42 @@
-"""Models by name or file: create, init, load, save."""
+"""Models by name, file, folder or repository: create, init, load, save, push."""
 
 import dataclasses
+import json
+import logging
 import os
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from tokenizers import Tokenizer
 
 import blox.checkpoint
 from blox import paths
-from blox.checkpoint import RNG_TENSORS
 from blox.module import init as init_module
-from blox.module import spec
 from blox.param import RNG, Param
 from blox.params import Params
 from blox.sharding import shard
-from blox.tensorfile import CheckpointError, TensorFile, fail
-from blox.zoo.catalog import Card, card, list_models
+from blox.zoo.card import Card
+from blox.zoo.catalog import card
 from blox.zoo.family import Family, families, family_of
+from blox.zoo.opening import (
+    OWN_CONFIG,
+    OWN_FILE,
+    differences,
+    model_spec,
+    open_checkpoint,
+    shapes,
+    unmarked_state,
+)
 from blox.zoo.preprocessing import ImagePreprocessor
+from blox.zoo.tokenization import parse_tokenizer
+
+_LOG = logging.getLogger('blox')
 
 
 def create(name: str, **overrides: Any) -> Any:
@@ -41,47 +55,83 @@ def init(model: Any, seed: int | jax.Array = 0) -> Params:
     return init_module(model, *model.example_inputs(), seed=seed)
 
 
-def model_spec(model: Any) -> Params:
-    """Shapes and dtypes of the Params of a model of the zoo, without computing them."""
-    return spec(model, *model.example_inputs())
-
-
 def load(
     name_or_path: str | os.PathLike[str],
     *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
     dtype: Any = None,
     mesh: Mesh | None = None,
     rules: Mapping[str, PartitionSpec] | None = None,
     seed: int | jax.Array = 0,
     **overrides: Any,
 ) -> tuple[Any, Params]:
-    """A model and its Params, from a catalog name or a file that `save` wrote.
+    """A pretrained model and its Params.
 
-    `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`, and
-    keeps the rest; any other difference between file and model is a CheckpointError that lists
-    all of them. `dtype` casts floating-point values. `rules` from path patterns to
-    PartitionSpec place the Params on `mesh`. The rng of the result is made from `seed`.
+    `name_or_path` is a name in the catalog, a repository of the Hugging Face Hub ('org/name' or
+    'org/name@revision'), a folder as transformers or timm saves it, or a file that `save` wrote.
+    `source`, one of the latter three or a file of weights alone, takes the place of a catalog
+    entry's own weights.
 
-    >>> model, params = load('vit-digits')
-    >>> params.initialized
-    True
+    `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`;
+    `image_size` resizes position embeddings and `in_channels` the first convolution, as the
+    library does that the weights come from; all else is kept. Any other difference between
+    weights and model is an error that lists all of them. `dtype` casts floating-point values.
+    `rules` from path patterns to PartitionSpec place the Params on `mesh`. The rng of the result
+    is made from `seed`.
+
+    Raises CheckpointError for files that are malformed or fit no model, FileNotFoundError,
+    PermissionError and ConnectionError for repositories that cannot be read.
+
+    >>> model, params = load('vit-digits', num_classes=3, image_size=16)
+    >>> params['vit/pos_embed'], params['vit/head/w']
+    (Param(float32[1,65,96]), Param(float32[96,3]))
     """
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
-    file = TensorFile(_weights_of(name_or_path))
-    stored = Card.from_file(file)
-    family = families()[stored.family]
-    model = family.build(family.override(stored.config, overrides))
-    fresh = _fresh(family, stored.config, model.config)
-    expected = model_spec(model)
-    _check_fit(expected, file, fresh)
-    params = blox.checkpoint.params_of(file).partition(_is_new(fresh))[1]
-    if unmarked := _unmarked_state(expected, params):
-        fail(file.path, f'expected these to be marked as batch statistics: {unmarked}')
-    params = params.merge(_draw(model, seed, fresh)).finalize()
+    checkpoint = open_checkpoint(name_or_path, source, revision)
+    stored, family = checkpoint.card, families()[checkpoint.card.family]
+    config = family.override(stored.config, overrides)
+    model = family.build(stored.config)
+    params = checkpoint.read(model)
+    if config != stored.config:
+        model = family.build(config)
+        params = _adapted(params, model, stored, seed)
+        if wrong := differences(shapes(model_spec(model)), shapes(params)):
+            what = 'these overrides do not fit its weights'
+            raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
+    for change in _changes(stored, config):
+        _LOG.info('%s: %s', name_or_path, change)
+    params = params.merge(Params(seed)).finalize()
     if dtype is not None:
         params = params.cast(dtype)
     return model, params if mesh is None else shard(params, mesh, rules or {})
+
+
+def read_card(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> Card:
+    """The card of what `load` gives for the same arguments, from the checkpoint itself.
+
+    Its `changes` say what the overrides start anew or resize. Pass it to `save` to keep it.
+
+    >>> read_card('vit-digits', num_classes=3).changes
+    ('num_classes 10 -> 3: vit/head/* started anew',)
+    """
+    found = open_checkpoint(name_or_path, source, revision).card
+    config = families()[found.family].override(found.config, overrides)
+    changes = found.changes + _changes(found, config)
+    labels = found.labels if len(found.labels) == getattr(config, 'num_classes', 0) else ()
+    prepare = found.preprocessor
+    if prepare is not None and config.image_size != found.config.image_size:
+        prepare = prepare.for_size(config.image_size)
+    return dataclasses.replace(
+        found, config=config, changes=changes, labels=labels, preprocessor=prepare
+    )
 
 
 def save(
@@ -89,7 +139,7 @@ def save(
 ) -> None:
     """Writes a model and its Params to one self-describing .safetensors file, atomically.
 
-    `card` says more of it: pass `dataclasses.replace(bx.zoo.card(name), ...)` to keep the
+    `card` says more of it: pass `dataclasses.replace(bx.zoo.read_card(name), ...)` to keep the
     preprocessing, labels and tokenizer of the model that this one came from; labels must be as
     many as classes.
     """
@@ -98,9 +148,9 @@ def save(
         card = Card(Path(path).stem, family.name, model.config, family.task)
     card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
     expected = model_spec(model)
-    wrong = _differences(_shapes(expected), _shapes(params))
+    wrong = differences(shapes(expected), shapes(params))
     wrong += [
-        f'{name}: not marked as batch statistics' for name in _unmarked_state(expected, params)
+        f'{name}: not marked as batch statistics' for name in unmarked_state(expected, params)
     ]
     wrong += [
         f'{name}: expected a floating-point dtype, found {param.dtype}'
@@ -112,64 +162,119 @@ def save(
     blox.checkpoint.save(path, params, card.to_header())
 
 
-def preprocessor(name_or_path: str | os.PathLike[str]) -> ImagePreprocessor:
+def push(
+    repo: str,
+    model: Any,
+    params: Params,
+    *,
+    card: Card | None = None,
+    private: bool = False,
+    message: str = 'Add model',
+) -> str:
+    """Publishes a model on the Hugging Face Hub, for `load(repo)` to read; the commit's URL.
+
+    The repository, made if need be, gets the file that `save` writes, a config.json and a
+    README.md that says how to load it. `card` is as for `save`.
+    """
+    from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / OWN_FILE
+        save(path, model, params, card=card)
+        written = open_checkpoint(path).card
+        if card is None:
+            written = dataclasses.replace(written, name=repo.rpartition('/')[2])
+            save(path, model, params, card=written)
+        config = {**OWN_CONFIG, 'family': written.family, 'config': written.fields()['config']}
+        (Path(folder) / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+        (Path(folder) / 'README.md').write_text(_readme(repo, written), 'utf-8')
+        return hub.upload(repo, folder, private=private, message=message)
+
+
+def _readme(repo: str, card: Card) -> str:
+    """A model card of the Hub: what it is, and how to load it."""
+    header = {'library_name': 'blox', 'pipeline_tag': card.task, 'license': card.license}
+    front = '\n'.join(f'{name}: {json.dumps(text)}' for name, text in header.items() if text)
+    facts = {
+        name: getattr(card, name)
+        for name in ('summary', 'training', 'data', 'paper', 'source', 'commit')
+        if getattr(card, name)
+    }
+    facts |= {name: str(value) for name, value in card.metrics.items()}
+    lines = '\n'.join(f'- {name}: {text}' for name, text in facts.items())
+    return (
+        f'---\n{front}\n---\n\n# {card.name}\n\n```python\nimport blox as bx\n\n'
+        f'model, params = bx.zoo.load({repo!r})\n```\n\n{lines}\n'
+    )
+
+
+def preprocessor(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> ImagePreprocessor:
     """How a model's images become its inputs: from paths, Pillow images or arrays to a batch.
+
+    Arguments are as for `load`: with another `image_size`, images are resized to fit it.
 
     >>> preprocessor('vit-digits').size
     (8, 8)
     """
-    found = read_card(name_or_path)
+    found = read_card(name_or_path, source=source, revision=revision, **overrides)
     if found.preprocessor is None:
         raise ValueError(
             f'no image preprocessing is known for {found.name!r} ({found.task}); '
-            'bx.zoo.save keeps it with card=bx.zoo.card(NAME) of the model it came from'
+            'bx.zoo.save keeps it with card=bx.zoo.read_card(NAME) of the model it came from'
         )
     return found.preprocessor
 
 
-def tokenizer(name_or_path: str | os.PathLike[str]) -> Tokenizer:
-    """A model's tokenizer.
+def tokenizer(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Tokenizer:
+    """A model's tokenizer. Arguments are as for `load`.
 
     >>> tokenizer('gpt2-pydocs').encode('for').tokens
     ['for']
     """
-    found = read_card(name_or_path)
+    found = read_card(name_or_path, source=source, revision=revision)
     if not found.tokenizer:
         raise ValueError(f'no tokenizer is known for {found.name!r} ({found.task})')
-    try:
-        return Tokenizer.from_str(found.tokenizer)
-    except Exception as error:  # The library raises nothing more special.
-        raise CheckpointError(f'{found.name!r}: unsound tokenizer: {error}') from error
+    return parse_tokenizer(Path(found.name), found.tokenizer)
 
 
-def read_card(name_or_path: str | os.PathLike[str]) -> Card:
-    """The card of a catalog name, or the one in a file's header."""
-    if _is_file(name_or_path):
-        return Card.from_file(TensorFile(name_or_path))
-    return card(str(name_or_path))
+# Overrides.
 
 
-def _is_file(name_or_path: str | os.PathLike[str]) -> bool:
-    if not str(name_or_path):
-        raise ValueError('expected the name of a model or of a file, found nothing')
-    path = Path(name_or_path)
-    return path.suffix == '.safetensors' or (
-        str(name_or_path) not in list_models() and path.exists()
+def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
+    """`params` of the stored config, for a model with another one."""
+    family, config = families()[stored.family], model.config
+    fresh = _fresh(family, stored.config, config)
+    for field, (path, adapt) in family.adapted.items():
+        if getattr(stored.config, field) != getattr(config, field):
+            value = adapt(np.asarray(params[path].value), stored.config, config, stored.layout)
+            params = params.set(path, value, strict=False)
+    params = params.partition(lambda path, _: not _is_new(fresh)(path, None))[0]
+    if fresh:
+        params = params.merge(_draw(model, seed, fresh))
+    return params
+
+
+def _changes(stored: Card, config: Any) -> tuple[str, ...]:
+    """A line for each override that starts weights anew or resizes them."""
+    family = families()[stored.family]
+    ways = {field: f'{pattern} started anew' for field, pattern in family.fresh.items()}
+    ways |= {field: f'{path} resized' for field, (path, _) in family.adapted.items()}
+    return tuple(
+        f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
+        for field, way in ways.items()
+        if getattr(stored.config, field) != getattr(config, field)
     )
-
-
-def _weights_of(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file behind a path, or behind a name in the catalog."""
-    if _is_file(name_or_path):
-        return Path(name_or_path)
-    found = card(str(name_or_path))
-    if found.weights is None:
-        raise ValueError(
-            f'{found.name!r} is an architecture without weights here; start from random ones with '
-            f'model = bx.zoo.create({found.name!r}); params = bx.zoo.init(model), or load '
-            'a file that bx.zoo.save wrote'
-        )
-    return found.weights
 
 
 def _fresh(family: Family, stored: Any, wanted: Any) -> tuple[str, ...]:
@@ -182,61 +287,10 @@ def _fresh(family: Family, stored: Any, wanted: Any) -> tuple[str, ...]:
 
 
 def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param | None], bool]:
-    """A predicate over paths: the rng and what starts anew, which no file decides."""
-    return lambda path, _: path == RNG or any(paths.matches(p, path) for p in fresh)
+    """A predicate over paths: what starts anew, which no file decides."""
+    return lambda path, _: any(paths.matches(p, path) for p in fresh)
 
 
 def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
-    """Initial values of what starts anew, and an rng."""
-    if not fresh:
-        return Params(seed)
-    # One program, from which XLA drops what `partition` does.
+    """Initial values of what starts anew, in one program from which XLA drops the rest."""
     return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()
-
-
-def _unmarked_state(expected: Params, params: Params) -> list[str]:
-    """Paths of batch statistics that `params` has as parameters: an optimizer would train them."""
-    return [
-        path
-        for path, param in expected.items()
-        if path in params and param.is_state and not params[path].is_state
-    ]
-
-
-def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    return {path: param.shape for path, param in params.items() if path != RNG}
-
-
-def _check_fit(spec: Params, file: TensorFile, fresh: tuple[str, ...]) -> None:
-    """Compares names, shapes and dtypes with the file's header, before any data is read."""
-    is_new = _is_new(fresh)
-
-    def kept(path: str) -> bool:
-        return path not in RNG_TENSORS and not is_new(path, None)
-
-    found = {name: info for name, info in file.tensors.items() if kept(name)}
-    expected = {path: shape for path, shape in _shapes(spec).items() if kept(path)}
-    wrong = _differences(expected, {name: info.shape for name, info in found.items()})
-    wrong += [
-        f'{name!r}: expected a floating-point dtype, found {info.dtype}'
-        for name, info in found.items()
-        if not jnp.issubdtype(info.dtype, jnp.floating)
-    ]
-    if wrong:
-        # All of them, however many: whoever mends the file needs the whole list.
-        what = 'its tensors do not fit its config: ' + '; '.join(wrong)
-        fail(file.path, what, most=50_000)
-
-
-def _differences(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-    """One clause for each path that is missing, unexpected, or has another shape."""
-    missing = [f'{path}: missing' for path in expected if path not in found]
-    unexpected = [f'{path!r}: unexpected' for path in found if path not in expected]
-    mismatched = [
-        f'{path}: expected shape {expected[path]}, found {found[path]}'
-        for path in expected
-        if path in found and expected[path] != found[path]
-    ]
-    return missing + unexpected + mismatched

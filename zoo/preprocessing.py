@@ -1,5 +1,6 @@
 """Images as a model wants them: decoded, resized, cropped and normalized."""
 
+import dataclasses
 import math
 import os
 import warnings
@@ -11,17 +12,23 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
+from blox.zoo.processors import (
+    INTERPOLATIONS,
+    are_lengths,
+    are_numbers,
+    expect,
+    read_hf,
+    read_timm,
+    write_hf,
+    write_timm,
+)
+
 # Well below Pillow's own limit of 179 million, from which it raises.
 MAX_PIXELS = 50_000_000
 
 ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
 
-_INTERPOLATIONS = {
-    'nearest': Image.Resampling.NEAREST,
-    'bilinear': Image.Resampling.BILINEAR,
-    'bicubic': Image.Resampling.BICUBIC,
-    'lanczos': Image.Resampling.LANCZOS,
-}
+_ROUNDINGS = {'even': round, 'down': math.floor}
 
 
 @dataclass(frozen=True)
@@ -29,42 +36,108 @@ class ImagePreprocessor:
     """From images to the batch [batch, height, width, channels], float32, that a model takes.
 
     Attributes:
-      size: height and width in pixels of what the model sees.
-      crop: the part of the resized image that the centre crop keeps, as a fraction of its
-        shorter side; 0 resizes to `size` without keeping proportions and crops nothing.
-      interpolation: 'nearest', 'bilinear', 'bicubic' or 'lanczos', by Pillow.
+      size: height and width in pixels of what the model sees, cut from the centre of the image
+        as it is after resizing.
+      resize: height and width for resizing, neither less than in `size`.
+      keep_ratio: whether an image keeps its proportions, and so just covers `resize`, or is
+        stretched to exactly `resize`.
+      interpolation: 'nearest', 'box', 'bilinear', 'hamming', 'bicubic' or 'lanczos', by Pillow.
       mean, std: of each channel, for pixels scaled to [0, 1]; their number is the channels'.
+      crop_rounding: where the crop starts when it leaves an odd number of pixels: half of that
+        rounded to the 'even' neighbour, as torchvision and timm do, or 'down', as transformers.
     """
 
     size: tuple[int, int]
-    crop: float
+    resize: tuple[int, int]
+    keep_ratio: bool
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_rounding: str = 'even'
 
     def __post_init__(self) -> None:
-        sound = (
-            len(self.size) == 2
-            and all(type(length) is int and length > 0 for length in self.size)
-            and self.size[0] * self.size[1] <= MAX_PIXELS
-            and 0 <= self.crop <= 1
-            and self.interpolation in _INTERPOLATIONS
-            and len(self.mean) == len(self.std)
-            and len(self.mean) in (1, 3)
-            and min(self.std) > 0
-            and all(map(math.isfinite, (*self.mean, *self.std)))
-        )
-        if not sound:
-            raise ValueError(f'not a sound preprocessing: {self}')
+        are_pairs = are_lengths(self.size, 2) and are_lengths(self.resize, 2)
+        holds = {
+            'size two positive integers': are_lengths(self.size, 2),
+            f'resize no less than size {self.size}, at most {MAX_PIXELS} pixels': are_pairs
+            and all(long >= length for long, length in zip(self.resize, self.size))
+            and math.prod(self.resize) <= MAX_PIXELS,
+            'keep_ratio a bool': type(self.keep_ratio) is bool,
+            f'interpolation of {", ".join(INTERPOLATIONS)}': self.interpolation
+            in list(INTERPOLATIONS),
+            'mean one or three numbers': are_numbers(self.mean) and len(self.mean) in (1, 3),
+            'std as many, positive': are_numbers(self.std)
+            and are_numbers(self.mean)
+            and len(self.std) == len(self.mean)
+            and all(value > 0 for value in self.std),
+            f'crop_rounding of {", ".join(_ROUNDINGS)}': self.crop_rounding in list(_ROUNDINGS),
+        }
+        expect('ImagePreprocessor', vars(self), holds)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> 'ImagePreprocessor':
-        """A preprocessor of the fields of a file's header, where lists stand for tuples."""
+        """A preprocessor of all its fields, as a file's header has them: lists stand for tuples."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
+        if missing or unknown:
+            raise ValueError(f'ImagePreprocessor: missing {missing}, unknown {unknown}')
         values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in fields.items()
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
         }
         return cls(**values)
+
+    @classmethod
+    def from_hf(cls, fields: Mapping[str, Any], model_type: str = '') -> 'ImagePreprocessor':
+        """What a preprocessor_config.json says, as transformers does it with Pillow.
+
+        Processors of ViT, DeiT, ConvNext and BiT; where the file names none, as old ones do,
+        config.json's `model_type` decides. Raises ValueError, which names the field, for what
+        changes pixels and is not known here.
+        """
+        return cls(**read_hf(fields, model_type))
+
+    @classmethod
+    def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> 'ImagePreprocessor':
+        """What timm does for evaluation with the `pretrained_cfg` of a model's config.json.
+
+        `input_size` holds, not `test_input_size`; empty fields have timm's defaults. Raises
+        ValueError, which names the field, for what timm draws at random or pads.
+        """
+        return cls(**read_timm(pretrained_cfg))
+
+    def to_hf(self) -> dict[str, Any]:
+        """A preprocessor_config.json with which transformers and Pillow make the same pixels.
+
+        Raises ValueError if no processor of transformers does.
+        """
+        self._check_crop('down', 'transformers')
+        return write_hf(vars(self))
+
+    def to_timm(self) -> dict[str, Any]:
+        """The fields of timm's `pretrained_cfg` with which it makes the same pixels.
+
+        Raises ValueError if there are none.
+        """
+        self._check_crop('even', 'timm')
+        return write_timm(vars(self))
+
+    def for_size(self, size: tuple[int, int]) -> 'ImagePreprocessor':
+        """The same for inputs of another size, of which the crop keeps the same part."""
+        resize = tuple(
+            max(round(new * long / old), new) for new, long, old in zip(size, self.resize, self.size)
+        )
+        return dataclasses.replace(self, size=size, resize=resize)
+
+    def _check_crop(self, rounding: str, library: str) -> None:
+        """Raises ValueError if `rounding` may start the crop at another pixel."""
+        left = [(long - short) / 2 for long, short in zip(self.resize, self.size)]
+        differ = self.keep_ratio or any(round(half) != math.floor(half) for half in left)
+        if differ and self.crop_rounding != rounding:
+            raise ValueError(
+                f'{library} crops with crop_rounding={rounding!r}, found {self.crop_rounding!r}; '
+                f'dataclasses.replace(preprocessor, crop_rounding={rounding!r}) moves what the '
+                'model sees by at most one pixel'
+            )
 
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> np.ndarray:
         """A batch of one or several images.
@@ -89,23 +162,30 @@ class ImagePreprocessor:
 
     def _fit(self, image: Image.Image) -> Image.Image:
         """`image` resized and cropped to `size`."""
-        height, width = self.size
-        interpolation = _INTERPOLATIONS[self.interpolation]
-        if not self.crop:
-            return image.resize((width, height), interpolation)
-        scale = max(height / self.crop / image.height, width / self.crop / image.width)
-        wide, high = (
-            max(round(image.width * scale), width),
-            max(round(image.height * scale), height),
-        )
+        high, wide = self._resized(image)
         if wide * high > MAX_PIXELS:
             raise ValueError(
                 f'an image of {image.width} x {image.height} pixels is too long to crop: '
                 f'resized it would have {wide} x {high}'
             )
-        resized = image.resize((wide, high), interpolation)
-        left, top = round((resized.width - width) / 2), round((resized.height - height) / 2)
+        resized = image.resize((wide, high), INTERPOLATIONS[self.interpolation])
+        height, width = self.size
+        half = _ROUNDINGS[self.crop_rounding]
+        left, top = half((wide - width) / 2), half((high - height) / 2)
         return resized.crop((left, top, left + width, top + height))
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """Height and width of `image` after resizing."""
+        if not self.keep_ratio:
+            return self.resize
+        high, wide = self.resize
+        if high == wide:
+            # A square's longer side is rounded down, by torchvision and transformers alike.
+            short = min(image.size)
+            return high * image.height // short, high * image.width // short
+        # timm alone covers other shapes, and rounds to the nearest.
+        ratio = min(image.height / high, image.width / wide)
+        return round(image.height / ratio), round(image.width / ratio)
 
 
 def read_image(source: ImageInput, mode: str) -> Image.Image:

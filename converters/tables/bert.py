@@ -37,11 +37,14 @@ def hf(config: Any) -> tuple[Rule, ...]:
 def _layers(config: Any) -> tuple[Rule, ...]:
     return (
         Rule('bert/token_embed', 'embeddings.word_embeddings'),
+        Rule('bert/pos_embed', 'embeddings.position_embeddings'),
+        Rule('bert/type_embed', 'embeddings.token_type_embeddings'),
         Rule('bert/norm', 'embeddings.LayerNorm'),
         Rule('bert/block{i}/attn', 'encoder.layer.{i}.attention.output.dense'),
         Rule('bert/block{i}/norm1', 'encoder.layer.{i}.attention'),
         Rule('bert/block{i}/mlp', 'encoder.layer.{i}.output.dense'),
         Rule('bert/block{i}', 'encoder.layer.{i}'),
+        *((Rule('bert/pooler', 'pooler.dense'),) if config.pooler else ()),
     )
 
 
@@ -123,6 +126,24 @@ def _write_config(config: Any) -> dict[str, Any]:
     }
 
 
+def _pooling_files(config: Any) -> dict[str, Any]:
+    """The files by which sentence-transformers makes the same embedding, where it can."""
+    modes = {'mean': 'mean_tokens', 'first': 'cls_token'}
+    if config.pool not in modes:
+        return {}
+    kinds = {'': 'Transformer', '1_Pooling': 'Pooling'}
+    kinds |= {'2_Normalize': 'Normalize'} if config.normalize else {}
+    modules = [
+        {'idx': i, 'name': str(i), 'path': path, 'type': f'sentence_transformers.models.{kind}'}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    pooling = {f'pooling_mode_{mode}': mode == modes[config.pool] for mode in modes.values()}
+    return {
+        'modules.json': modules,
+        '1_Pooling/config.json': {'word_embedding_dimension': config.width, **pooling},
+    }
+
+
 TABLES = {
     'hf': Table(
         hf,
@@ -136,5 +157,6 @@ TABLES = {
         ignored=(r'embeddings\.position_ids', r'cls\..*'),
         read_config=_read_config,
         write_config=_write_config,
+        companions=_pooling_files,
     )
 }

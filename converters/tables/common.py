@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.rules import Rule
-from blox.converters.transforms import HWIO, IDENTITY, T, Transform, merge
+from blox.converters.transforms import HWIO, IDENTITY, T, Transform, merge, transpose
 
 # Activations by the names that Hugging Face's configs give them; timm's are ours.
 ACTIVATIONS = {
@@ -80,6 +80,10 @@ def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
         Rule(f'{ours}/norm/mean', f'{batch_norm}.running_mean', IDENTITY),
         Rule(f'{ours}/norm/var', f'{batch_norm}.running_var', IDENTITY),
     )
+
+
+# Outputs of torch's convolutions, [batch, channels, height, width], as ours are.
+NHWC = transpose(0, 2, 3, 1)
 
 
 class Fields:

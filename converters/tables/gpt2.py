@@ -37,6 +37,7 @@ def hf(config: Any) -> tuple[Rule, ...]:
 def _layers(config: Any) -> tuple[Rule, ...]:
     return (
         Rule('gpt2/token_embed', 'transformer.wte'),
+        Rule('gpt2/pos_embed', 'transformer.wpe'),
         Rule('gpt2/block{i}/norm1', 'transformer.h.{i}.ln_1'),
         Rule('gpt2/block{i}/attn', 'transformer.h.{i}.attn'),
         Rule('gpt2/block{i}/norm2', 'transformer.h.{i}.ln_2'),

@@ -10,6 +10,7 @@ from blox.converters.sources import Source
 from blox.converters.tables.common import (
     HF_FIXED,
     HF_NEUTRAL,
+    NHWC,
     Fields,
     conv_norm,
     count_labels,
@@ -17,7 +18,6 @@ from blox.converters.tables.common import (
     hf_labels,
 )
 from blox.converters.tables.timm import pretrained_config, read_timm
-from blox.converters.transforms import transpose
 
 _BLOCK = 'resnet/stage{s}/block{b}'
 
@@ -77,22 +77,29 @@ def _outputs(config: Any) -> list[int]:
     return [width * (1 if config.block == 'basic' else 4) for width in config.widths]
 
 
-_NHWC = transpose(0, 2, 3, 1)
-
-
 def _timm_layers(config: Any) -> tuple[Rule, ...]:
+    block = 'layer{s}.{b}'
     return (
-        Rule('resnet/stem', 'bn1', _NHWC),
-        Rule('resnet/stage{s}/block{b}', 'layer{s}.{b}', _NHWC),
+        Rule('resnet/stem', 'bn1', NHWC),
+        *(Rule(f'{_BLOCK}/conv{i}', f'{block}.bn{i}', NHWC) for i in _convs(config)),
+        Rule(f'{_BLOCK}/shortcut', f'{block}.downsample', NHWC),
+        Rule(_BLOCK, block, NHWC),
         *((Rule('resnet/head', 'fc'),) if config.num_classes else ()),
     )
 
 
 def _hf_layers(config: Any) -> tuple[Rule, ...]:
     prefix = 'resnet.' if config.num_classes else ''
+    block = f'{prefix}encoder.stages.{{s-1}}.layers.{{b}}'
+    convs = (
+        Rule(f'{_BLOCK}/conv{i}', f'{block}.layer.{i - 1}.normalization', NHWC)
+        for i in _convs(config)
+    )
     return (
-        Rule('resnet/stem', f'{prefix}embedder.embedder.normalization', _NHWC),
-        Rule('resnet/stage{s}/block{b}', f'{prefix}encoder.stages.{{s-1}}.layers.{{b}}', _NHWC),
+        Rule('resnet/stem', f'{prefix}embedder.embedder.normalization', NHWC),
+        *convs,
+        Rule(f'{_BLOCK}/shortcut', f'{block}.shortcut', NHWC),
+        Rule(_BLOCK, block, NHWC),
         *((Rule('resnet/head', 'classifier.1'),) if config.num_classes else ()),
     )
 

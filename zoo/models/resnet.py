@@ -19,6 +19,7 @@ from blox.graph import Graph
 from blox.layers import BatchNorm, Conv, DropPath, Linear, max_pool
 from blox.module import Module
 from blox.params import Params
+from blox.zoo.adapt import adapt_channels
 from blox.zoo.family import Family, cast_like, check
 
 
@@ -296,4 +297,5 @@ FAMILY = Family(
     ResNet,
     VARIANTS,
     fresh={'num_classes': 'resnet/head/*'},
+    adapted={'in_channels': ('resnet/stem/conv/w', adapt_channels)},
 )

@@ -27,6 +27,7 @@ from blox.layers import (
 )
 from blox.module import Module
 from blox.params import Params
+from blox.zoo.adapt import adapt_channels, resize_positions
 from blox.zoo.family import Family, cast_like, check
 
 
@@ -234,5 +235,14 @@ VARIANTS = {
 }
 
 FAMILY = Family(
-    'vit', 'image-classification', ViTConfig, ViT, VARIANTS, fresh={'num_classes': 'vit/head/*'}
+    'vit',
+    'image-classification',
+    ViTConfig,
+    ViT,
+    VARIANTS,
+    fresh={'num_classes': 'vit/head/*'},
+    adapted={
+        'image_size': ('vit/pos_embed', resize_positions),
+        'in_channels': ('vit/patch_embed/w', adapt_channels),
+    },
 )

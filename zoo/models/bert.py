@@ -1,0 +1,258 @@
+"""BERT: a text encoder, and what makes sentence embeddings of it.
+
+Paper: Devlin et al., 2018, "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv:1810.04805);
+sentence embeddings: Reimers and Gurevych, 2019 (arXiv:1908.10084). References: google-research/bert,
+transformers.BertModel, sentence-transformers.
+
+Supported: the encoder with or without its pooler; embeddings from the first token, the mean of
+all tokens or the pooler, normalized or not; any activation, exact and tanh gelu among them.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from blox.graph import Graph
+from blox.layers import (
+    ACTIVATIONS,
+    Dropout,
+    Embed,
+    LayerNorm,
+    Linear,
+    Mlp,
+    MultiHeadAttention,
+)
+from blox.layers.precision import widen
+from blox.module import Module
+from blox.params import Params
+from blox.zoo.family import Family, check
+
+
+@dataclass(frozen=True)
+class BERTConfig:
+    """Choices that make a BERT.
+
+    Attributes:
+      context: how many tokens it can see, the rows of the position table.
+      token_types: how many kinds of segments, the rows of the type table.
+      activation: 'gelu' (exact) in all published checkpoints.
+      pooler: whether there is a tanh layer over the first token.
+      pool: what the embedding is: 'first' (the first token's state), 'mean' (of the tokens that
+        the mask keeps) or 'pooler' (its output).
+      normalize: whether the embedding is scaled to length 1.
+    """
+
+    vocab_size: int = 30522
+    context: int = 512
+    token_types: int = 2
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_dim: int = 3072
+    activation: str = 'gelu'
+    norm_eps: float = 1e-12
+    pooler: bool = True
+    pool: str = 'first'
+    normalize: bool = False
+    embed_dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    dropout_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, _conditions)
+
+
+def _conditions(config: BERTConfig) -> dict[str, bool]:
+    """What must hold of a config, besides its fields' types."""
+    rates = (config.embed_dropout_rate, config.attention_dropout_rate, config.dropout_rate)
+    return {
+        'positive vocab_size, context and token_types': min(
+            config.vocab_size, config.context, config.token_types
+        )
+        > 0,
+        '0 < depth <= 256': 0 < config.depth <= 256,
+        'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
+        'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
+        f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,
+        'norm_eps > 0': config.norm_eps > 0,
+        "pool 'first', 'mean', or 'pooler' with a pooler": config.pool in ('first', 'mean')
+        or (config.pool == 'pooler' and config.pooler),
+        'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
+    }
+
+
+class BERTOutputs(NamedTuple):
+    """What a BERT makes of a batch of sequences.
+
+    Attributes:
+      tokens: the last hidden state of every token, those of padding included.
+      pooled: the pooler's output, None without a pooler.
+      embedding: one vector for each sequence, made as `pool` and `normalize` of the config say.
+    """
+
+    tokens: Float[Array, 'batch length width']
+    pooled: Float[Array, 'batch width'] | None
+    embedding: Float[Array, 'batch width']
+
+
+_trunc_normal = jax.nn.initializers.truncated_normal(0.02)
+
+
+class Block(Module):
+    """A post-norm transformer block."""
+
+    def __init__(self, graph: Graph, config: BERTConfig) -> None:
+        super().__init__(graph)
+        self.attn = MultiHeadAttention(
+            graph.child('attn'),
+            config.width,
+            config.heads,
+            attention_dropout_rate=config.attention_dropout_rate,
+            dropout_rate=config.dropout_rate,
+            qkv_init=_trunc_normal,
+            proj_init=_trunc_normal,
+        )
+        self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
+        self.mlp = Mlp(
+            graph.child('mlp'),
+            config.mlp_dim,
+            config.width,
+            ACTIVATIONS[config.activation],
+            dropout_rate=config.dropout_rate,
+            fc1_init=_trunc_normal,
+            fc2_init=_trunc_normal,
+        )
+        self.norm2 = LayerNorm(graph.child('norm2'), eps=config.norm_eps)
+
+    def __call__(
+        self,
+        params: Params,
+        x: Float[Array, 'batch length width'],
+        mask: Bool[Array, 'batch 1 1 length'],
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch length width'], Params]:
+        y, params = self.attn(params, x, mask, is_training=is_training)
+        x, params = self.norm1(params, x + y)
+        y, params = self.mlp(params, x, is_training=is_training)
+        return self.norm2(params, x + y)
+
+
+class BERT(Module):
+    """Token ids [batch, length] to BERTOutputs: the tokens' states and the sequences' embeddings.
+
+    `mask` is True or 1 at real tokens and False or 0 at padding, all real if None. `types` says
+    which segment a token is of, all of the first if None.
+    """
+
+    def __init__(self, graph: Graph, config: BERTConfig) -> None:
+        super().__init__(graph)
+        self.config = config
+        self.token_embed = Embed(
+            graph.child('token_embed'), config.vocab_size, config.width, w_init=_trunc_normal
+        )
+        self.pos_embed = Embed(
+            graph.child('pos_embed'), config.context, config.width, w_init=_trunc_normal
+        )
+        self.type_embed = Embed(
+            graph.child('type_embed'), config.token_types, config.width, w_init=_trunc_normal
+        )
+        self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+        self.dropout = Dropout(graph.child('dropout'), config.embed_dropout_rate)
+        self.blocks = [Block(graph.child(f'block{i}'), config) for i in range(config.depth)]
+        if config.pooler:
+            self.pooler = Linear(graph.child('pooler'), config.width, w_init=_trunc_normal)
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Shape and dtype of one sequence of one token."""
+        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
+        types: Int[Array, 'batch length'] | None = None,
+        *,
+        is_training: bool = False,
+    ) -> tuple[BERTOutputs, Params]:
+        self._check(tokens, mask=mask, types=types)
+        mask = jnp.ones_like(tokens, bool) if mask is None else mask.astype(bool)
+        types = jnp.zeros_like(tokens) if types is None else types
+        x, params = self._embed(params, tokens, types)
+        x, params = self.dropout(params, x, is_training=is_training)
+        for block in self.blocks:
+            x, params = block(params, x, mask[:, None, None], is_training=is_training)
+        pooled = None
+        if self.config.pooler:
+            pooled, params = self.pooler(params, x[:, 0])
+            pooled = jnp.tanh(pooled)
+        return BERTOutputs(x, pooled, self._pool(x, pooled, mask)), params
+
+    def _check(self, tokens: jax.Array, **others: jax.Array | None) -> None:
+        if not 0 < tokens.shape[1] <= self.config.context:
+            raise ValueError(
+                f'{self.path!r} sees 1 to {self.config.context} tokens, found {tokens.shape[1]}'
+            )
+        for name, found in others.items():
+            if found is None:
+                continue
+            # A shape that broadcasts would pass unnoticed, as would a float mask, meant to be added.
+            if found.shape != tokens.shape or jnp.issubdtype(found.dtype, jnp.inexact):
+                raise ValueError(
+                    f'{self.path!r} expects {name} of integers in the shape of its tokens, '
+                    f'{tokens.shape}, found {found.dtype} of {found.shape}'
+                )
+
+    def _embed(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        types: Int[Array, 'batch length'],
+    ) -> tuple[Float[Array, 'batch length width'], Params]:
+        x, params = self.token_embed(params, tokens)
+        t, params = self.type_embed(params, types)
+        p, params = self.pos_embed(params, jnp.arange(tokens.shape[1])[None])
+        return self.norm(params, x + t + p)
+
+    def _pool(
+        self,
+        x: Float[Array, 'batch length width'],
+        pooled: Float[Array, 'batch width'] | None,
+        mask: Bool[Array, 'batch length'],
+    ) -> Float[Array, 'batch width']:
+        if self.config.pool == 'mean':
+            embedding = _masked_mean(x, mask)
+        else:
+            embedding = x[:, 0] if pooled is None or self.config.pool == 'first' else pooled
+        return _normalized(embedding) if self.config.normalize else embedding
+
+
+def _masked_mean(
+    x: Float[Array, 'batch length width'], mask: Bool[Array, 'batch length']
+) -> Float[Array, 'batch width']:
+    """The mean of the tokens that the mask keeps; zeros where it keeps none."""
+    total = widen(x).sum(1, where=mask[:, :, None])
+    count = jnp.maximum(mask.sum(1, keepdims=True), 1)
+    return (total / count.astype(total.dtype)).astype(x.dtype)
+
+
+def _normalized(x: Float[Array, 'batch width']) -> Float[Array, 'batch width']:
+    """`x` over its length, or over 1e-12 if that is less, as torch's `normalize` does."""
+    wide = widen(x)
+    # The square root of the larger one: that of zero has no gradient.
+    squared = jnp.maximum(jnp.square(wide).sum(-1, keepdims=True), 1e-24)
+    return (wide / jnp.sqrt(squared)).astype(x.dtype)
+
+
+VARIANTS = {
+    'bert-base': BERTConfig(),
+    'bert-large': BERTConfig(width=1024, depth=24, heads=16, mlp_dim=4096),
+    'minilm-l6': BERTConfig(width=384, depth=6, mlp_dim=1536, pool='mean', normalize=True),
+    'minilm-l12': BERTConfig(width=384, depth=12, mlp_dim=1536, pool='mean', normalize=True),
+}
+
+FAMILY = Family('bert', 'sentence-embedding', BERTConfig, BERT, VARIANTS, fresh={})

@@ -1,0 +1,291 @@
+"""What a name, path or repository stands for: a card, and Params read when the model is known."""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from blox import checkpoint, converters
+from blox.checkpoint import RNG_TENSORS
+from blox.converters.sources import Source, open_source
+from blox.module import spec
+from blox.param import RNG
+from blox.params import Params
+from blox.tensorfile import CheckpointError, TensorFile, fail
+from blox.zoo import foreign
+from blox.zoo.card import HEADER_KEY, Card
+from blox.zoo.catalog import card, list_models
+from blox.zoo.family import families
+
+_LOG = logging.getLogger('blox')
+
+_REPOSITORY = re.compile(r'([^/@\s]+/[^/@\s]+)(?:@(\S+))?')
+# What config.json says of a repository or folder that holds a file of our own.
+OWN_CONFIG = {'library_name': 'blox'}
+OWN_FILE = 'model.safetensors'
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's card, and its Params for the model of the card's config."""
+
+    card: Card
+    read: Callable[[Any], Params]
+
+
+def open_checkpoint(
+    name_or_path: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Checkpoint:
+    """Finds a model by catalog name, path, or repository; `source` takes the place of its own.
+
+    A path that exists goes before a repository of the same name.
+    """
+    name = str(name_or_path)
+    if not name:
+        raise ValueError('expected the name of a model or of a file, found nothing')
+    if source is not None:
+        return _open_as(card(name), source, revision)
+    if name in list_models():
+        return _open_named(card(name), revision)
+    path, repository = Path(name), _REPOSITORY.fullmatch(name)
+    is_path = path.exists() or path.suffix in ('.safetensors', '.npz', '.pth', '.pt', '.bin')
+    if not is_path and repository and isinstance(name_or_path, str):
+        repo, at = repository.groups()
+        if at and revision and at != revision:
+            raise ValueError(f'{name!r} names one revision, revision={revision!r} another')
+        return _open_hub(repo, at or revision)
+    if revision is not None:
+        raise ValueError(f'{name!r} is no repository: only those have revisions')
+    if not is_path:
+        card(name)  # Its error names what is near.
+    return _open_folder(path) if path.is_dir() else _open_file(path)
+
+
+def _open_named(entry: Card, revision: str | None) -> Checkpoint:
+    if entry.weights is not None:
+        return _open_own(entry.weights)
+    if not entry.source:
+        near = [name for name in list_models(f'{entry.name}-*') if card(name).source]
+        published = f'load one of {", ".join(near)}; ' if near else ''
+        raise ValueError(
+            f'{entry.name!r} is an architecture without weights of its own: {published}start from '
+            f'random ones with model = bx.zoo.create({entry.name!r}); params = '
+            f'bx.zoo.init(model); or name weights with bx.zoo.load({entry.name!r}, source=PATH)'
+        )
+    return _named(entry, _open_hub(entry.source, revision))
+
+
+def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) -> Checkpoint:
+    """The weights at `source` as those of a catalog entry."""
+    path = Path(source)
+    is_bare = path.is_file() and not _is_own(path)
+    if not is_bare:
+        return _named(entry, open_checkpoint(source, None, revision))
+    opened = open_source(path)
+    family = families()[entry.family]
+    layout = converters.explain(opened, family.build(entry.config)).layout
+    facts = converters.layouts(family.name)[layout].facts or {}
+    config = family.override(entry.config, facts)
+    made = dataclasses.replace(entry, config=config, layout=layout, source='', weights=None)
+    return _foreign(opened, made)
+
+
+def _named(entry: Card, found: Checkpoint) -> Checkpoint:
+    """`found`, which must be of the entry's size, with what the entry knows besides."""
+    theirs = found.card
+    wrong = [] if theirs.family == entry.family else [f'family {theirs.family!r}']
+    if not wrong:
+        head = tuple(families()[entry.family].fresh.values())
+        expected, shapes = (_body(one, head) for one in (entry, theirs))
+        wrong = differences(expected, shapes)
+    if wrong:
+        raise ValueError(
+            f'{entry.name!r} and the weights from {theirs.source or theirs.name!r} are of '
+            f'different models: {"; ".join(wrong[:8])}'
+        )
+    known = dataclasses.replace(
+        theirs,
+        name=entry.name,
+        **{
+            field: getattr(entry, field)
+            for field in ('summary', 'license', 'paper', 'preprocessor')
+            if not getattr(theirs, field)
+        },
+    )
+    return Checkpoint(known, found.read)
+
+
+def _body(one: Card, head: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Shapes of a card's model, its head apart."""
+    params = model_spec(families()[one.family].build(one.config))
+    has_head = [pattern for pattern in head if getattr(one.config, 'num_classes', 0)]
+    return shapes(params.partition(has_head)[1])
+
+
+# Our own files.
+
+
+def _is_own(path: Path) -> bool:
+    return path.suffix == '.safetensors' and HEADER_KEY in TensorFile(path).metadata
+
+
+def _open_file(path: Path) -> Checkpoint:
+    if path.suffix == '.safetensors' or not path.exists():
+        return _open_own(path)
+    return _foreign_folder(open_source(path), path.stem)
+
+
+def _open_own(path: Path) -> Checkpoint:
+    file = TensorFile(path)
+    return Checkpoint(Card.from_file(file), lambda model: _read_own(file, model))
+
+
+def _read_own(file: TensorFile, model: Any) -> Params:
+    """The Params in our file, once its header was compared with the model's own spec."""
+    expected = model_spec(model)
+    _check_fit(expected, file)
+    params = checkpoint.params_of(file).partition(lambda path, _: path != RNG)[0]
+    if unmarked := unmarked_state(expected, params):
+        fail(file.path, f'expected these to be marked as batch statistics: {unmarked}')
+    return params
+
+
+# Folders and repositories of others.
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    config = path / 'config.json'
+    if config.is_file() and _says_own(converters.read_json(config)):
+        return _open_own(path / OWN_FILE)
+    return _foreign_folder(open_source(path), path.resolve().name)
+
+
+def _says_own(config: Mapping[str, Any]) -> bool:
+    return config.get('library_name') == OWN_CONFIG['library_name']
+
+
+def _foreign_folder(source: Source, name: str) -> Checkpoint:
+    return _foreign(source, foreign.read_card(source, name))
+
+
+def _foreign(source: Source, found: Card) -> Checkpoint:
+    def read(model: Any) -> Params:
+        params = converters.convert(source, model)
+        return params.partition(lambda path, _: path != RNG)[0]
+
+    return Checkpoint(found, read)
+
+
+def _open_hub(repo: str, revision: str | None) -> Checkpoint:
+    """A repository's model, converted at its first use and kept."""
+    from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
+
+    found = hub.snapshot(repo, revision)
+    names = foreign.needed(list(found.files))
+    kept = hub.kept(found, names, foreign.fingerprint())
+    if kept is None:
+        # The small file first: it tells before the download whether the model is one of ours.
+        config = _hub_config(hub.fetch(found, [n for n in names if n == 'config.json']), repo)
+        if _says_own(config):
+            return _open_own(hub.fetch(found, [OWN_FILE]) / OWN_FILE)
+        foreign.identify(Path(repo), config)
+
+    def from_folder(folder: Path) -> Checkpoint:
+        opened = _foreign_folder(open_source(folder), repo.partition('/')[2])
+        sha256 = {name: file.sha256 for name in names if (file := found.files[name]).sha256}
+        made = dataclasses.replace(opened.card, source=repo, commit=found.commit, sha256=sha256)
+        return Checkpoint(made, opened.read)
+
+    def convert(folder: Path, path: Path) -> None:
+        opened = from_folder(folder)
+        model = families()[opened.card.family].build(opened.card.config)
+        checkpoint.save(path, opened.read(model).finalize(), opened.card.to_header())
+
+    kept = hub.converted(found, names, foreign.fingerprint(), convert)
+    if kept is None:
+        return from_folder(hub.fetch(found, names))
+    try:
+        return _open_own(kept)
+    except CheckpointError as error:
+        _LOG.warning('%s; converting it again', error)
+        kept.unlink()
+        return _open_own(hub.converted(found, names, foreign.fingerprint(), convert) or kept)
+
+
+def local_path(name: str) -> Path:
+    """The folder or file that a path names, or the downloaded folder of a repository."""
+    repository = _REPOSITORY.fullmatch(name)
+    if name in list_models() and card(name).source:
+        repository = _REPOSITORY.fullmatch(card(name).source)
+    if Path(name).exists() or not repository:
+        return Path(name)
+    from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
+
+    found = hub.snapshot(*repository.groups())
+    return hub.fetch(found, foreign.needed(list(found.files)))
+
+
+def _hub_config(folder: Path, repo: str) -> Mapping[str, Any]:
+    path = folder / 'config.json'
+    if not path.is_file():
+        fail(Path(repo), 'expected a config.json of transformers or timm, found none')
+    return converters.read_json(path)
+
+
+# Comparing shapes.
+
+
+def model_spec(model: Any) -> Params:
+    """Shapes and dtypes of the Params of a model of the zoo, without computing them."""
+    return spec(model, *model.example_inputs())
+
+
+def shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    """Of all entries but the rng."""
+    return {path: param.shape for path, param in params.items() if path != RNG}
+
+
+def unmarked_state(expected: Params, params: Params) -> list[str]:
+    """Paths of batch statistics that `params` has as parameters: an optimizer would train them."""
+    return [
+        path
+        for path, param in expected.items()
+        if path in params and param.is_state and not params[path].is_state
+    ]
+
+
+def _check_fit(expected: Params, file: TensorFile) -> None:
+    """Compares names, shapes and dtypes with the file's header, before any data is read."""
+    found = {name: info for name, info in file.tensors.items() if name not in RNG_TENSORS}
+    wrong = differences(shapes(expected), {name: info.shape for name, info in found.items()})
+    wrong += [
+        f'{name!r}: expected a floating-point dtype, found {info.dtype}'
+        for name, info in found.items()
+        if not jnp.issubdtype(info.dtype, jnp.floating)
+    ]
+    if wrong:
+        # All of them, however many: whoever mends the file needs the whole list.
+        what = 'its tensors do not fit its config: ' + '; '.join(wrong)
+        fail(file.path, what, most=50_000)
+
+
+def differences(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> list[str]:
+    """One clause for each path that is missing, unexpected, or has another shape."""
+    missing = [f'{path}: missing' for path in expected if path not in found]
+    unexpected = [f'{path!r}: unexpected' for path in found if path not in expected]
+    mismatched = [
+        f'{path}: expected shape {expected[path]}, found {found[path]}'
+        for path in expected
+        if path in found and expected[path] != found[path]
+    ]
+    return missing + unexpected + mismatched

@@ -1,0 +1,356 @@
+"""Comparison with the library that a checkpoint came from, layer by layer.
+
+Both models hold the same values and see the same inputs; what their layers give is compared in the
+order in which ours compute it, so the first row that differs says where the fault is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import math
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blox.converters import layouts
+from blox.converters.transforms import Transform
+from blox.module import Module
+from blox.params import Params
+from blox.zoo.family import family_of
+
+# What rounding may do, relative to a layer's largest value. Any wrong choice shows in float64.
+TOLERANCES = {'float64': 1e-10, 'float32': 1e-4}
+
+# What a torchvision looks up as it is imported, compiled operators or not.
+_OPERATORS = (
+    'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+    'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
+)
+
+
+class LayerError(NamedTuple):
+    """How far one of our layers is from the reference's.
+
+    Attributes:
+      path: of the module in the graph; the root's is that of the final outputs.
+      error: the largest difference, relative to `scale`.
+      scale: the largest value of the reference.
+    """
+
+    path: str
+    error: float
+    scale: float
+
+
+class Report(NamedTuple):
+    """What `verify` found; `str` of it is a table.
+
+    Attributes:
+      reference: the library, its version and its class.
+      rows: by dtype, one for each layer that both have, in the order of execution.
+    """
+
+    reference: str
+    rows: Mapping[str, Sequence[LayerError]]
+
+    def worst(self, dtype: str) -> LayerError:
+        """The row of `dtype` with the largest error."""
+        return max(self.rows[dtype], key=_severity)
+
+    @property
+    def diverging(self) -> LayerError | None:
+        """The first layer that rounding does not explain, None if the models are equal."""
+        found = (diverging(self.rows[dtype], TOLERANCES[dtype]) for dtype in self.rows)
+        return next((row for row in found if row is not None), None)
+
+    def fields(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return {
+            'reference': self.reference,
+            'rows': {d: [row._asdict() for row in rows] for d, rows in self.rows.items()},
+            'diverging': self.diverging._asdict() if self.diverging else None,
+        }
+
+    def __str__(self) -> str:
+        paths = [row.path for row in next(iter(self.rows.values()))]
+        columns = [[row.error for row in (*r, self.worst(d))] for d, r in self.rows.items()]
+        width = max(map(len, paths))
+        lines = [f'{"layer":<{width}}' + ''.join(f'  {dtype:>8}' for dtype in self.rows)]
+        for path, *errors in zip([*paths, 'worst'], *columns):
+            lines.append(f'{path:<{width}}' + ''.join(f'  {error:8.1e}' for error in errors))
+        first = self.diverging
+        verdict = f'diverges first at {first.path!r}' if first else 'equal up to rounding'
+        return '\n'.join([f'compared with {self.reference}', *lines, verdict])
+
+
+def verify(
+    folder: str | os.PathLike[str], layout: str, model: Any, params: Params, *, seed: int = 0
+) -> Report:
+    """Compares a model with the reference library's, made of the same folder.
+
+    Both get the same random inputs, once in float64 and once in float32. `layout` is 'hf' for
+    transformers and 'timm' for timm. Raises ImportError where the library is not installed.
+    """
+    rows, name = {}, ''
+    for dtype in TOLERANCES:
+        with _x64(dtype == 'float64'):
+            reference = open_reference(folder, layout, model, dtype)
+            name = describe(reference)
+            inputs = random_inputs(model, seed)
+            rows[dtype] = compare(reference, layout, model, params.cast(jnp.dtype(dtype)), inputs)
+    return Report(name, rows)
+
+
+def compare(
+    reference: Any, layout: str, model: Any, params: Params, inputs: Sequence[np.ndarray]
+) -> list[LayerError]:
+    """Errors of our layers' outputs, and of the final ones, in the order of execution.
+
+    `reference` is a module of torch, or the folder of one; a folder's is opened in the dtype
+    of `params`. Batches in `inputs` are as ours come: NHWC images, or token ids and a mask.
+    """
+    if isinstance(reference, str | os.PathLike):
+        reference = open_reference(reference, layout, model, _dtype(params))
+    theirs = reference_outputs(reference, layout, model, inputs)
+    ours = jax.jit(functools.partial(layer_outputs, model, frozenset(theirs)))(params, *inputs)
+    return [layer_error(path, value, theirs[path]) for path, value in ours.items()]
+
+
+def diverging(rows: Iterable[LayerError], tolerance: float) -> LayerError | None:
+    """The first row whose error is above `tolerance`, None if there is none."""
+    return next((row for row in rows if _severity(row) > tolerance), None)
+
+
+def layer_error(path: str, ours: Any, theirs: np.ndarray) -> LayerError:
+    """The row of one layer. ValueError if the two have different shapes."""
+    ours = np.asarray(ours)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"{path!r} gives {ours.shape}, the reference's layer {theirs.shape}")
+    scale = float(np.abs(theirs).max(initial=0))
+    return LayerError(path, float(np.abs(ours - theirs).max(initial=0)) / (scale or 1.0), scale)
+
+
+def _severity(row: LayerError) -> float:
+    """The error, infinity where it is no number."""
+    return math.inf if math.isnan(row.error) else row.error
+
+
+def random_inputs(model: Any, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """A batch of two images of noise, or three rows of tokens, with a mask if the model takes one."""
+    rng = np.random.default_rng(seed)
+    (example, *_) = model.example_inputs()
+    if jnp.issubdtype(example.dtype, jnp.floating):
+        return (rng.normal(size=(2, *example.shape[1:])).astype(np.float32),)
+    length = min(model.config.context, 24)
+    tokens = rng.integers(0, model.config.vocab_size, (3, length)).astype(np.int32)
+    if 'mask' not in inspect.signature(type(model).__call__).parameters:
+        return (tokens,)
+    # Rows of all, about half, and one of the tokens.
+    return tokens, np.arange(length) < np.array([[length], [(length + 1) // 2], [1]])
+
+
+# Our side.
+
+
+def layer_outputs(
+    model: Any, paths: Iterable[str], params: Params, *inputs: Any
+) -> OrderedDict[str, jax.Array]:
+    """What the modules at `paths` give, in the order in which they are done.
+
+    A final output of several fields has them at 'root.field'. It can be jitted: what is recorded
+    is a copy of the model, so neither the model nor its classes change.
+    """
+    # A plain dict would come out of jit in the order of its keys.
+    records: OrderedDict[str, Any] = OrderedDict()
+    copy = family_of(model).build(model.config)
+    for _, module in copy.graph.walk():
+        module.__class__ = _recording(type(module), records)
+    outputs, _ = copy(params, *inputs)
+    if hasattr(outputs, '_asdict'):
+        del records[copy.path]
+        records.update({f'{copy.path}.{name}': x for name, x in outputs._asdict().items()})
+    wanted = set(paths)
+    return OrderedDict((p, x) for p, x in records.items() if p in wanted and x is not None)
+
+
+def _recording(kind: type[Module], records: dict[str, Any]) -> type[Module]:
+    """A class like `kind` whose calls leave their outputs in `records`."""
+
+    def call(self: Module, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        outputs, params = kind.__call__(self, params, *args, **kwargs)
+        records[self.path] = outputs
+        return outputs, params
+
+    return type(kind.__name__, (kind,), {'__call__': call})
+
+
+def _dtype(params: Params) -> Any:
+    dtypes = {p.dtype for p in params.values() if jnp.issubdtype(p.dtype, jnp.floating)}
+    return jnp.result_type(*dtypes)
+
+
+@contextlib.contextmanager
+def _x64(enabled: bool) -> Iterator[None]:
+    before = jax.config.jax_enable_x64
+    jax.config.update('jax_enable_x64', enabled)
+    try:
+        with jax.default_matmul_precision('highest'):
+            yield
+    finally:
+        jax.config.update('jax_enable_x64', before)
+
+
+# The reference's side.
+
+
+def import_reference(name: str) -> Any:
+    """torch, torchvision, timm or transformers; ImportError that says how to get it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Theirs, at import.
+            importlib.import_module('torch')
+            if name != 'torch':
+                _declare_operators()
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        message = f"a comparison needs {error.name}: pip install 'blox-zoo[parity]'"
+        raise ImportError(message, name=error.name) from error
+
+
+@functools.cache
+def _declare_operators() -> Any:
+    """Makes a torchvision import whose compiled operators do not load; this keeps what it needs."""
+    try:
+        importlib.import_module('torchvision')
+    except RuntimeError:
+        library = import_reference('torch').library.Library('torchvision', 'DEF')
+        for operator in _OPERATORS:
+            library.define(operator)
+        return library
+
+
+def describe(reference: Any) -> str:
+    """The library, its version and the class of a reference model."""
+    library = type(reference).__module__.partition('.')[0]
+    version = importlib.import_module(library).__version__
+    return f'{library} {version}, {type(reference).__name__}'
+
+
+def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtype: Any) -> Any:
+    """The reference library's model of a folder, for inference in `dtype`.
+
+    transformers' class is the one that computes what `model` does: the encoder of a BERT that was
+    saved with other heads. Raises ValueError where it would start parameters at random.
+    """
+    torch = import_reference('torch')
+    _layers(model, layout)
+    kind = getattr(torch, jnp.dtype(dtype).name)
+    if layout == 'timm':
+        timm = import_reference('timm')
+        return timm.create_model(f'local-dir:{os.fspath(folder)}', pretrained=True).to(kind).eval()
+    return _open_transformers(os.fspath(folder), model, kind)
+
+
+def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
+    table = layouts(model.path)['hf']
+    assert table.write_config is not None
+    (name,) = table.write_config(model.config)['architectures']
+    kind = getattr(import_reference('transformers'), name)
+    options = {}
+    if 'add_pooling_layer' in inspect.signature(kind.__init__).parameters:
+        rules = table.rules(model.config)
+        options['add_pooling_layer'] = any('pooler.' in str(rule.theirs) for rule in rules)
+    reference, loading = kind.from_pretrained(
+        folder,
+        dtype=dtype,
+        return_dict=True,
+        local_files_only=True,
+        output_loading_info=True,
+        **options,
+    )
+    if loading['missing_keys']:
+        missing = ', '.join(sorted(loading['missing_keys']))
+        raise ValueError(f'{folder}: {kind.__name__} finds no {missing} there')
+    return reference.eval()
+
+
+def reference_outputs(
+    reference: Any, layout: str, model: Any, inputs: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What the reference's layers give, by our paths and as ours lie in memory.
+
+    ValueError if it has no module of a name in the table.
+    """
+    torch = import_reference('torch')
+    modules = dict(reference.named_modules())
+    layers = _layers(model, layout)
+    missing = sorted({name for name, _ in layers.values()} - set(modules))
+    if missing:
+        raise ValueError(f'{type(reference).__name__} has no modules {", ".join(missing)}')
+    found: dict[str, np.ndarray] = {}
+    hooks = [
+        modules[name].register_forward_hook(functools.partial(_keep, found, path, via))
+        for path, (name, via) in layers.items()
+    ]
+    dtype = next(reference.parameters()).dtype
+    try:
+        with torch.no_grad():
+            outputs = reference(*reference_inputs(inputs, dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found | {k: v.numpy() for k, v in final_outputs(model.path, outputs).items()}
+
+
+def _keep(
+    found: dict[str, np.ndarray], path: str, via: Transform, module: Any, args: Any, output: Any
+) -> None:
+    """A forward hook: keeps a copy, for what comes next may write in place."""
+    first = output[0] if isinstance(output, tuple) else output
+    found[path] = via.forward([first.numpy().copy()])
+
+
+def final_outputs(path: str, outputs: Any) -> dict[str, Any]:
+    """A reference's outputs by the names that ours have, of whichever of them ours are."""
+    if not isinstance(outputs, Mapping):
+        return {path: outputs}
+    if 'logits' in outputs:
+        return {path: outputs['logits']}
+    states, pooled = outputs['last_hidden_state'], outputs.get('pooler_output')
+    if pooled is None:
+        return {path: states[:, 0], f'{path}.tokens': states}
+    return {path: pooled.flatten(1), f'{path}.tokens': states, f'{path}.pooled': pooled}
+
+
+def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:
+    """Batches as torch's models take them: NCHW images in `dtype`, ids and masks as int64."""
+    torch = import_reference('torch')
+    return [
+        torch.tensor(x.transpose(0, 3, 1, 2)).to(dtype)
+        if np.issubdtype(x.dtype, np.floating)
+        else torch.tensor(x.astype(np.int64))
+        for x in inputs
+    ]
+
+
+def _layers(model: Any, layout: str) -> dict[str, tuple[str, Transform]]:
+    """For each of our paths that the reference has a module for: its name, and `via`."""
+    table = layouts(model.path).get(layout)
+    if table is None or table.layers is None:
+        raise ValueError(f'no reference library is known for {model.path!r} in layout {layout!r}')
+    found = {}
+    for path, _ in model.graph.walk():
+        for rule in table.layers(model.config):
+            fields = rule.match(path)
+            if fields is not None:
+                found[path] = (rule.names(fields)[0], rule.via)
+    return found

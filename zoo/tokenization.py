@@ -1,0 +1,195 @@
+"""Tokenizers as a checkpoint's folder has them: one file, or the vocabularies of GPT-2 and BERT."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from blox.tensorfile import fail, parse_json
+
+# All the files that `read_tokenizer` may look for.
+TOKENIZER_FILES = (
+    'tokenizer.json',
+    'vocab.json',
+    'merges.txt',
+    'vocab.txt',
+    'tokenizer_config.json',
+    'added_tokens.json',
+)
+MAX_BYTES = 64 * 2**20
+
+# What tokenizer_config.json may say, and what holds where it is silent.
+_GPT2 = {
+    'add_prefix_space': False,
+    'unk_token': '<|endoftext|>',
+    'bos_token': '<|endoftext|>',
+    'eos_token': '<|endoftext|>',
+    'pad_token': '<|endoftext|>',
+}
+_BERT = {
+    'do_lower_case': True,
+    'strip_accents': None,
+    'tokenize_chinese_chars': True,
+    'unk_token': '[UNK]',
+    'sep_token': '[SEP]',
+    'pad_token': '[PAD]',
+    'cls_token': '[CLS]',
+    'mask_token': '[MASK]',
+}
+# Settings that can be followed only where they are on, or off and empty.
+_ONLY = {
+    'add_bos_token': False,
+    'do_basic_tokenize': True,
+    'never_split': False,
+    'additional_special_tokens': False,
+    'extra_special_tokens': False,
+}
+
+
+def read_tokenizer(folder: Path) -> str:
+    """The text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
+
+    It is made of tokenizer.json, of GPT-2's vocab.json and merges.txt, or of BERT's vocab.txt,
+    in this order; for the latter two, tokenizer_config.json says how. Padding and truncation that
+    a tokenizer.json prescribes are taken out, so that a text's tokens are its own, all of them.
+    Raises CheckpointError, which names the file, for what is malformed or cannot be followed.
+    """
+    if (path := folder / 'tokenizer.json').is_file():
+        tokenizer = parse_tokenizer(path, _read_text(path))
+    elif (folder / 'vocab.json').is_file() or (folder / 'merges.txt').is_file():
+        tokenizer = _read_gpt2(folder)
+    elif (folder / 'vocab.txt').is_file():
+        tokenizer = _read_bert(folder)
+    else:
+        return ''
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer.to_str()
+
+
+def parse_tokenizer(path: Path, text: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json's text; CheckpointError, which names `path`, if it is none."""
+    parse_json(path, text, 'the tokenizer')
+    with _library(path, 'expected a tokenizer that works'):
+        tokenizer = Tokenizer.from_str(text)
+        # What is wrong in its rules for pairs and unknown words shows only in use.
+        tokenizer.encode('a', '\uffff')
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _library(path: Path, expected: str) -> Iterator[None]:
+    """Makes a CheckpointError of all that the tokenizers library raises."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # Its panics are not even an Exception.
+        fail(path, f'{expected}, found: {error}')
+
+
+def _read_gpt2(folder: Path) -> Tokenizer:
+    """Byte-level BPE."""
+    path = folder / 'vocab.json'
+    settings = _read_settings(folder, 'GPT2Tokenizer', _GPT2)
+    vocabulary = parse_json(path, _read_text(path), 'the file')
+    ids = vocabulary.values()
+    if not all(type(i) is int and 0 <= i < 2**31 for i in ids) or len(set(ids)) < len(ids):
+        fail(path, 'expected for each token an id of its own, an integer from 0 on')
+    special = _special_tokens(path, settings, vocabulary)
+    merges = _read_merges(folder / 'merges.txt')
+    with _library(folder / 'merges.txt', 'expected merges of tokens in vocab.json'):
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges))
+    add_space = settings['add_prefix_space']
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _read_merges(path: Path) -> list[tuple[str, str]]:
+    lines = _read_text(path).split('\n')
+    pairs = [line.split(' ') for line in lines if line and not line.startswith('#version')]
+    for pair in pairs:
+        if len(pair) != 2 or '' in pair:
+            fail(path, f'expected two tokens on each line, found {" ".join(pair)!r}')
+    return [(left, right) for left, right in pairs]
+
+
+def _read_bert(folder: Path) -> Tokenizer:
+    """WordPiece, between the special tokens that begin and end a text."""
+    path = folder / 'vocab.txt'
+    settings = _read_settings(folder, 'BertTokenizer', _BERT)
+    lines = _read_text(path).removesuffix('\n').split('\n')
+    vocabulary = {token: i for i, token in enumerate(lines)}
+    special = _special_tokens(path, settings, vocabulary)
+    begin, end = settings['cls_token'], settings['sep_token']
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=settings['unk_token']))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=settings['do_lower_case'],
+        strip_accents=settings['strip_accents'],
+        handle_chinese_chars=settings['tokenize_chinese_chars'],
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    with _library(path, 'expected special tokens to put around a text'):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[begin, '$A', end],
+            pair=[begin, '$A', end, '$B:1', f'{end}:1'],
+            special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])],
+        )
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`defaults`, changed by what tokenizer_config.json says."""
+    path = folder / 'tokenizer_config.json'
+    fields = parse_json(path, _read_text(path), 'the file') if path.is_file() else {}
+    given = {name: _content(value) for name, value in fields.items() if value is not None}
+    if given.get('tokenizer_class', kind) not in (kind, f'{kind}Fast'):
+        fail(path, f'expected tokenizer_class {kind}, found {given["tokenizer_class"]!r}')
+    for name, only in _ONLY.items():
+        if bool(given.get(name, only)) != only:
+            fail(path, f'expected {name} {"on" if only else "off"}, found {given[name]!r}')
+    settings = {name: given.get(name, value) for name, value in defaults.items()}
+    for name, value in settings.items():
+        kind_of_value = str if name.endswith('_token') else bool
+        if value is not None and type(value) is not kind_of_value:
+            fail(path, f'expected {name} of type {kind_of_value.__name__}, found {value!r}')
+    added = given.get('added_tokens_decoder', {})
+    added = [_content(token) for token in added.values()] if isinstance(added, dict) else [added]
+    if unknown := [token for token in added if token not in settings.values()]:
+        fail(path, f'expected no added tokens but the special ones, found {unknown}')
+    if (folder / 'added_tokens.json').is_file():
+        fail(folder / 'added_tokens.json', 'expected added tokens in a tokenizer.json alone')
+    return settings
+
+
+def _content(value: Any) -> Any:
+    """The text of a token that may be written as an object with its properties."""
+    return value['content'] if isinstance(value, dict) and 'content' in value else value
+
+
+def _special_tokens(
+    path: Path, settings: Mapping[str, Any], vocabulary: Mapping[str, int]
+) -> list[str]:
+    """The special tokens in `settings`, by id; all must be in the vocabulary."""
+    special = {token for name, token in settings.items() if name.endswith('_token')}
+    if missing := sorted(special - set(vocabulary)):
+        fail(path, f'expected the special tokens among its own, found no {missing}')
+    return sorted(special, key=lambda token: vocabulary[token])
+
+
+def _read_text(path: Path) -> str:
+    """A file's text with '\\n' for every end of a line."""
+    if not path.is_file():
+        fail(path, 'expected this file beside the others of its tokenizer, found none')
+    if path.stat().st_size > MAX_BYTES:
+        fail(path, f'expected at most {MAX_BYTES} bytes, found {path.stat().st_size}')
+    try:
+        return path.read_text('utf-8')
+    except UnicodeDecodeError as error:
+        fail(path, f'expected text in UTF-8, found byte {error.start} that is not')
