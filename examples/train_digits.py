@@ -9,7 +9,6 @@ the test set, the same for both models; writers may occur on both sides of the s
 """
 
 import argparse
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -133,9 +132,11 @@ def main() -> None:
     args = parser.parse_args()
     model, params, test_accuracy = train(args.name, args.seed, args.epochs)
     print(f'{args.name}: {params.num_params:,} parameters, test accuracy {test_accuracy:.4f}')
-    card = dataclasses.replace(
-        bx.zoo.card('resnet18' if args.name.startswith('resnet') else 'vit-ti16'),
+    card = bx.zoo.Card(
         name=args.name,
+        family=args.name.removesuffix('-digits'),
+        config=model.config,
+        task='image-classification',
         summary='Handwritten digits, 8 x 8 pixels, light ink on dark paper.',
         training=f'examples/train_digits.py {args.name} --seed {args.seed} --epochs {args.epochs}',
         data='Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, UCI), as bundled with '

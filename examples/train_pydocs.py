@@ -7,7 +7,6 @@ out, and paragraphs of those that also stand in other topics are taken out of th
 """
 
 import argparse
-import dataclasses
 import math
 import platform
 from collections.abc import Iterable, Mapping
@@ -147,9 +146,11 @@ def main() -> None:
     model, params = train(tokenizer, texts, args.seed, args.steps)
     bits = bits_per_byte(model, params, tokenizer, [topics[name] for name in held_out])
     print(f'{NAME}: {params.num_params:,} parameters, {bits:.3f} bits per byte held out')
-    card = dataclasses.replace(
-        bx.zoo.card('gpt2'),
+    card = bx.zoo.Card(
         name=NAME,
+        family='gpt2',
+        config=model.config,
+        task='text-generation',
         summary="A small GPT-2 that writes in the manner of Python's language reference.",
         training=f'examples/train_pydocs.py --seed {args.seed} --steps {args.steps}, '
         f'Python {platform.python_version()}',
