@@ -52,7 +52,7 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 # Without a time in it, the start of a gzip file may pass for the length of a header.
 _GZIP = b'\x1f\x8b\x08'
 # What people have under a checkpoint's name when it is none.
-_IMPOSTORS = {
+IMPOSTORS = {
     b'version https://git-lfs': "a Git-LFS pointer, not the file itself; run 'git lfs pull'",
     b'<': 'an HTML or XML page, perhaps of a failed download',
     b'PK\x03\x04': 'a zip archive, perhaps a torch or npz file',
@@ -105,6 +105,8 @@ class TensorFile(Mapping[str, np.ndarray]):
         count = math.prod(info.shape)
         if count == 0:
             return np.empty(info.shape, info.dtype)
+        if self._map.size() < info.stop:  # Reading past the end would kill the process.
+            fail(self.path, 'expected the file to stay as it was opened, found it cut short', name)
         view = np.frombuffer(self._map, info.dtype, count, info.start).reshape(info.shape)
         if info.dtype == np.bool_ and view.view(np.uint8).max() > 1:
             fail(self.path, 'expected BOOL bytes 0 or 1, found others', name)
@@ -205,7 +207,7 @@ def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[s
     (length,) = struct.unpack('<Q', start)
     if length > min(MAX_HEADER_BYTES, size - 8):
         beginning = start + read(32)
-        for magic, found in _IMPOSTORS.items():
+        for magic, found in IMPOSTORS.items():
             if beginning.lstrip().startswith(magic):
                 fail(path, f'expected a safetensors file, found {found}')
         fail(
@@ -215,7 +217,7 @@ def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[s
         )
     encoded = read(length)
     if start.startswith(_GZIP) and not encoded.startswith(b'{'):
-        fail(path, f'expected a safetensors file, found {_IMPOSTORS[_GZIP]}')
+        fail(path, f'expected a safetensors file, found {IMPOSTORS[_GZIP]}')
     try:
         text = encoded.decode('utf-8')
     except UnicodeDecodeError as error:

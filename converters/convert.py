@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,8 @@ def convert(
         what = f'does not fit {type(model).__name__}: {"; ".join(explanation.problems)}'
         fail(source.path, what, most=50_000)
     _check_tied(_table(model, explanation.layout), tensors, explanation)
-    entries = list(explanation.entries.values())
+    # The largest first, while little else is in memory: so the peak is hardly above the result.
+    entries = sorted(explanation.entries.values(), key=lambda e: -math.prod(e.shape))
     device = jax.config.jax_default_device  # which other threads do not know
 
     def value(entry: Entry) -> jax.Array:

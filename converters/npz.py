@@ -36,7 +36,8 @@ ZIP_ERRORS = (
     OverflowError,
     UnicodeError,
 )
-_END_OF_ZIP = b'PK\x05\x06'
+# What stands at the end of a zip archive: a mark and how many members there are.
+_END = struct.Struct('<4s6xH10x')
 # How much longer than packed a member may be, by its compression; deflate can do no better.
 _RATIOS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 # Far above any published checkpoint's, and far below what fills a machine's memory by accident.
@@ -59,6 +60,7 @@ class Member:
     Attributes:
       dtype: in the machine's byte order; `swapped` says that the file has the other.
       offset: where the data starts in the unpacked .npy.
+      start: where the .npy, packed or not, starts in the file.
     """
 
     dtype: np.dtype
@@ -66,7 +68,12 @@ class Member:
     swapped: bool
     order: Literal['C', 'F']
     offset: int
+    start: int
     info: zipfile.ZipInfo
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.info.compress_size
 
 
 class NpzFile(Mapping[str, np.ndarray]):
@@ -95,7 +102,7 @@ class NpzFile(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         member = self.tensors[name]
-        data = self._unpacked(name, member.info)
+        data = self._unpacked(name, member)
         if 0 in member.shape:
             return np.empty(member.shape, member.dtype)
         array = np.frombuffer(data, member.dtype, offset=member.offset)
@@ -106,10 +113,10 @@ class NpzFile(Mapping[str, np.ndarray]):
 
     def release(self, name: str) -> None:
         """Lets the system take the array's memory back; the next use reads the file again."""
-        start, stop = self._span(self.tensors[name].info)
-        start -= start % mmap.PAGESIZE
+        member = self.tensors[name]
+        start = member.start - member.start % mmap.PAGESIZE
         if hasattr(mmap, 'MADV_DONTNEED'):
-            self._map.madvise(mmap.MADV_DONTNEED, start, stop - start)
+            self._map.madvise(mmap.MADV_DONTNEED, start, member.stop - start)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -160,36 +167,36 @@ class NpzFile(Mapping[str, np.ndarray]):
         if info.file_size != expected:
             fail(self.path, f'expected {expected} bytes, found {info.file_size}', name)
         order = 'F' if found[3] == 'True' else 'C'
-        return Member(dtype, shape, found[1] == '>', order, offset, info)
+        return Member(dtype, shape, found[1] == '>', order, offset, self._start(info), info)
 
     def _check_layout(self) -> None:
         """Members must not overlap, and the archive must fill the file."""
         position = 0
         ordered = sorted(self.tensors.items(), key=lambda item: item[1].info.header_offset)
+        size = len(self._map)
         for name, member in ordered:
-            start = member.info.header_offset
-            if start < position:
+            if member.info.header_offset < position:
                 fail(self.path, f'expected it at byte {position}, found an overlap', name)
-            _, position = self._span(member.info)
-            if position > len(self._map):
-                size = len(self._map)
-                fail(
-                    self.path, f'expected data up to byte {position}, found a file of {size}', name
-                )
-        if ordered[0][1].info.header_offset or self._map[-22:-18] != _END_OF_ZIP:
+            position = member.stop
+            if position > size:
+                what = f'expected data up to byte {position}'
+                fail(self.path, f'{what}, found a file of {size}', name)
+        mark, count = _END.unpack(self._map[-_END.size :])
+        if ordered[0][1].info.header_offset or mark != b'PK\5\6':
             fail(self.path, 'expected a zip archive alone, found bytes before or after it')
+        if count not in (len(ordered), 2**16 - 1):  # the latter: more than fit here
+            fail(self.path, f'expected {count} arrays, as its end says, found {len(ordered)}')
 
-    def _span(self, info: zipfile.ZipInfo) -> tuple[int, int]:
-        """Start and stop of a member's bytes: name and extra fields come again before them."""
+    def _start(self, info: zipfile.ZipInfo) -> int:
+        """Where a member's bytes start: its name and extra fields come again before them."""
         header = info.header_offset
-        start = header + 30 + sum(struct.unpack_from('<HH', self._map, header + 26))
-        return start, start + info.compress_size
+        return header + 30 + sum(struct.unpack_from('<HH', self._map, header + 26))
 
-    def _unpacked(self, name: str, info: zipfile.ZipInfo) -> memoryview:
-        start, stop = self._span(info)
-        if self._map.size() < stop:
+    def _unpacked(self, name: str, member: Member) -> memoryview:
+        info = member.info
+        if self._map.size() < member.stop:
             fail(self.path, 'has been cut short since it was opened', name)
-        data = memoryview(self._map)[start:stop]
+        data = memoryview(self._map)[member.start : member.stop]
         if info.compress_type == zipfile.ZIP_DEFLATED:
             data = self._inflated(name, data, info.file_size)
         if (found := zlib.crc32(data)) != info.CRC:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.converters.npz import ZIP_ERRORS, NpzFile
-from blox.tensorfile import _IMPOSTORS, MAX_TENSORS, TensorFile, fail, parse_json
+from blox.tensorfile import IMPOSTORS, MAX_TENSORS, TensorFile, fail, parse_json
 
 # What a folder's weights may be called, the first that is there counts.
 _INDEXES = ('model.safetensors.index.json', 'pytorch_model.bin.index.json')
@@ -159,7 +159,7 @@ def _check_start(path: Path, expected: str, *magics: bytes) -> bytes:
     with open(path, 'rb') as file:
         start = file.read(32)
     if not start.startswith(magics):
-        found = [what for magic, what in _IMPOSTORS.items() if start.lstrip().startswith(magic)]
+        found = [what for magic, what in IMPOSTORS.items() if start.lstrip().startswith(magic)]
         found += ['a safetensors file'] * (start[8:9] == b'{')
         fail(path, f'expected {expected}, found {(found or [repr(start[:8])])[0]}')
     return start
@@ -198,7 +198,7 @@ def _shard(index: Path, name: str) -> Path:
         fail(index, f'expected names of {suffix} files in the same folder, found {name!r}')
     shard = _inside(index, index.parent, name)
     if not os.path.lexists(shard):
-        fail(index, f'expected the shard {name!r} beside it, found none')
+        fail(index, f'expected its shards beside it, found no {name!r}')
     return shard
 
 

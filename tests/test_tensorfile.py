@@ -614,3 +614,11 @@ def test_a_header_with_any_field_changed_is_refused_or_tiles_its_data(path, name
         header[name] = value
     path.write_bytes(container(header, SOUND[8 + length :]))
     assert is_refused_or_whole(path)
+
+
+def test_a_file_cut_short_after_it_was_opened_is_an_error(tmp_path):
+    write_tensors(tmp_path / 'a.safetensors', {'w': np.ones(100_000, np.float32)}, {})
+    file = TensorFile(tmp_path / 'a.safetensors')
+    os.truncate(tmp_path / 'a.safetensors', 1000)
+    with pytest.raises(bx.CheckpointError, match='found it cut short'):
+        file['w']

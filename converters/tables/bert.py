@@ -93,12 +93,15 @@ def _read_pooling(source: Source) -> dict[str, Any]:
         raise ValueError(
             f'modules.json: expected Transformer, Pooling and perhaps Normalize, found {kinds}'
         )
-    pooling = source.read_json(f'{modules[1]["path"]}/config.json')
+    path = modules[1].get('path')
+    if not isinstance(path, str):
+        raise ValueError(f'modules.json: expected the path of its pooling, found {path!r}')
+    pooling = source.read_json(f'{path}/config.json')
     modes = {name.removeprefix('pooling_mode_') for name, on in pooling.items() if on is True}
     pools = {frozenset({'mean_tokens'}): 'mean', frozenset({'cls_token'}): 'first'}
     found = frozenset(modes - {'include_prompt'})
     if found not in pools:
-        raise ValueError(f'{modules[1]["path"]}: expected mean or cls pooling, found {set(found)}')
+        raise ValueError(f'{path}: expected mean or cls pooling, found {set(found)}')
     return {'pool': pools[found], 'normalize': len(kinds) == 3}
 
 

@@ -1,5 +1,6 @@
 """Rules and config fields that several families share."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,9 +95,25 @@ class Fields:
         self.problems: list[str] = []
 
     def take(self, name: str, default: Any) -> Any:
-        """The field's value, `default` where it is absent or null."""
-        value = self._fields.pop(name, None)
-        return default if value is None else value
+        """The field's value, of the type of `default`, which it is where it is absent or null."""
+        value = self._fields.pop(name, default)
+        # A null that would be false in Python is no default.
+        if value is None and not isinstance(default, bool):
+            return default
+        if not _is_like(value, default):
+            self.problems.append(f'{name} like {default!r}, found {value!r}')
+            return default
+        return value
+
+    def pair(self, name: str, default: Any) -> tuple[int, int]:
+        """Height and width, of one length or of two."""
+        found = self._fields.pop(name, None)
+        found = default if found is None else found
+        size = [found, found] if type(found) is int else found
+        if not _is_like(size, [0]) or len(size) != 2:
+            self.problems.append(f'{name} of one integer or two, found {found!r}')
+            return 1, 1
+        return size[0], size[1]
 
     def activation(self, name: str, default: str) -> str:
         theirs = self.take(name, default)
@@ -124,14 +141,18 @@ class Fields:
             raise ValueError(f'expected {"; ".join(problems)}')
 
 
+def _is_like(value: Any, default: Any) -> bool:
+    """Whether `value` has the type of `default`; an int may stand for a float, a list for a tuple."""
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and all(_is_like(item, default[0]) for item in value)
+    if type(default) is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
+
+
 def hf_activation(name: str) -> str:
     """Hugging Face's name of one of our activations."""
     return 'gelu_new' if name == 'gelu_tanh' else name
-
-
-def pair(size: Any) -> tuple[int, int]:
-    """Height and width of a length or of two."""
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def count_labels(fields: Mapping[str, Any]) -> int:

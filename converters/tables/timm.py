@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.sources import Source
-from blox.converters.tables.common import Fields, pair
+from blox.converters.tables.common import Fields
 
 _TOP = frozenset(
     {
@@ -37,17 +37,26 @@ def read_timm(
     is_old = 'pretrained_cfg' not in top
     if not is_old:
         Fields(top).finish(_TOP)
-    pretrained = top if is_old else top['pretrained_cfg']
-    input_size = pretrained.get('input_size') or [3, 224, 224]
+    pretrained = Fields(top if is_old else _object(top, 'pretrained_cfg'))
+    channels, *size = pretrained.take('input_size', [3, 224, 224]) or [3]
     pool = {'global_pool': top['global_pool']} if top.get('global_pool') else {}
-    arguments = Fields(pool | (top.get('model_args') or {}))
-    classes = top.get('num_classes', pretrained.get('num_classes', 1000))
+    arguments = Fields(pool | _object(top, 'model_args'))
+    classes = top.get('num_classes', pretrained.take('num_classes', 1000))
     common = {
         'num_classes': arguments.take('num_classes', classes),
-        'in_channels': arguments.take('in_chans', input_size[0]),
-        'image_size': pair(arguments.take('img_size', list(input_size[1:]))),
+        'in_channels': arguments.take('in_chans', channels),
+        'image_size': arguments.pair('img_size', size),
     }
+    arguments.problems += pretrained.problems
     return architecture, arguments, common
+
+
+def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object that a field is; an empty one where it is absent or null."""
+    found = fields.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f'expected {name} to be an object, found {found!r}')
+    return dict(found)
 
 
 def pretrained_config(

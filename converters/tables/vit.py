@@ -15,7 +15,6 @@ from blox.converters.tables.common import (
     hf_activation,
     hf_labels,
     norm,
-    pair,
     qkv,
 )
 from blox.converters.tables.timm import pretrained_config, read_timm
@@ -142,8 +141,8 @@ def _read_hf(source: Source) -> dict[str, Any]:
     has_pooler = any(name.endswith('pooler.dense.weight') for name in source.tensors)
     pooled = fields.take('pooler_output_size', width)
     ours = {
-        'image_size': pair(fields.take('image_size', 224)),
-        'patch_size': pair(fields.take('patch_size', 16)),
+        'image_size': fields.pair('image_size', 224),
+        'patch_size': fields.pair('patch_size', 16),
         'in_channels': fields.take('num_channels', 3),
         'num_classes': count_labels(source.config) if has_head else 0,
         'width': width,
@@ -223,7 +222,7 @@ def _read_timm(source: Source) -> dict[str, Any]:
     activation = arguments.take('act_layer', 'gelu')
     ours = {
         **common,
-        'patch_size': pair(arguments.take('patch_size', base['patch'])),
+        'patch_size': arguments.pair('patch_size', base['patch']),
         'width': width,
         'depth': arguments.take('depth', base['depth']),
         'heads': arguments.take('num_heads', base['heads']),
