@@ -142,14 +142,14 @@ def convert(
     _check_tied(_table(model, explanation.layout), tensors, explanation)
     # The largest first, while little else is in memory: so the peak is hardly above the result.
     entries = sorted(explanation.entries.values(), key=lambda e: -math.prod(e.shape))
-    device = jax.config.jax_default_device  # which other threads do not know
-
-    def value(entry: Entry) -> jax.Array:
-        with jax.default_device(device):
-            return _value(entry, tensors, explanation.names, dtype)
-
     with ThreadPoolExecutor(_THREADS) as pool:
-        values = list(pool.map(value, entries))
+        # Settings in force in this thread alone, by a `with` block, are not the workers'.
+        is_same = pool.submit(_settings).result() == _settings()
+        values = list(
+            (pool.map if is_same else map)(
+                lambda entry: _value(entry, tensors, explanation.names, dtype), entries
+            )
+        )
     params = {
         entry.path: Param(value, expected[entry.path].trainable, expected[entry.path].metadata)
         for entry, value in zip(entries, values)
@@ -313,6 +313,11 @@ def _check_tied(table: Table, tensors: Mapping[str, Tensor], explanation: Explan
             )
 
 
+def _settings() -> tuple[Any, ...]:
+    """What decides where arrays are put, and in which dtype."""
+    return tuple(getattr(jax.config, f'jax_{name}') for name in ('enable_x64', 'default_device'))
+
+
 def _value(
     entry: Entry, tensors: Mapping[str, Tensor], own: Mapping[str, str], dtype: Any
 ) -> jax.Array:
@@ -367,8 +372,10 @@ def _in_dtype(file: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarra
         return array
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f'expected a floating-point dtype, found {dtype}')
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f'{dtype} takes jax_enable_x64, which is off')
     with np.errstate(over='ignore'):
-        cast = array.astype(jax.dtypes.canonicalize_dtype(dtype), copy=False)
+        cast = array.astype(dtype, copy=False)
     narrower = jnp.finfo(cast.dtype).max < jnp.finfo(array.dtype).max
     if narrower and not np.isfinite(cast).all():
         fail(file, f'values are too large for {cast.dtype}', name)
