@@ -10,6 +10,7 @@ from typing import Any
 
 from blox import converters
 from blox.converters.sources import WEIGHTS, Source
+from blox.paths import nearest
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.card import Card
 from blox.zoo.family import Family, families
@@ -61,18 +62,29 @@ def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
             "name the model that they are of: bx.zoo.load('resnet50', source=PATH)",
         )
     if 'architecture' in config:
-        for family in families().values():
-            table = converters.layouts(family.name).get('timm')
-            if table and config['architecture'] in (table.architectures or {}):
-                return family, 'timm'
-        fail(path, f'no family here has the timm architecture {config["architecture"]!r}')
-    found = config.get('model_type')
+        return _timm_family(path, str(config['architecture'])), 'timm'
+    found = str(config.get('model_type'))
     if found not in families():
         fail(
             path,
             f'expected model_type {", ".join(families())} in config.json, found {found!r}',
         )
     return families()[found], 'hf'
+
+
+def _timm_family(path: Path, architecture: str) -> Family:
+    tables = {name: converters.layouts(name).get('timm') for name in families()}
+    known = {
+        one: name for name, table in tables.items() if table for one in table.architectures or {}
+    }
+    if architecture not in known:
+        near = ', '.join(nearest(architecture, known)) or 'none'
+        fail(
+            path,
+            f'expected a timm architecture of {", ".join(sorted({*known.values()}))} in '
+            f'config.json, found {architecture!r}; nearest: {near}',
+        )
+    return families()[known[architecture]]
 
 
 def read_card(source: Source, name: str) -> Card:

@@ -93,7 +93,7 @@ def load(
     stored, family = checkpoint.card, families()[checkpoint.card.family]
     config = family.override(stored.config, overrides)
     model = family.build(stored.config)
-    params = checkpoint.read(model)
+    params = checkpoint.read(model, _precise(dtype) if config != stored.config else dtype)
     if config != stored.config:
         model = family.build(config)
         params = _adapted(params, model, stored, seed)
@@ -126,12 +126,22 @@ def read_card(
     config = families()[found.family].override(found.config, overrides)
     changes = found.changes + _changes(found, config)
     labels = found.labels if len(found.labels) == getattr(config, 'num_classes', 0) else ()
-    prepare = found.preprocessor
-    if prepare is not None and config.image_size != found.config.image_size:
-        prepare = prepare.for_size(config.image_size)
     return dataclasses.replace(
-        found, config=config, changes=changes, labels=labels, preprocessor=prepare
+        found,
+        config=config,
+        changes=changes,
+        labels=labels,
+        preprocessor=_preprocessor(found, config, {*overrides}),
     )
+
+
+def _preprocessor(found: Card, config: Any, overridden: set[str]) -> ImagePreprocessor | None:
+    """That of `found`, for images as `config` has them; None for other channels."""
+    prepare = found.preprocessor
+    if prepare is None or ('in_channels' in overridden and len(prepare.mean) != config.in_channels):
+        return None
+    follows = 'image_size' in overridden and prepare.size != config.image_size
+    return prepare.for_size(config.image_size) if follows else prepare
 
 
 def save(
@@ -191,13 +201,38 @@ def push(
         return hub.upload(repo, folder, private=private, message=message)
 
 
+# What the Hub calls a task of ours, and the licenses that it has a name for: it takes no others.
+_HUB_TASKS = {'sentence-embedding': 'sentence-similarity'}
+_HUB_LICENSES = (
+    'apache-2.0',
+    'bsd-2-clause',
+    'bsd-3-clause',
+    'cc-by-4.0',
+    'cc-by-nc-4.0',
+    'cc-by-sa-4.0',
+    'cc0-1.0',
+    'gpl-3.0',
+    'mit',
+    'mpl-2.0',
+)
+
+
+def _hub_license(license: str) -> str:
+    found = license.lower()
+    return found if found in _HUB_LICENSES or not found else 'other'
+
+
 def _readme(repo: str, card: Card) -> str:
     """A model card of the Hub: what it is, and how to load it."""
-    header = {'library_name': 'blox', 'pipeline_tag': card.task, 'license': card.license}
+    header = {
+        'library_name': 'blox',
+        'pipeline_tag': _HUB_TASKS.get(card.task, card.task),
+        'license': _hub_license(card.license),
+    }
     front = '\n'.join(f'{name}: {json.dumps(text)}' for name, text in header.items() if text)
     facts = {
         name: getattr(card, name)
-        for name in ('summary', 'training', 'data', 'paper', 'source', 'commit')
+        for name in ('summary', 'training', 'data', 'license', 'paper', 'source', 'commit')
         if getattr(card, name)
     }
     facts |= {name: str(value) for name, value in card.metrics.items()}
@@ -249,6 +284,12 @@ def tokenizer(
 
 
 # Overrides.
+
+
+def _precise(dtype: Any) -> Any:
+    """`dtype`, but float32 for narrower ones: what is resized is rounded once, at the end."""
+    is_narrow = dtype is not None and jnp.dtype(dtype).itemsize < 4
+    return jnp.float32 if is_narrow else dtype
 
 
 def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:

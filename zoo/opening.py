@@ -11,17 +11,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from blox import checkpoint, converters
+from blox import checkpoint, converters, paths
 from blox.checkpoint import RNG_TENSORS
+from blox.converters.convert import model_spec
 from blox.converters.sources import Source, open_source
-from blox.module import spec
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import CheckpointError, TensorFile, fail
 from blox.zoo import foreign
 from blox.zoo.card import HEADER_KEY, Card
 from blox.zoo.catalog import card, list_models
-from blox.zoo.family import families
+from blox.zoo.family import Family, families
 
 _LOG = logging.getLogger('blox')
 
@@ -36,7 +36,11 @@ class Checkpoint:
     """A model's card, and its Params for the model of the card's config."""
 
     card: Card
-    read: Callable[[Any], Params]
+    reader: Callable[[Any, Any], Params]
+
+    def read(self, model: Any, dtype: Any = None) -> Params:
+        """Params without an rng for the card's model, in `dtype` or as they are stored."""
+        return self.reader(model, dtype)
 
 
 def open_checkpoint(
@@ -49,28 +53,47 @@ def open_checkpoint(
     A path that exists goes before a repository of the same name.
     """
     name = str(name_or_path)
-    if not name:
+    if not name or source == '':
         raise ValueError('expected the name of a model or of a file, found nothing')
     if source is not None:
         return _open_as(card(name), source, revision)
     if name in list_models():
         return _open_named(card(name), revision)
+    return _open_place(name_or_path, revision)
+
+
+def _open_place(
+    name_or_path: str | os.PathLike[str], revision: str | None, entry: Card | None = None
+) -> Checkpoint:
+    """A path or repository; with an `entry`, a repository of another family is not downloaded."""
+    name = str(name_or_path)
     path, repository = Path(name), _REPOSITORY.fullmatch(name)
-    is_path = path.exists() or path.suffix in ('.safetensors', '.npz', '.pth', '.pt', '.bin')
-    if not is_path and repository and isinstance(name_or_path, str):
+    is_path = path.exists() or _is_written_as_path(name_or_path)
+    if not is_path and repository:
         repo, at = repository.groups()
         if at and revision and at != revision:
             raise ValueError(f'{name!r} names one revision, revision={revision!r} another')
-        return _open_hub(repo, at or revision)
-    if revision is not None:
-        raise ValueError(f'{name!r} is no repository: only those have revisions')
+        return _open_hub(repo, at or revision, entry)
+    _check_no_revision(name, revision)
     if not is_path:
         card(name)  # Its error names what is near.
     return _open_folder(path) if path.is_dir() else _open_file(path)
 
 
+def _is_written_as_path(name: str | os.PathLike[str]) -> bool:
+    if not isinstance(name, str) or name.startswith(('.', '~')) or Path(name).is_absolute():
+        return True
+    return Path(name).suffix in ('.safetensors', '.npz', '.pth', '.pt', '.bin')
+
+
+def _check_no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise ValueError(f'{name!r} is no repository: only those have revisions')
+
+
 def _open_named(entry: Card, revision: str | None) -> Checkpoint:
     if entry.weights is not None:
+        _check_no_revision(entry.name, revision)
         return _open_own(entry.weights)
     if not entry.source:
         near = [name for name in list_models(f'{entry.name}-*') if card(name).source]
@@ -80,37 +103,48 @@ def _open_named(entry: Card, revision: str | None) -> Checkpoint:
             f'random ones with model = bx.zoo.create({entry.name!r}); params = '
             f'bx.zoo.init(model); or name weights with bx.zoo.load({entry.name!r}, source=PATH)'
         )
-    return _named(entry, _open_hub(entry.source, revision))
+    return _named(entry, _open_hub(entry.source, revision, entry))
 
 
 def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) -> Checkpoint:
     """The weights at `source` as those of a catalog entry."""
     path = Path(source)
     is_bare = path.is_file() and not _is_own(path)
+    if path.is_dir():
+        is_bare = not (path / 'config.json').exists()
     if not is_bare:
-        return _named(entry, open_checkpoint(source, None, revision))
+        return _named(entry, _open_place(source, revision, entry))
+    _check_no_revision(str(path), revision)
     opened = open_source(path)
     family = families()[entry.family]
-    layout = converters.explain(opened, family.build(entry.config)).layout
-    facts = converters.layouts(family.name)[layout].facts or {}
-    config = family.override(entry.config, facts)
-    made = dataclasses.replace(entry, config=config, layout=layout, source='', weights=None)
+    explanation = converters.explain(opened, family.build(entry.config))
+    facts = converters.layouts(family.name)[explanation.layout].facts or {}
+    config = family.override(entry.config, {**facts, **_classes(opened, explanation, family)})
+    made = dataclasses.replace(
+        entry, config=config, layout=explanation.layout, source='', weights=None
+    )
     return _foreign(opened, made)
+
+
+def _classes(source: Source, explanation: converters.Explanation, family: Family) -> dict[str, int]:
+    """The num_classes that weights alone have: as many as the head's bias, 0 without a head."""
+    pattern = family.fresh.get('num_classes')
+    for path, entry in explanation.entries.items():
+        if pattern and path.endswith('/b') and paths.matches(pattern, path):
+            name = explanation.names.get(entry.names[0])
+            return {'num_classes': source.tensors[name].shape[0] if name else 0}
+    return {}
 
 
 def _named(entry: Card, found: Checkpoint) -> Checkpoint:
     """`found`, which must be of the entry's size, with what the entry knows besides."""
     theirs = found.card
-    wrong = [] if theirs.family == entry.family else [f'family {theirs.family!r}']
-    if not wrong:
+    where = theirs.source or theirs.name
+    _check_family(entry, theirs.family, where)
+    if theirs.config != entry.config:
         head = tuple(families()[entry.family].fresh.values())
         expected, shapes = (_body(one, head) for one in (entry, theirs))
-        wrong = differences(expected, shapes)
-    if wrong:
-        raise ValueError(
-            f'{entry.name!r} and the weights from {theirs.source or theirs.name!r} are of '
-            f'different models: {"; ".join(wrong[:8])}'
-        )
+        _check_same(entry, where, differences(expected, shapes))
     known = dataclasses.replace(
         theirs,
         name=entry.name,
@@ -120,7 +154,20 @@ def _named(entry: Card, found: Checkpoint) -> Checkpoint:
             if not getattr(theirs, field)
         },
     )
-    return Checkpoint(known, found.read)
+    return Checkpoint(known, found.reader)
+
+
+def _check_family(entry: Card, family: str, where: str) -> None:
+    wrong = [f'expected family {entry.family!r}, found {family!r}']
+    _check_same(entry, where, wrong if family != entry.family else [])
+
+
+def _check_same(entry: Card, where: str, wrong: list[str]) -> None:
+    if wrong:
+        raise ValueError(
+            f'{entry.name!r} and the weights from {where!r} are of different models: '
+            f'{"; ".join(wrong[:8])}'
+        )
 
 
 def _body(one: Card, head: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
@@ -145,17 +192,17 @@ def _open_file(path: Path) -> Checkpoint:
 
 def _open_own(path: Path) -> Checkpoint:
     file = TensorFile(path)
-    return Checkpoint(Card.from_file(file), lambda model: _read_own(file, model))
+    return Checkpoint(Card.from_file(file), lambda model, dtype: _read_own(file, model, dtype))
 
 
-def _read_own(file: TensorFile, model: Any) -> Params:
+def _read_own(file: TensorFile, model: Any, dtype: Any) -> Params:
     """The Params in our file, once its header was compared with the model's own spec."""
     expected = model_spec(model)
     _check_fit(expected, file)
     params = checkpoint.params_of(file).partition(lambda path, _: path != RNG)[0]
     if unmarked := unmarked_state(expected, params):
         fail(file.path, f'expected these to be marked as batch statistics: {unmarked}')
-    return params
+    return params if dtype is None else params.cast(dtype)
 
 
 # Folders and repositories of others.
@@ -177,15 +224,15 @@ def _foreign_folder(source: Source, name: str) -> Checkpoint:
 
 
 def _foreign(source: Source, found: Card) -> Checkpoint:
-    def read(model: Any) -> Params:
-        params = converters.convert(source, model)
+    def read(model: Any, dtype: Any) -> Params:
+        params = converters.convert(source, model, dtype=dtype)
         return params.partition(lambda path, _: path != RNG)[0]
 
     return Checkpoint(found, read)
 
 
-def _open_hub(repo: str, revision: str | None) -> Checkpoint:
-    """A repository's model, converted at its first use and kept."""
+def _open_hub(repo: str, revision: str | None, entry: Card | None) -> Checkpoint:
+    """A repository's model, converted at its first use and kept; of the family of `entry`."""
     from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
 
     found = hub.snapshot(repo, revision)
@@ -196,13 +243,15 @@ def _open_hub(repo: str, revision: str | None) -> Checkpoint:
         config = _hub_config(hub.fetch(found, [n for n in names if n == 'config.json']), repo)
         if _says_own(config):
             return _open_own(hub.fetch(found, [OWN_FILE]) / OWN_FILE)
-        foreign.identify(Path(repo), config)
+        family, _ = foreign.identify(Path(repo), config)
+        if entry is not None:
+            _check_family(entry, family.name, repo)
 
     def from_folder(folder: Path) -> Checkpoint:
         opened = _foreign_folder(open_source(folder), repo.partition('/')[2])
         sha256 = {name: file.sha256 for name in names if (file := found.files[name]).sha256}
         made = dataclasses.replace(opened.card, source=repo, commit=found.commit, sha256=sha256)
-        return Checkpoint(made, opened.read)
+        return Checkpoint(made, opened.reader)
 
     def convert(folder: Path, path: Path) -> None:
         opened = from_folder(folder)
@@ -241,11 +290,6 @@ def _hub_config(folder: Path, repo: str) -> Mapping[str, Any]:
 
 
 # Comparing shapes.
-
-
-def model_spec(model: Any) -> Params:
-    """Shapes and dtypes of the Params of a model of the zoo, without computing them."""
-    return spec(model, *model.example_inputs())
 
 
 def shapes(params: Params) -> dict[str, tuple[int, ...]]:

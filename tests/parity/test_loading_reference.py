@@ -1,0 +1,152 @@
+"""Overrides at loading against the libraries that a checkpoint came from: other images, channels.
+
+The references save themselves, and load what they saved with the same override as we do.
+"""
+
+import copy
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, hf_vit, pair, timm, torch
+from helpers import normal
+
+import blox as bx
+from blox.zoo.adapt import resize_positions
+from blox.zoo.models.vit import ViTConfig
+
+GRIDS = [
+    ((4, 4), (7, 7)),
+    ((7, 7), (3, 3)),
+    ((3, 5), (6, 2)),
+    ((14, 14), (24, 24)),
+    ((24, 24), (14, 14)),
+    ((2, 2), (1, 9)),
+]
+# Overrides of a model for images of 24 x 16, in patches of 8.
+SIZES = [(48, 40), (16, 8), (24, 32), (8, 16)]
+
+
+def resized(pos_embed, old, new, layout):
+    stored, wanted = (
+        ViTConfig(image_size=(rows * 4, columns * 8), patch_size=(4, 8))
+        for rows, columns in (old, new)
+    )
+    return resize_positions(pos_embed, stored, wanted, layout)
+
+
+@pytest.mark.parametrize('layout', ['hf', 'timm'])
+@pytest.mark.parametrize(('old', 'new'), GRIDS)
+def test_resized_positions_equal_torchs_interpolation(old, new, layout):
+    pos_embed = normal(1, old[0] * old[1], 5)
+    grid = torch.tensor(pos_embed).reshape(1, *old, 5).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(
+        grid, size=new, mode='bicubic', align_corners=False, antialias=layout == 'timm'
+    )
+    expected = expected.permute(0, 2, 3, 1).reshape(1, -1, 5).numpy()
+    np.testing.assert_allclose(resized(pos_embed, old, new, layout), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('prefix', [0, 1, 2])
+@pytest.mark.parametrize(('old', 'new'), GRIDS)
+def test_resized_positions_equal_timms(old, new, prefix):
+    pos_embed = normal(1, prefix + old[0] * old[1], 5).astype(np.float32)
+    expected = timm.layers.resample_abs_pos_embed(
+        torch.tensor(pos_embed), list(new), list(old), num_prefix_tokens=prefix
+    )
+    found = resized(pos_embed, old, new, 'timm')
+    # It takes float32 for the places between patches too, and is that far from its own float64.
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+
+
+# Whole models.
+
+
+def logits(model, params, images):
+    return np.asarray(model(params, jnp.asarray(images))[0])
+
+
+def reference_logits(reference, images, **arguments):
+    with torch.no_grad():
+        outputs = reference(torch.tensor(images).permute(0, 3, 1, 2), **arguments)
+    return getattr(outputs, 'logits', outputs).numpy()
+
+
+@pytest.fixture(scope='module')
+def square(tmp_path_factory):
+    """transformers', for images of 32 x 32 alone: it resizes positions from squares only."""
+    case = hf_vit('ViTForImageClassification', image_size=32, num_labels=7)
+    made = pair(case, tmp_path_factory.mktemp('square'))
+    double = copy.deepcopy(made.reference).double()
+    double.save_pretrained(made.saved / 'double')
+    return double, made.saved / 'double'
+
+
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize('size', [(48, 48), (16, 16), (40, 24), (24, 64)])
+def test_images_of_another_size_give_transformers_logits(square, size):
+    reference, folder = square
+    model, params = bx.zoo.load(folder, image_size=size)
+    images = normal(3, *size, 3)
+    expected = reference_logits(reference, images, interpolate_pos_encoding=True)
+    assert abs(expected).max() > 0.2
+    np.testing.assert_allclose(logits(model, params, images), expected, rtol=0, atol=1e-12)
+
+
+@pytest.fixture(scope='module', params=['vit timm', 'vit timm avg, no class token'])
+def timm_vit(request, tmp_path_factory):
+    return pair(CASES[request.param], tmp_path_factory.mktemp('vit'))
+
+
+@pytest.fixture(scope='module', params=['resnet timm basic', 'resnet timm bottleneck', 'vit timm'])
+def colors(request, tmp_path_factory):
+    return pair(CASES[request.param], tmp_path_factory.mktemp('colors'))
+
+
+def created(made, **arguments):
+    """The model that timm makes of what it saved."""
+    return timm.create_model(f'local-dir:{made.saved}', pretrained=True, **arguments).eval()
+
+
+def assert_logits_equal(reference, model, params, size, channels):
+    images = normal(3, *size, channels).astype(np.float32)
+    expected = reference_logits(reference, images)
+    assert abs(expected).max() > 0.2
+    np.testing.assert_allclose(logits(model, params, images), expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_images_of_another_size_give_timms_logits(timm_vit, size):
+    model, params = bx.zoo.load(timm_vit.saved, image_size=size)
+    reference = created(timm_vit, img_size=size)
+    assert_logits_equal(reference, model, params, size, 3)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 4, 6])
+def test_images_of_other_channels_give_timms_logits(colors, count):
+    model, params = bx.zoo.load(colors.saved, in_channels=count)
+    size = model.config.image_size if colors.case.family == 'vit' else (47, 64)
+    reference = created(colors, in_chans=count)
+    assert_logits_equal(reference, model, params, size, count)
+
+
+def test_overrides_together_give_timms_logits(timm_vit):
+    for size, count in itertools.product(SIZES[:2], (1, 4)):
+        model, params = bx.zoo.load(timm_vit.saved, image_size=size, in_channels=count)
+        reference = created(timm_vit, img_size=size, in_chans=count)
+        assert_logits_equal(reference, model, params, size, count)
+
+
+@pytest.mark.parametrize('family', ['vit', 'resnet'])
+def test_a_fresh_head_takes_the_features_that_timm_computes(family, tmp_path):
+    made = pair(CASES[{'vit': 'vit timm', 'resnet': 'resnet timm basic'}[family]], tmp_path)
+    reference = created(made, num_classes=0)
+    model, params = bx.zoo.load(made.saved, num_classes=4, seed=1)
+    bare, features = bx.zoo.load(made.saved, num_classes=0)
+    images = made.inputs[0].astype(np.float32)
+    found = logits(bare, features, images)
+    np.testing.assert_allclose(found, reference_logits(reference, images), rtol=0, atol=2e-5)
+    w, b = (np.asarray(params[f'{family}/head/{name}'].value) for name in 'wb')
+    head = found @ w + b
+    np.testing.assert_allclose(logits(model, params, images), head, rtol=0, atol=2e-5)
