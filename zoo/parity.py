@@ -102,7 +102,7 @@ def verify(
     """
     rows, name = {}, ''
     for dtype in TOLERANCES:
-        with _x64(dtype == 'float64'):
+        with _precision(dtype):
             reference = open_reference(folder, layout, model, dtype)
             name = describe(reference)
             inputs = random_inputs(model, seed)
@@ -174,7 +174,7 @@ def layer_outputs(
     copy = family_of(model).build(model.config)
     for _, module in copy.graph.walk():
         module.__class__ = _recording(type(module), records)
-    outputs, _ = copy(params, *inputs)
+    outputs, _ = copy(params, *map(jnp.asarray, inputs))
     if hasattr(outputs, '_asdict'):
         del records[copy.path]
         records.update({f'{copy.path}.{name}': x for name, x in outputs._asdict().items()})
@@ -199,9 +199,10 @@ def _dtype(params: Params) -> Any:
 
 
 @contextlib.contextmanager
-def _x64(enabled: bool) -> Iterator[None]:
-    before = jax.config.jax_enable_x64
-    jax.config.update('jax_enable_x64', enabled)
+def _precision(dtype: str) -> Iterator[None]:
+    """JAX computes in `dtype`, and no less."""
+    before = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    jax.config.update('jax_enable_x64', before or dtype == 'float64')
     try:
         with jax.default_matmul_precision('highest'):
             yield
@@ -262,7 +263,8 @@ def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtyp
 
 def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
     table = layouts(model.path)['hf']
-    assert table.write_config is not None
+    if table.write_config is None:
+        raise ValueError(f'transformers has no {model.path!r}')
     (name,) = table.write_config(model.config)['architectures']
     kind = getattr(import_reference('transformers'), name)
     options = {}
@@ -350,7 +352,6 @@ def _layers(model: Any, layout: str) -> dict[str, tuple[str, Transform]]:
     found = {}
     for path, _ in model.graph.walk():
         for rule in table.layers(model.config):
-            fields = rule.match(path)
-            if fields is not None:
-                found[path] = (rule.names(fields)[0], rule.via)
+            if (fields := rule.match(path)) is not None:
+                found[path] = (*rule.names(fields), rule.via)
     return found

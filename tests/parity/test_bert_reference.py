@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_models_reference import arrays, ours, randomized, torch, transformers
+from cases import randomized, torch, transformers
 
 import blox as bx
 from blox.zoo.family import families
@@ -30,6 +30,21 @@ NAMES = {
     'mlp/fc2': 'output.dense',
     'norm2': 'output.LayerNorm',
 }
+
+
+def arrays(reference):
+    return {name: value.numpy() for name, value in reference.state_dict().items()}
+
+
+def ours(config, entries):
+    """Our model of `config`, and Params that hold `entries` where it expects them."""
+    model = families()['bert'].build(config)
+    params = bx.spec(model, *model.example_inputs()).partition('rng')[1]
+    values = dict(entries)
+    assert set(values) == set(params)
+    for path, value in values.items():
+        params = params.set(path, jnp.asarray(value, jnp.float64), strict=False)
+    return model, params
 
 
 def entries(state, depth):
@@ -70,8 +85,9 @@ def models(theirs, field):
         max_position_embeddings=config.context,
         **theirs,
     )
-    reference = randomized(transformers.BertModel(their_config, add_pooling_layer=config.pooler))
-    return reference, *ours('bert', config, entries(arrays(reference), config.depth))
+    reference = transformers.BertModel(their_config, add_pooling_layer=config.pooler)
+    reference = randomized(reference).double()
+    return reference, *ours(config, entries(arrays(reference), config.depth))
 
 
 def embedding(outputs, mask, config):

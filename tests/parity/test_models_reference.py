@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,10 @@ import numpy as np
 import optax
 import pytest
 from cases import CASES, FULL_SIZE, opened, pair, save, torch, transformers
-from tokenizers import Tokenizer
 
 import blox as bx
-from blox.converters import convert, layouts, open_source
+from blox.converters import convert, open_source
 from blox.converters.convert import external
-from blox.zoo.family import families
 from blox.zoo.parity import (
     compare,
     final_outputs,
@@ -29,7 +28,6 @@ from blox.zoo.parity import (
     random_inputs,
     reference_inputs,
 )
-from blox.zoo.tokenization import read_tokenizer
 
 # Relative to a layer's largest value, which is 1 for logits.
 TOLERANCES = {'float64': 1e-12, 'float32': 5e-6}
@@ -103,7 +101,9 @@ def test_gradients_of_every_parameter_are_equal(made, tmp_path):
         found = run(trainable.merge(state), *made.inputs)
         return sum((found[path] * w).sum() for path, w in weights.items())
 
-    sum((theirs[path] * torch.tensor(w)).sum() for path, w in weights.items()).backward()
+    torch.autograd.backward(
+        [theirs[path] for path in weights], [torch.tensor(w) for w in weights.values()]
+    )
     assert all(p.grad is not None for p in reference.parameters())
     for parameter in reference.parameters():
         parameter.data = parameter.grad
@@ -127,56 +127,61 @@ def test_batch_statistics_after_two_training_steps_are_equal(name, tmp_path):
         theirs = reference(*reference_inputs([images], torch.float64))
         expected = final_outputs(made.model.path, theirs)[made.model.path].detach().numpy()
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-10)
-    changed = params['resnet/stem/norm/mean'].value - made.params['resnet/stem/norm/mean'].value
-    assert jnp.abs(changed).max() > 0.01
+    name = 'resnet/stem/norm/mean'
+    assert np.abs(np.asarray(params[name].value) - np.asarray(made.params[name].value)).max() > 0.01
     assert_saved_is(reference, made, tmp_path, params, atol=1e-12)
 
 
-ADAM = {'eps': 1e-8, 'weight_decay': 0.01}
+FINALS = (('logits',), ('last_hidden_state', 'pooler_output'), ('tokens', 'pooled'))
 
 
-def adamw_steps(made, params, options, count):
-    """Params after steps of optax."""
-    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.999, **ADAM)
+def finals(outputs):
+    """The arrays of a model's outputs, ours or theirs, that both have."""
+    names = next((names for names in FINALS if hasattr(outputs, names[0])), ())
+    return [getattr(outputs, name) for name in names] or [outputs]
+
+
+OPTIONS: dict[str, Any] = {'eps': 1e-8, 'weight_decay': 0.01}
+
+
+def ten_adamw_steps(made, params, **options):
+    """Params after ten steps of optax."""
+    inputs = tuple(map(jnp.asarray, made.inputs))
+    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.999, **OPTIONS)
 
     def loss(trainable, state):
-        outputs, after = made.model(trainable.merge(state), *made.inputs, **options)
-        finals = [outputs.tokens, outputs.pooled] if made.case.family == 'bert' else [outputs]
-        return sum(jnp.square(x).mean() for x in finals), after
+        outputs, after = made.model(trainable.merge(state), *inputs, **options)
+        return sum(jnp.square(x).mean() for x in finals(outputs)), after
 
     @jax.jit
     def step(params, moments):
         trainable, state = params.split_trainable()
         gradients, after = jax.grad(loss, has_aux=True)(trainable, state)
         updates, moments = optimizer.update(gradients, moments, trainable)
-        return optax.apply_updates(trainable, updates).merge(after.split_trainable()[1]), moments
+        trainable = cast(bx.Params, optax.apply_updates(trainable, updates))
+        return trainable.merge(after.split_trainable()[1]), moments
 
     moments = optimizer.init(params.split_trainable()[0])
-    for _ in range(count):
-        params, moments = step(params, moments)
+    with jax.numpy_dtype_promotion('standard'):  # optax counts its steps in integers.
+        for _ in range(10):
+            params, moments = step(params, moments)
     return params
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('name', ['gpt2', 'vit hf', 'resnet timm bottleneck', 'bert'])
+@pytest.mark.parametrize('name', ['gpt2', 'vit hf', 'resnet hf v1.5', 'bert'])
 def test_ten_adamw_steps_stay_together(name, tmp_path):
     made = small(name, tmp_path)
     reference, params = in_float64(made)
     is_resnet = made.case.family == 'resnet'
     reference.train(is_resnet)  # Batch statistics, but no dropout.
-    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-3, betas=(0.9, 0.999), **ADAM)
+    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-3, betas=(0.9, 0.999), **OPTIONS)
     for _ in range(10):
         theirs = reference(*reference_inputs(made.inputs, torch.float64))
-        finals = final_outputs('bert', theirs)
-        finals = (
-            [finals[f'bert.{k}'] for k in ('tokens', 'pooled')]
-            if name == 'bert'
-            else [finals['bert']]
-        )
         optimizer.zero_grad()
-        sum(x.square().mean() for x in finals).backward()
+        torch.stack([x.square().mean() for x in finals(theirs)]).sum().backward()
         optimizer.step()
-    params = adamw_steps(made, params, {'is_training': True} if is_resnet else {}, 10)
+    params = ten_adamw_steps(made, params, is_training=is_resnet)
     assert_saved_is(reference, made, tmp_path, params, atol=1e-8)
 
 
@@ -186,7 +191,10 @@ def test_ten_adamw_steps_stay_together(name, tmp_path):
 @pytest.mark.usefixtures('x64')
 def test_greedy_generation_equals_transformers(tmp_path):
     made = small('gpt2', tmp_path)
-    reference, params = in_float64(made)
+    with torch.no_grad():  # Where positions matter little, it says one word over and over.
+        made.reference.transformer.wpe.weight *= 5
+    saved = save(made.case, made.reference.double(), tmp_path)
+    reference, params = made.reference, convert(saved, made.model)
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 50, length).tolist() for length in range(1, 60, 3)]
     longest = max(map(len, prompts))
@@ -215,7 +223,7 @@ def sentences(folder):
     """The prose of the checkpoint's own page."""
     text = (folder / 'README.md').read_text('utf-8')
     found = re.split(r'(?<=[.!?:])\s+', ' '.join(text.split()))
-    return [sentence for sentence in found if 5 < len(sentence.split()) < 80]
+    return [sentence for sentence in found if 5 < len(sentence.split()) < 40]
 
 
 def their_embeddings(folder, texts, dtype):
@@ -235,11 +243,8 @@ def test_embeddings_of_the_real_minilm_equal_transformers(dtype, atol):
     folder = minilm()
     texts = sentences(folder)
     assert len(texts) > 30
-    family = families()['bert']
-    config = layouts('bert')['hf'].read_config(open_source(folder))
-    model = family.build(family.config(**config))
-    params = convert(folder, model, dtype=jnp.dtype(dtype))
-    tokenizer = Tokenizer.from_str(read_tokenizer(folder))
+    model, params = bx.zoo.load(folder, dtype=jnp.dtype(dtype))
+    tokenizer = bx.zoo.tokenizer(folder)
     tokenizer.enable_padding()
     encoded = tokenizer.encode_batch(texts)
     tokens, mask = (
