@@ -4,17 +4,20 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import blox as bx
+from blox.zoo import cli_run
 from blox.zoo.cli import main
 
 DIGITS = Path(__file__).parents[1] / 'examples' / 'digits'
@@ -41,6 +44,15 @@ def fails(*args):
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith('Error: ')
+    return line
+
+
+def misused(*args):
+    """The one line that the command prints when it is called in a wrong way."""
+    result = blox(*args)
+    assert (result.exit_code, result.stdout) == (2, '')
+    (line,) = result.stderr.splitlines()
+    assert line.endswith(" --help'.")
     return line
 
 
@@ -75,6 +87,35 @@ def write_model(path, context, bias=None):
 @pytest.fixture(scope='module')
 def writer(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp('models') / 'writer.safetensors', context=64)
+
+
+def write_encoder(path, vocab_size=257, ends=True):
+    """A model of sentence embeddings with random weights; its tokenizer ends each text with END."""
+    tokenizer = byte_tokenizer()
+    if ends:
+        end = (END, tokenizer.token_to_id(END))
+        tokenizer.post_processor = processors.TemplateProcessing(f'$A {END}', special_tokens=[end])
+    sizes = {'width': 16, 'depth': 1, 'heads': 2, 'mlp_dim': 32, 'context': 64}
+    model = bx.zoo.create('minilm-l6', vocab_size=vocab_size, **sizes)
+    card = dataclasses.replace(bx.zoo.card('minilm-l6'), tokenizer=tokenizer.to_str())
+    params = bx.zoo.init(model)
+    shape = params['bert/token_embed/w'].shape
+    params = params.set('bert/token_embed/w', np.random.default_rng(0).normal(size=shape))
+    bx.zoo.save(path, model, params, card=card)
+    return path
+
+
+@pytest.fixture(scope='module')
+def encoder(tmp_path_factory):
+    return write_encoder(tmp_path_factory.mktemp('models') / 'encoder.safetensors')
+
+
+def embeddings(file, texts):
+    """What the library makes of each text, in a batch of its own."""
+    model, params = bx.zoo.load(file)
+    ids = [bx.zoo.tokenizer(file).encode(text).ids for text in texts]
+    rows = [jnp.array([row], jnp.int32) for row in ids]
+    return np.concatenate([model(params, row)[0].embedding for row in rows])
 
 
 @pytest.fixture
@@ -154,6 +195,24 @@ def test_info_prints_json():
 def test_info_takes_a_file(writer):
     fields = json.loads(printed('info', writer, '--json'))
     assert (fields['task'], fields['tokenizer']) == ('text-generation', True)
+
+
+def test_info_takes_a_folder_of_another_library(tmp_path):
+    model, params = bx.zoo.load('vit-digits')
+    bx.zoo.export(tmp_path / 'mine', model, params, card=bx.zoo.card('vit-digits'))
+    text = printed('info', tmp_path / 'mine')
+    for fact in ('name: +mine', 'layout: +hf', f'parameters: +{params.num_params:,}'):
+        assert re.search(f'^{fact}$', text, re.MULTILINE)
+    assert 'image_size [8, 8], ' in text
+    assert 'summary' not in text
+
+
+def test_info_prints_ten_of_many_labels(tmp_path):
+    model = bx.zoo.create('vit-digits', num_classes=12)
+    card = dataclasses.replace(bx.zoo.card('vit-digits'), labels=tuple('abcdefghijkl'))
+    bx.zoo.save(tmp_path / 'many.safetensors', model, bx.zoo.init(model), card=card)
+    text = printed('info', tmp_path / 'many.safetensors')
+    assert re.search(r'^labels: +a, b, .*, j, \.\.\. \(12 in all\)$', text, re.MULTILINE)
 
 
 # predict
@@ -250,7 +309,8 @@ def test_predict_fails_in_an_empty_folder(tmp_path):
         (['predict', 'vit-b16', 'a.png'], 'load once with a network'),
         (['predict', 'no.safetensors', 'a.png'], 'no.safetensors'),
         (['generate', 'gpt3', 'Hello'], "no model 'gpt3' in the catalog"),
-        (['generate', 'vit-digits', 'Hello'], "no tokenizer is known for 'vit-digits'"),
+        (['generate', 'vit-digits', 'Hello'], 'expected a model for text-generation'),
+        (['embed', 'gpt2-pydocs', 'Hello'], 'expected a model for sentence-embedding'),
     ],
 )
 def test_a_model_that_will_not_do_is_one_line(args, message):
@@ -258,7 +318,7 @@ def test_a_model_that_will_not_do_is_one_line(args, message):
 
 
 def test_predict_with_a_text_model_is_one_line(writer):
-    assert 'no image preprocessing is known' in fails('predict', writer, DIGITS / '1.png')
+    assert 'is for text-generation, expected' in fails('predict', writer, DIGITS / '1.png')
 
 
 # generate
@@ -339,17 +399,112 @@ def test_generate_refuses_a_prompt_that_fills_the_context(writer):
     assert blox('generate', writer, 'a' * 64).stdout == ''
 
 
+def test_generate_refuses_an_empty_prompt(writer):
+    assert 'prompt 0 is empty' in fails('generate', writer, '')
+
+
 @pytest.mark.parametrize(
-    ('args', 'message'),
-    [
-        ([''], 'prompt 0 is empty'),
-        (['ab', '--top-p', '0'], '0 < top_p <= 1'),
-        (['ab', '--temperature', '-1'], 'temperature >= 0'),
-        (['ab', '--max-new-tokens', '0'], 'max_new_tokens 0'),
-    ],
+    ('option', 'value'),
+    [('--top-p', 0), ('--temperature', -1), ('--max-new-tokens', 0), ('--top-k', -1)],
 )
-def test_generate_refuses_bad_options_in_one_line(writer, args, message):
-    assert message in fails('generate', writer, *args)
+def test_generate_refuses_bad_options_in_one_line(writer, option, value):
+    assert f"'{option}': {value}" in misused('generate', writer, 'ab', option, value)
+
+
+# embed
+
+
+def test_embed_prints_the_cosines_of_all_pairs(encoder):
+    texts = ['ab', 'abc', 'something else, longer than the column ' + 'x' * 9]
+    lines = printed('embed', encoder, *texts).splitlines()
+    vectors = embeddings(encoder, texts)
+    assert [line[:40].rstrip() for line in lines] == [text[:40].rstrip() for text in texts]
+    table = np.array([line[40:].split() for line in lines], float)
+    np.testing.assert_allclose(table, vectors @ vectors.T, atol=1e-3)
+
+
+def test_embed_prints_json(encoder):
+    found = json.loads(printed('embed', encoder, 'ab', '', 'abc', '--json'))
+    np.testing.assert_allclose(found, embeddings(encoder, ['ab', '', 'abc']), atol=1e-6)
+
+
+def test_embed_writes_an_array_in_the_order_of_the_lines(encoder, tmp_path):
+    texts = [chr(97 + i % 26) * (i * 7 % 5 * 12) for i in range(40)]
+    (tmp_path / 'lines.txt').write_text('\n'.join(texts) + '\n')
+    out = tmp_path / 'lines.npy'
+    printed('embed', encoder, '--file', tmp_path / 'lines.txt', '--out', out)
+    found = np.load(out)
+    assert (found.dtype, found.shape) == (np.float32, (40, 16))
+    np.testing.assert_allclose(found, embeddings(encoder, texts), atol=1e-6)
+
+
+def test_embed_compiles_few_programs_for_many_lengths(encoder, tmp_path, monkeypatch):
+    shapes, padded = set(), cli_run._padded
+
+    def spy(*args):
+        tokens, mask = padded(*args)
+        shapes.add(tokens.shape)
+        return tokens, mask
+
+    monkeypatch.setattr(cli_run, '_padded', spy)
+    printed('embed', encoder, *('a' * (i % 60) for i in range(200)), '--out', tmp_path / 'a.npy')
+    assert shapes == {(32, 8), (32, 16), (32, 32), (32, 64)}
+
+
+@pytest.mark.parametrize(
+    'content',
+    [b'ab\r\n\r\nc d\r\n', b'\xef\xbb\xbfab\n\nc d\n', b'ab\n\nc d'],
+    ids=['CRLF', 'BOM', 'no end'],
+)
+def test_embed_takes_lines_as_they_are_found(encoder, tmp_path, content):
+    (tmp_path / 'lines.txt').write_bytes(content)
+    found = json.loads(printed('embed', encoder, '--file', tmp_path / 'lines.txt', '--json'))
+    np.testing.assert_allclose(found, embeddings(encoder, ['ab', '', 'c d']), atol=1e-6)
+
+
+def test_embed_reads_arguments_and_then_the_standard_input(encoder):
+    args = ['embed', str(encoder), 'ab', '--file', '-', '--json']
+    found = json.loads(CliRunner().invoke(main, args, input='c\nd\n').stdout)
+    np.testing.assert_allclose(found, embeddings(encoder, ['ab', 'c', 'd']), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'', 'expected texts to embed'),
+        (b'ok\nna\xefve\n', r"line 2: expected text in UTF-8, found 'na\udcefve'"),
+        (b'ok\n\n' + b'a' * 64, 'line 3: expected 1 to 64 tokens, found 65'),
+        (b'ok\n' * 21, 'expected --out or --json for 21 texts'),
+    ],
+    ids=['empty', 'Latin-1', 'too long', 'too many'],
+)
+def test_embed_refuses_lines_and_names_them(encoder, tmp_path, content, message):
+    (tmp_path / 'lines.txt').write_bytes(content)
+    assert message in fails('embed', encoder, '--file', tmp_path / 'lines.txt')
+
+
+def test_embed_refuses_a_file_that_is_not_there(encoder):
+    assert fails('embed', encoder, '--file', 'no.txt') == 'Error: no.txt: No such file or directory'
+
+
+def test_embed_refuses_a_text_without_tokens(tmp_path):
+    file = write_encoder(tmp_path / 'bare.safetensors', ends=False)
+    assert 'text 2: expected 1 to 64 tokens, found 0' in fails('embed', file, 'a', '')
+
+
+def test_embed_refuses_tokens_that_the_model_does_not_know(tmp_path):
+    file = write_encoder(tmp_path / 'small.safetensors', vocab_size=50)
+    assert 'text 1: expected tokens below 50, found' in fails('embed', file, 'z')
+
+
+def test_embed_replaces_no_file(encoder, tmp_path):
+    (tmp_path / 'a.npy').write_text('mine')
+    assert 'is there already' in fails('embed', encoder, 'a', '--out', tmp_path / 'a.npy')
+    assert (tmp_path / 'a.npy').read_text() == 'mine'
+
+
+def test_embed_refuses_an_argument_that_is_not_utf_8(encoder):
+    assert 'text 1: expected text in UTF-8' in fails('embed', encoder, os.fsdecode(b'\xff'))
 
 
 # All commands.
@@ -362,13 +517,61 @@ def test_help_fits_a_page(command):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize('command', main.commands)
+def test_help_shows_a_call(command):
+    assert f'Example: blox {command} ' in printed(command, '--help')
+
+
+def test_no_command_prints_the_help():
+    assert printed() == printed('--help')
+
+
+@pytest.mark.parametrize('command', ['predict', 'generate', 'embed'])
+def test_a_model_is_opened_once(command, writer, encoder, monkeypatch):
+    opened, original = [], cli_run.open_checkpoint
+    monkeypatch.setattr(
+        cli_run, 'open_checkpoint', lambda *args: opened.append(args[0]) or original(*args)
+    )
+    for name in ('load', 'read_card', 'preprocessor', 'tokenizer'):
+        monkeypatch.delattr(bx.zoo, name)
+    model = {'predict': 'vit-digits', 'generate': str(writer), 'embed': str(encoder)}[command]
+    printed(command, model, DIGITS / '1.png' if command == 'predict' else 'ab')
+    assert opened == [model]
+
+
+def test_what_a_terminal_would_obey_is_escaped():
+    line = fails('info', 'a\x1b[31m\n.safetensors')
+    assert line.startswith(r'Error: a\x1b[31m')
+    assert line.isprintable()
+
+
 def test_the_version_is_the_librarys():
     assert printed('--version').split()[-1] == bx.__version__
 
 
-@pytest.mark.parametrize('args', [['predict', 'vit-digits'], ['list', '--jsn'], ['paint']])
-def test_wrong_usage_exits_with_two(args):
-    assert blox(*args).exit_code == 2
+@pytest.mark.parametrize(
+    'args', [['predict', 'vit-digits'], ['list', '--jsn'], ['paint'], ['--bogus']]
+)
+def test_wrong_usage_is_one_line_and_exits_with_two(args):
+    misused(*args)
+
+
+@pytest.mark.parametrize('error', [MemoryError(), ImportError('no\nsuch'), OSError(28, 'full')])
+def test_what_users_can_mend_is_one_line(monkeypatch, error):
+    monkeypatch.setattr(bx.zoo, 'list_models', raising(error))
+    fails('list')
+
+
+def test_what_they_cannot_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(bx.zoo, 'list_models', raising(KeyError('x')))
+    assert isinstance(CliRunner().invoke(main, ['list']).exception, KeyError)
+
+
+def raising(error):
+    def refuse(*args):
+        raise error
+
+    return refuse
 
 
 # A process of its own.
@@ -407,6 +610,35 @@ def test_a_process_shows_text_before_its_end(tmp_path):
     assert (process.returncode, err) == (0, b'')
     assert (seen + rest).decode() == 'prompt:' + 'x' * 1100 + '\n'
     assert rest
+
+
+def test_an_interrupted_process_says_so_in_one_line(tmp_path):
+    letter = byte_tokenizer().token_to_id('x')
+    file = write_model(tmp_path / 'long.safetensors', 4000, bias=letter)
+    process = start('generate', file, 'prompt:', '--max-new-tokens', 3900, '--temperature', 0)
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, err.strip()) == (130, b'Interrupted')
+
+
+@pytest.mark.parametrize(
+    'args',
+    [
+        ('list',),
+        ('generate', 'gpt2-pydocs', 'for'),
+        ('predict', 'vit-digits', DIGITS / '1.png', 'missing.png'),
+    ],
+)
+def test_a_reader_that_goes_away_is_no_traceback(args):
+    process = start(*args)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr as stderr:
+        assert [line for line in stderr if not line.startswith(b'missing.png: ')] == []
+    assert process.wait() == 1
 
 
 @pytest.mark.parametrize(

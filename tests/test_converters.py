@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np

@@ -35,7 +35,7 @@ def resize_positions(pos_embed: np.ndarray, stored: Any, wanted: Any, layout: st
     tokens, grid = np.split(pos_embed, [prefix], axis=1)
     grid = grid.astype(_wide(pos_embed)).reshape(*old, -1)
     if layout in ('google', 'big_vision'):
-        resized = zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1)
+        resized = np.asarray(zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1))
     else:
         rows, columns = (_bicubic(a, b, antialias=layout != 'hf') for a, b in zip(old, new))
         resized = np.einsum('yh,xw,hwd->yxd', rows, columns, grid).astype(grid.dtype)

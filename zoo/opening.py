@@ -6,8 +6,9 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
@@ -22,6 +23,9 @@ from blox.zoo import foreign
 from blox.zoo.card import HEADER_KEY, Card
 from blox.zoo.catalog import card, list_models
 from blox.zoo.family import Family, families
+
+if TYPE_CHECKING:
+    from blox.zoo.hub import Snapshot
 
 _LOG = logging.getLogger('blox')
 
@@ -236,45 +240,45 @@ def _open_hub(repo: str, revision: str | None, entry: Card | None) -> Checkpoint
     from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
 
     found = hub.snapshot(repo, revision)
+    names, code = foreign.needed(list(found.files)), foreign.fingerprint()
+    if kept := hub.kept(found, names, code):
+        try:
+            return _open_own(kept)
+        except CheckpointError as error:
+            _LOG.warning('%s; converting it again', error)
+            kept.unlink()
+    # The small file first: it tells before the download whether the model is one of ours.
+    config = _hub_config(hub.fetch(found, [name for name in names if name == 'config.json']), repo)
+    if _says_own(config):
+        return _open_own(hub.fetch(found, [OWN_FILE]) / OWN_FILE)
+    family, _ = foreign.identify(Path(repo), config)
+    if entry is not None:
+        _check_family(entry, family.name, repo)
+    kept = hub.converted(found, names, code, partial(_convert, found))
+    return _open_own(kept) if kept else _hub_folder(found, hub.fetch(found, names))
+
+
+def _hub_folder(found: 'Snapshot', folder: Path) -> Checkpoint:
+    """The downloaded folder of a snapshot, whose card says where it is from."""
+    opened = _foreign_folder(open_source(folder), found.repo.partition('/')[2])
     names = foreign.needed(list(found.files))
-    kept = hub.kept(found, names, foreign.fingerprint())
-    if kept is None:
-        # The small file first: it tells before the download whether the model is one of ours.
-        config = _hub_config(hub.fetch(found, [n for n in names if n == 'config.json']), repo)
-        if _says_own(config):
-            return _open_own(hub.fetch(found, [OWN_FILE]) / OWN_FILE)
-        family, _ = foreign.identify(Path(repo), config)
-        if entry is not None:
-            _check_family(entry, family.name, repo)
+    sha256 = {name: file.sha256 for name in names if (file := found.files[name]).sha256}
+    made = dataclasses.replace(opened.card, source=found.repo, commit=found.commit, sha256=sha256)
+    return Checkpoint(made, opened.reader)
 
-    def from_folder(folder: Path) -> Checkpoint:
-        opened = _foreign_folder(open_source(folder), repo.partition('/')[2])
-        sha256 = {name: file.sha256 for name in names if (file := found.files[name]).sha256}
-        made = dataclasses.replace(opened.card, source=repo, commit=found.commit, sha256=sha256)
-        return Checkpoint(made, opened.reader)
 
-    def convert(folder: Path, path: Path) -> None:
-        opened = from_folder(folder)
-        model = families()[opened.card.family].build(opened.card.config)
-        checkpoint.save(path, opened.read(model).finalize(), opened.card.to_header())
-
-    kept = hub.converted(found, names, foreign.fingerprint(), convert)
-    if kept is None:
-        return from_folder(hub.fetch(found, names))
-    try:
-        return _open_own(kept)
-    except CheckpointError as error:
-        _LOG.warning('%s; converting it again', error)
-        kept.unlink()
-        return _open_own(hub.converted(found, names, foreign.fingerprint(), convert) or kept)
+def _convert(found: 'Snapshot', folder: Path, path: Path) -> None:
+    """Writes the downloaded folder of a snapshot to one file of our own."""
+    opened = _hub_folder(found, folder)
+    model = families()[opened.card.family].build(opened.card.config)
+    checkpoint.save(path, opened.read(model).finalize(), opened.card.to_header())
 
 
 def local_path(name: str) -> Path:
     """The folder or file that a path names, or the downloaded folder of a repository."""
-    repository = _REPOSITORY.fullmatch(name)
-    if name in list_models() and card(name).source:
-        repository = _REPOSITORY.fullmatch(card(name).source)
-    if Path(name).exists() or not repository:
+    is_entry = name in list_models() and bool(card(name).source)
+    repository = _REPOSITORY.fullmatch(card(name).source if is_entry else name)
+    if not repository or (Path(name).exists() and not is_entry):
         return Path(name)
     from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
 

@@ -124,7 +124,8 @@ class ImagePreprocessor:
     def for_size(self, size: tuple[int, int]) -> 'ImagePreprocessor':
         """The same for inputs of another size, of which the crop keeps the same part."""
         resize = tuple(
-            max(round(new * long / old), new) for new, long, old in zip(size, self.resize, self.size)
+            max(round(new * long / old), new)
+            for new, long, old in zip(size, self.resize, self.size)
         )
         return dataclasses.replace(self, size=size, resize=resize)
 
