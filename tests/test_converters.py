@@ -438,7 +438,7 @@ def test_params_lie_on_the_callers_default_device():
 
 
 def test_x64_that_is_on_for_one_thread_alone_holds():
-    enable_x64 = (jax if hasattr(jax, 'enable_x64') else jax.experimental).enable_x64
+    enable_x64 = vars(jax if hasattr(jax, 'enable_x64') else jax.experimental)['enable_x64']
     model = build(tiny('gpt2'))
     source = source_of(external(model, params_of(model.config), 'hf'))
     with pytest.raises(ValueError, match='float64 takes jax_enable_x64'):
