@@ -3,10 +3,14 @@
 import re
 import warnings
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import blox as bx
+from blox.converters import Source, layouts
+from blox.converters.sources import Tensor
 from blox.zoo.family import families
 from blox.zoo.preprocessing import ImagePreprocessor
 from blox.zoo.published import PUBLISHED
@@ -229,3 +233,27 @@ def test_timms_vits_have_as_many_parameters_and_the_same_epsilon(name, timm):
     params = bx.spec(ours, *ours.example_inputs()).split_trainable()[0]
     assert params.num_params == sum(value.numel() for value in theirs.parameters())
     assert ours.config.norm_eps == theirs.norm.eps
+
+
+@ROWS
+def test_its_layout_can_say_its_config(row):
+    config, family = config_of(row), FAMILY_OF[row.variant]
+    table = layouts(family.name)[row.layout]
+    assert table.write_config is not None
+    assert table.read_config is not None
+    fields = table.write_config(config)
+    if row.layout == 'timm':
+        # What the repository's own config.json is sure to say.
+        said = {'num_classes': config.num_classes, 'input_size': [3, *config.image_size]}
+        architecture = row.source.removeprefix('timm/').split('.')[0]
+        fields = {'architecture': architecture, 'pretrained_cfg': said}
+    parts = {'classifier.1.weight': 'num_classes', 'pooler.dense.weight': 'pre_logits'}
+    names = [n for n, field in parts.items() if getattr(config, field, 0)]
+    names += ['pooler.dense.weight'] if getattr(config, 'pooler', False) else []
+    tensor = Tensor(np.dtype(np.float32), (1,), lambda: np.zeros(1, np.float32), Path())
+    read = table.read_config(Source(Path(), dict.fromkeys(names, tensor), fields))
+    # The pooling of sentence-transformers stands in files of its own.
+    read |= {name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'}
+    # Hugging Face's ResNets take images of any size, and say of none.
+    size = {'image_size': config.image_size} if 'image_size' in row.overrides else {}
+    assert family.override(family.config(), size | read) == config
