@@ -1,8 +1,8 @@
 """Opening external checkpoints: names, dtypes, shapes and lazy views, whatever the container.
 
 A folder as transformers or timm saves it, one .safetensors file, an index of shards, a .npz of
-NumPy, or a file of torch.save. Opening reads no tensor's data, but of torch's
-files of before 1.6.
+NumPy, or a file of torch.save. Opening reads no tensor's data, save that torch's files of before
+1.6 are read whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Invertible array layouts: how external arrays become one of ours, and back.
 
-Every transform is a permutation of indices. Forward it takes the arrays of one rule, as a list, and
-gives a list; at the end of a chain there is one array, ours. Backward it undoes that. On NumPy
-arrays all but `merge` give views, so nothing is copied before the device has it.
+Every transform is a permutation of indices, and `prepend_zeros` adds what is zero. Forward it takes
+the arrays of one rule, as a list, and gives a list; at the end of a chain there is one array, ours.
+Backward it undoes that. On NumPy arrays all but `merge` and `prepend_zeros` give views, so that the
+device makes the only copy.
 """
 
 from __future__ import annotations

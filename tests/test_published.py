@@ -1,7 +1,6 @@
 """The catalog's facts: every row names a variant, a source and inputs that fit together."""
 
 import re
-import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import blox as bx
 from blox.converters import Source, layouts
 from blox.converters.sources import Tensor
 from blox.zoo.family import families
+from blox.zoo.parity import import_reference
 from blox.zoo.preprocessing import ImagePreprocessor
 from blox.zoo.published import PUBLISHED
 
@@ -191,17 +191,10 @@ def test_googles_in21k_models_end_in_a_pooler_of_their_width(name):
 @pytest.fixture(scope='module')
 def timm():
     """The timm that the facts of its sources were taken from."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # of the library, as it is imported
-        torch = pytest.importorskip('torch')
-        # A torchvision without its compiled operators imports once they are declared.
-        try:
-            library = torch.library.Library('torchvision', 'DEF')
-            library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-            library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        except RuntimeError:
-            pass  # They are there already.
-        return pytest.importorskip('timm')
+    try:
+        return import_reference('timm')
+    except ImportError as error:
+        pytest.skip(str(error))
 
 
 TIMM_ROWS = pytest.mark.parametrize(

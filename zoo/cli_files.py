@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import blox as bx
 from blox import converters
 from blox.display import format_bytes
-from blox.tensorfile import TensorFile
 from blox.zoo import foreign
-from blox.zoo.card import HEADER_KEY, Card
+from blox.zoo.card import Card
 from blox.zoo.cli_run import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.family import families
-from blox.zoo.opening import OWN_FILE, local_path, model_spec
+from blox.zoo.opening import is_own, local_path, model_spec
 
 _SOURCE = (
     'SOURCE is a folder that transformers or timm saved, a repository of the Hugging Face Hub '
@@ -202,7 +201,7 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
              blox explain resnet50.pth --as resnet50
     """
     path = local_path(source)
-    if _is_own(path) or (source in bx.zoo.list_models() and not bx.zoo.card(source).source):
+    if is_own(path) or (source in bx.zoo.list_models() and not bx.zoo.card(source).source):
         raise ValueError(f'{source!r} is of no other library: there is nothing to explain')
     _check_named(path, name)
     opened = converters.open_source(path)
@@ -247,16 +246,9 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
 COMMANDS = (list_command, info, convert, export, explain, verify)
 
 
-def _is_own(path: Path) -> bool:
-    """Whether blox saved this file or folder."""
-    file = path / OWN_FILE if path.is_dir() else path
-    is_tensors = file.is_file() and file.suffix == '.safetensors'
-    return is_tensors and HEADER_KEY in TensorFile(file).metadata
-
-
 def _check_named(path: Path, name: str | None) -> None:
     """Raises ValueError for weights alone, unless --as says what they are of."""
-    says = (path / 'config.json').is_file() or _is_own(path)
+    says = (path / 'config.json').is_file() or is_own(path)
     if path.exists() and not name and not says:
         raise ValueError(
             f'{str(path)!r} does not say what model it is of: name it, as in --as resnet50'
@@ -266,7 +258,7 @@ def _check_named(path: Path, name: str | None) -> None:
 def _saved(source: str, format: str | None) -> tuple[Path, str]:
     """The folder that a reference library saved, and its layout; '' if it is none of `format`."""
     path = local_path(source)
-    if _is_own(path) or not (path / 'config.json').is_file():
+    if is_own(path) or not (path / 'config.json').is_file():
         return path, ''
     _, layout = foreign.identify(path, converters.read_json(path / 'config.json'))
     return path, layout if format in (None, layout) else ''

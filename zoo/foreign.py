@@ -30,7 +30,7 @@ COMPANIONS = (
 
 
 def needed(names: list[str]) -> list[str]:
-    """Which of a repository's files a conversion reads; no weights among them is its error."""
+    """Which of a repository's files a conversion reads; it refuses those without weights."""
     found = [name for name in WEIGHTS if name in names][:1]
     if found and found[0].endswith('.index.json'):
         # 'model.safetensors.index.json' speaks of 'model-00001-of-00002.safetensors' and so on.
@@ -98,9 +98,9 @@ def read_card(source: Source, name: str) -> Card:
         raise TypeError(f'{family.name} has no reader of {layout!r} configs')
     try:
         config = family.override(family.config(), read_config(source))
+    except CheckpointError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         fail(source.path, f'config.json: {error}')
     return Card(
         name,
@@ -108,7 +108,7 @@ def read_card(source: Source, name: str) -> Card:
         config,
         family.task,
         labels=_labels(source.config, getattr(config, 'num_classes', 0)),
-        preprocessor=_preprocessor(source, family, layout),
+        preprocessor=_preprocessor(source, layout),
         tokenizer=read_tokenizer(source.path),
         layout=layout,
     )
@@ -138,7 +138,7 @@ def _timm_labels(config: Mapping[str, Any]) -> list[Any]:
     return [described.get(name, name) if isinstance(name, str) else name for name in names]
 
 
-def _preprocessor(source: Source, family: Family, layout: str) -> ImagePreprocessor | None:
+def _preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
     """How the folder says that images become inputs; None, with a warning, if we cannot do that."""
     try:
         if layout == 'timm':

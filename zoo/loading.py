@@ -23,7 +23,7 @@ from blox.params import Params
 from blox.sharding import shard
 from blox.zoo.card import Card
 from blox.zoo.catalog import card
-from blox.zoo.family import Family, families, family_of
+from blox.zoo.family import families, family_of
 from blox.zoo.opening import (
     OWN_CONFIG,
     OWN_FILE,
@@ -295,12 +295,11 @@ def _precise(dtype: Any) -> Any:
 def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
     """`params` of the stored config, for a model with another one."""
     family, config = families()[stored.family], model.config
-    fresh = _fresh(family, stored.config, config)
-    for field, (path, adapt) in family.adapted.items():
-        if getattr(stored.config, field) != getattr(config, field):
-            value = adapt(np.asarray(params[path].value), stored.config, config, stored.layout)
-            params = params.set(path, value, strict=False)
-    params = params.partition(lambda path, _: not _is_new(fresh)(path, None))[0]
+    fresh = tuple(_changed(stored.config, config, family.fresh).values())
+    for path, adapt in _changed(stored.config, config, family.adapted).values():
+        value = adapt(np.asarray(params[path].value), stored.config, config, stored.layout)
+        params = params.set(path, value, strict=False)
+    params = params.partition(_is_new(fresh))[1]
     if fresh:
         params = params.merge(_draw(model, seed, fresh))
     return params
@@ -313,21 +312,16 @@ def _changes(stored: Card, config: Any) -> tuple[str, ...]:
     ways |= {field: f'{path} resized' for field, (path, _) in family.adapted.items()}
     return tuple(
         f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
-        for field, way in ways.items()
-        if getattr(stored.config, field) != getattr(config, field)
+        for field, way in _changed(stored.config, config, ways).items()
     )
 
 
-def _fresh(family: Family, stored: Any, wanted: Any) -> tuple[str, ...]:
-    """Patterns of the parameters that start anew, for the caller changed their config field."""
-    return tuple(
-        pattern
-        for field, pattern in family.fresh.items()
-        if getattr(stored, field) != getattr(wanted, field)
-    )
+def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `fields` has for those fields in which the two configs differ."""
+    return {f: x for f, x in fields.items() if getattr(stored, f) != getattr(wanted, f)}
 
 
-def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param | None], bool]:
+def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
     """A predicate over paths: what starts anew, which no file decides."""
     return lambda path, _: any(paths.matches(p, path) for p in fresh)
 

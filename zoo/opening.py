@@ -113,7 +113,7 @@ def _open_named(entry: Card, revision: str | None) -> Checkpoint:
 def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) -> Checkpoint:
     """The weights at `source` as those of a catalog entry."""
     path = Path(source)
-    is_bare = path.is_file() and not _is_own(path)
+    is_bare = path.is_file() and not is_own(path)
     if path.is_dir():
         is_bare = not (path / 'config.json').exists()
     if not is_bare:
@@ -184,8 +184,11 @@ def _body(one: Card, head: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
 # Our own files.
 
 
-def _is_own(path: Path) -> bool:
-    return path.suffix == '.safetensors' and HEADER_KEY in TensorFile(path).metadata
+def is_own(path: Path) -> bool:
+    """Whether blox saved this file, or the one in this folder."""
+    file = path / OWN_FILE if path.is_dir() else path
+    is_tensors = file.is_file() and file.suffix == '.safetensors'
+    return is_tensors and HEADER_KEY in TensorFile(file).metadata
 
 
 def _open_file(path: Path) -> Checkpoint:

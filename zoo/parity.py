@@ -92,9 +92,7 @@ class Report(NamedTuple):
         return '\n'.join([f'compared with {self.reference}', *lines, verdict])
 
 
-def verify(
-    folder: str | os.PathLike[str], layout: str, model: Any, params: Params, *, seed: int = 0
-) -> Report:
+def verify(folder: str | os.PathLike[str], layout: str, model: Any, params: Params) -> Report:
     """Compares a model with the reference library's, made of the same folder.
 
     Both get the same random inputs, once in float64 and once in float32. `layout` is 'hf' for
@@ -105,7 +103,7 @@ def verify(
         with _precision(dtype):
             reference = open_reference(folder, layout, model, dtype)
             name = describe(reference)
-            inputs = random_inputs(model, seed)
+            inputs = random_inputs(model)
             rows[dtype] = compare(reference, layout, model, params.cast(jnp.dtype(dtype)), inputs)
     return Report(name, rows)
 

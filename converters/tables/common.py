@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.rules import Rule
-from blox.converters.transforms import HWIO, IDENTITY, T, Transform, merge, transpose
+from blox.converters.transforms import HWIO, T, Transform, merge, transpose
 
 # Activations by the names that Hugging Face's configs give them; timm's are ours.
 ACTIVATIONS = {
@@ -78,8 +78,8 @@ def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
     return (
         *dense(f'{ours}/conv', conv, HWIO, bias=False),
         *norm(f'{ours}/norm', batch_norm),
-        Rule(f'{ours}/norm/mean', f'{batch_norm}.running_mean', IDENTITY),
-        Rule(f'{ours}/norm/var', f'{batch_norm}.running_var', IDENTITY),
+        Rule(f'{ours}/norm/mean', f'{batch_norm}.running_mean'),
+        Rule(f'{ours}/norm/var', f'{batch_norm}.running_var'),
     )
 
 

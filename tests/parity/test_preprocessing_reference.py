@@ -3,11 +3,11 @@
 import functools
 import importlib.util
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import timm, transformers
 from helpers import table
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -15,19 +15,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from blox.zoo import ImagePreprocessor
 from blox.zoo.tokenization import read_tokenizer
-
-with warnings.catch_warnings():
-    warnings.simplefilter('ignore')  # of the reference libraries, as they are imported
-    torch = pytest.importorskip('torch')
-    # A torchvision without its compiled operators imports once they are declared.
-    try:
-        library = torch.library.Library('torchvision', 'DEF')
-        library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-        library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    except RuntimeError:
-        pass  # They are there already.
-    timm = pytest.importorskip('timm')
-    transformers = pytest.importorskip('transformers')
 
 IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
 
