@@ -1,7 +1,7 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
 from blox.converters.convert import Explanation, convert, explain, export, layouts
-from blox.converters.sources import Source, open_source, read_json
+from blox.converters.sources import Source, open_source, read_object
 
 __all__ = [
     'Explanation',
@@ -11,5 +11,5 @@ __all__ = [
     'export',
     'layouts',
     'open_source',
-    'read_json',
+    'read_object',
 ]

@@ -69,6 +69,10 @@ class Source:
         """A JSON file of the folder; CheckpointError if it is none."""
         return read_json(_inside(self.path, self.path, name))
 
+    def read_object(self, name: str) -> dict[str, Any]:
+        """The JSON object in a file of the folder; CheckpointError if it is none."""
+        return read_object(_inside(self.path, self.path, name))
+
 
 def open_source(path: str | os.PathLike[str]) -> Source:
     """The checkpoint at `path`: a folder or a file.
@@ -80,10 +84,16 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     if not path.is_dir():
         return Source(path, _open_file(path))
     config = path / 'config.json'
-    fields = read_json(config) if os.path.lexists(config) else {}
-    if not isinstance(fields, dict):
-        fail(config, 'expected a JSON object, found a list')
+    fields = read_object(config) if os.path.lexists(config) else {}
     return Source(path, _open_file(_weights_in(path)), fields)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; CheckpointError if it is none."""
+    fields = read_json(path)
+    if not isinstance(fields, dict):
+        fail(path, 'expected a JSON object, found a list')
+    return fields
 
 
 def read_json(path: Path) -> Any:

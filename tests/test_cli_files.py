@@ -269,6 +269,11 @@ def test_explain_names_all_that_is_wrong_and_exits_with_one(folders, tmp_path):
     assert [clause.split(':')[0] for clause in fields['mismatched']] == [cut]
 
 
+@pytest.mark.parametrize('name', ['no/such.safetensors', './nosuch'])
+def test_a_path_that_is_not_there_is_no_repository(name):
+    assert fails('explain', name).endswith('No such file or directory')
+
+
 @pytest.mark.parametrize('source', ['vit-digits', 'own'])
 def test_explain_refuses_what_is_our_own(folders, tmp_path, source):
     printed('convert', folders / 'gpt2', tmp_path / 'own.safetensors')

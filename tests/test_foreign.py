@@ -589,6 +589,24 @@ def test_another_kind_of_model_is_refused_and_the_known_are_listed(row, edited):
         assert all(part in said for part in [str(folder), *expected])
 
 
+@pytest.mark.parametrize('file', ['config', 'preprocessor_config'])
+def test_a_list_is_no_object(edited, file, caplog):
+    folder = edited('vit-hf', {}, **{file: [{}]})
+    if file == 'config':
+        said = message(CheckpointError, lambda: bx.zoo.load(folder))
+    else:
+        bx.zoo.load(folder)
+        said = caplog.text
+    assert f'{file}.json' in said
+    assert 'expected a JSON object, found a list' in said
+
+
+def test_a_card_of_other_classes_is_not_exported(tmp_path):
+    model, params = bx.zoo.load('vit-digits', num_classes=3)
+    with pytest.raises(ValueError, match=r'expected a card with 3 labels.*found 10'):
+        bx.zoo.export(tmp_path, model, params, card=bx.zoo.read_card('vit-digits'))
+
+
 @pytest.mark.parametrize('write', [as_bare_file, as_bare_folder, as_npz, as_shards])
 def test_weights_without_a_name_say_what_to_do(exported, tmp_path, write):
     path = write(exported, tmp_path)

@@ -6,7 +6,6 @@ What happens here changes the function, so it happens only where a caller's over
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import zoom
 
 
 def adapt_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
@@ -35,6 +34,8 @@ def resize_positions(pos_embed: np.ndarray, stored: Any, wanted: Any, layout: st
     tokens, grid = np.split(pos_embed, [prefix], axis=1)
     grid = grid.astype(_wide(pos_embed)).reshape(*old, -1)
     if layout in ('google', 'big_vision'):
+        from scipy.ndimage import zoom  # It takes a while to import, and few need it.
+
         resized = np.asarray(zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1))
     else:
         rows, columns = (_bicubic(a, b, antialias=layout != 'hf') for a, b in zip(old, new))

@@ -260,7 +260,7 @@ def _saved(source: str, format: str | None) -> tuple[Path, str]:
     path = local_path(source)
     if is_own(path) or not (path / 'config.json').is_file():
         return path, ''
-    _, layout = foreign.identify(path, converters.read_json(path / 'config.json'))
+    _, layout = foreign.identify(path, converters.read_object(path / 'config.json'))
     return path, layout if format in (None, layout) else ''
 
 

@@ -25,6 +25,12 @@ def export(
     is as the other library rounds. Raises ValueError where that cannot express the model.
     """
     family_of(model)
+    classes = getattr(model.config, 'num_classes', 0)
+    if card and card.labels and len(card.labels) != classes:
+        raise ValueError(
+            f'expected a card with {classes} labels, as many as classes, found '
+            f'{len(card.labels)}; pass bx.zoo.read_card the overrides that bx.zoo.load had'
+        )
     converters.export(path, model, params, format, _extra(card, format) if card else {})
 
 

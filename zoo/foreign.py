@@ -144,7 +144,7 @@ def _preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
         if layout == 'timm':
             return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))
         if source.has(_PREPROCESSING):
-            fields = source.read_json(_PREPROCESSING)
+            fields = source.read_object(_PREPROCESSING)
             return ImagePreprocessor.from_hf(fields, str(source.config.get('model_type')))
     except ValueError as error:
         _LOG.warning('%s: its preprocessing is not known here: %s', source.path, error)

@@ -72,7 +72,7 @@ def _open_place(
     """A path or repository; with an `entry`, a repository of another family is not downloaded."""
     name = str(name_or_path)
     path, repository = Path(name), _REPOSITORY.fullmatch(name)
-    is_path = path.exists() or _is_written_as_path(name_or_path)
+    is_path = _is_path(name_or_path)
     if not is_path and repository:
         repo, at = repository.groups()
         if at and revision and at != revision:
@@ -84,7 +84,10 @@ def _open_place(
     return _open_folder(path) if path.is_dir() else _open_file(path)
 
 
-def _is_written_as_path(name: str | os.PathLike[str]) -> bool:
+def _is_path(name: str | os.PathLike[str]) -> bool:
+    """Whether this is there, or can only be a file or folder: no repository is meant."""
+    if Path(name).exists():
+        return True
     if not isinstance(name, str) or name.startswith(('.', '~')) or Path(name).is_absolute():
         return True
     return Path(name).suffix in ('.safetensors', '.npz', '.pth', '.pt', '.bin')
@@ -217,7 +220,7 @@ def _read_own(file: TensorFile, model: Any, dtype: Any) -> Params:
 
 def _open_folder(path: Path) -> Checkpoint:
     config = path / 'config.json'
-    if config.is_file() and _says_own(converters.read_json(config)):
+    if config.is_file() and _says_own(converters.read_object(config)):
         return _open_own(path / OWN_FILE)
     return _foreign_folder(open_source(path), path.resolve().name)
 
@@ -281,7 +284,7 @@ def local_path(name: str) -> Path:
     """The folder or file that a path names, or the downloaded folder of a repository."""
     is_entry = name in list_models() and bool(card(name).source)
     repository = _REPOSITORY.fullmatch(card(name).source if is_entry else name)
-    if not repository or (Path(name).exists() and not is_entry):
+    if not repository or (_is_path(name) and not is_entry):
         return Path(name)
     from blox.zoo import hub  # It imports huggingface_hub, which takes a while.
 
@@ -293,7 +296,7 @@ def _hub_config(folder: Path, repo: str) -> Mapping[str, Any]:
     path = folder / 'config.json'
     if not path.is_file():
         fail(Path(repo), 'expected a config.json of transformers or timm, found none')
-    return converters.read_json(path)
+    return converters.read_object(path)
 
 
 # Comparing shapes.

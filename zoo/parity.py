@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
@@ -198,14 +199,12 @@ def _dtype(params: Params) -> Any:
 
 @contextlib.contextmanager
 def _precision(dtype: str) -> Iterator[None]:
-    """JAX computes in `dtype`, and no less."""
-    before = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-    jax.config.update('jax_enable_x64', before or dtype == 'float64')
-    try:
-        with jax.default_matmul_precision('highest'):
-            yield
-    finally:
-        jax.config.update('jax_enable_x64', before)
+    """JAX computes in `dtype`, and no less, in this thread."""
+    is_on = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    # Where the lowest JAX has it, and where the newest does.
+    enable_x64 = vars(jax if hasattr(jax, 'enable_x64') else jax.experimental)['enable_x64']
+    with enable_x64(is_on or dtype == 'float64'), jax.default_matmul_precision('highest'):
+        yield
 
 
 # The reference's side.

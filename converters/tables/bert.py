@@ -88,6 +88,8 @@ def _read_pooling(source: Source) -> dict[str, Any]:
     if not source.has('modules.json'):
         return {'pool': 'mean', 'normalize': False}
     modules = source.read_json('modules.json')
+    if not isinstance(modules, list):
+        raise ValueError(f'modules.json: expected a list of modules, found {modules}')
     kinds = [str(module.get('type', '')).rpartition('.')[2] for module in modules]
     if kinds[:2] != ['Transformer', 'Pooling'] or kinds[2:] not in ([], ['Normalize']):
         raise ValueError(
@@ -96,7 +98,7 @@ def _read_pooling(source: Source) -> dict[str, Any]:
     path = modules[1].get('path')
     if not isinstance(path, str):
         raise ValueError(f'modules.json: expected the path of its pooling, found {path!r}')
-    pooling = source.read_json(f'{path}/config.json')
+    pooling = source.read_object(f'{path}/config.json')
     modes = {name.removeprefix('pooling_mode_') for name, on in pooling.items() if on is True}
     pools = {frozenset({'mean_tokens'}): 'mean', frozenset({'cls_token'}): 'first'}
     found = frozenset(modes - {'include_prompt'})

@@ -161,6 +161,12 @@ def test_hooks_and_64_bit_types_are_taken_back(gpt2):
     assert jnp.ones(1).dtype == jnp.float32
 
 
+def test_64_bit_types_of_one_thread_alone_stay_there(gpt2):
+    with vars(jax if hasattr(jax, 'enable_x64') else jax.experimental)['enable_x64'](True):
+        verified(gpt2)
+    assert not jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def test_hooks_are_taken_back_after_an_error(gpt2):
     with pytest.raises(IndexError):
         parity.reference_outputs(gpt2.reference, 'hf', gpt2.model, [np.array([[50]], np.int32)])
