@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import math
@@ -19,6 +20,7 @@ import numpy as np
 from blox.atomic import atomic_write
 from blox.converters.rules import Entry, Table, plan, respell
 from blox.converters.sources import Source, Tensor, open_source, unstacked
+from blox.graph import Graph
 from blox.module import spec
 from blox.param import Param
 from blox.params import Params
@@ -217,6 +219,13 @@ def external(model: Any, params: Params, format: str) -> dict[str, np.ndarray]:
 
 def model_spec(model: Any) -> Params:
     """Shapes and dtypes of the Params of a model of the zoo, without computing them."""
+    return _spec(type(model), model.path, model.config)
+
+
+@functools.lru_cache(maxsize=16)
+def _spec(kind: Any, path: str, config: Any) -> Params:
+    """Tracing takes longer than all else about a header, and is asked for more than once."""
+    model = kind(Graph(path), config)
     return spec(model, *model.example_inputs())
 
 

@@ -1,10 +1,11 @@
 """What a name, path or repository stands for: a card, and Params read when the model is known."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,7 +111,8 @@ def _open_named(entry: Card, revision: str | None) -> Checkpoint:
             f'random ones with model = bx.zoo.create({entry.name!r}); params = '
             f'bx.zoo.init(model); or name weights with bx.zoo.load({entry.name!r}, source=PATH)'
         )
-    return _named(entry, _open_hub(entry.source, revision, entry))
+    known = ('summary', 'license', 'paper', 'preprocessor')
+    return _named(entry, _open_hub(entry.source, revision, entry), known)
 
 
 def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) -> Checkpoint:
@@ -120,15 +122,23 @@ def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) 
     if path.is_dir():
         is_bare = not (path / 'config.json').exists()
     if not is_bare:
-        return _named(entry, _open_place(source, revision, entry))
+        return _named(entry, _open_place(source, revision, entry), ('paper', 'preprocessor'))
     _check_no_revision(str(path), revision)
     opened = open_source(path)
     family = families()[entry.family]
     explanation = converters.explain(opened, family.build(entry.config))
     facts = converters.layouts(family.name)[explanation.layout].facts or {}
     config = family.override(entry.config, {**facts, **_classes(opened, explanation, family)})
-    made = dataclasses.replace(
-        entry, config=config, layout=explanation.layout, source='', weights=None
+    # Of what the entry says only this holds for weights of whatever origin.
+    made = Card(
+        entry.name,
+        entry.family,
+        config,
+        entry.task,
+        paper=entry.paper,
+        preprocessor=entry.preprocessor,
+        tokenizer=entry.tokenizer,
+        layout=explanation.layout,
     )
     return _foreign(opened, made)
 
@@ -143,8 +153,8 @@ def _classes(source: Source, explanation: converters.Explanation, family: Family
     return {}
 
 
-def _named(entry: Card, found: Checkpoint) -> Checkpoint:
-    """`found`, which must be of the entry's size, with what the entry knows besides."""
+def _named(entry: Card, found: Checkpoint, fields: Sequence[str]) -> Checkpoint:
+    """`found`, which must be of the entry's size, with those of the entry's `fields` that it lacks."""
     theirs = found.card
     where = theirs.source or theirs.name
     _check_family(entry, theirs.family, where)
@@ -155,11 +165,7 @@ def _named(entry: Card, found: Checkpoint) -> Checkpoint:
     known = dataclasses.replace(
         theirs,
         name=entry.name,
-        **{
-            field: getattr(entry, field)
-            for field in ('summary', 'license', 'paper', 'preprocessor')
-            if not getattr(theirs, field)
-        },
+        **{field: getattr(entry, field) for field in fields if not getattr(theirs, field)},
     )
     return Checkpoint(known, found.reader)
 
@@ -252,7 +258,8 @@ def _open_hub(repo: str, revision: str | None, entry: Card | None) -> Checkpoint
             return _open_own(kept)
         except CheckpointError as error:
             _LOG.warning('%s; converting it again', error)
-            kept.unlink()
+            with contextlib.suppress(OSError):
+                kept.unlink()
     # The small file first: it tells before the download whether the model is one of ours.
     config = _hub_config(hub.fetch(found, [name for name in names if name == 'config.json']), repo)
     if _says_own(config):
