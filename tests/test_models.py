@@ -27,6 +27,7 @@ PARAMETER_COUNTS = {
     'gpt2-xl': 1_557_611_200,
     'distilgpt2': 81_912_576,
     'resnet18': 11_689_512,
+    'resnet26': 15_995_176,
     'resnet34': 21_797_672,
     'resnet50': 25_557_032,
     'resnet101': 44_549_160,

@@ -25,6 +25,8 @@ from blox.zoo.published import PUBLISHED
 
 REPO, WEIGHTS = 'org/vit', 'model.safetensors'
 TOKEN = 'hf_good'
+# Folders that transformers and timm saved.
+GOLDEN = sorted(path.parent for path in (Path(__file__).parent / 'golden').glob('*/config.json'))
 
 
 @pytest.fixture(scope='module')
@@ -101,6 +103,12 @@ def test_a_repository_gives_what_its_folder_does(server, repos, name):
     assert (read.name, read.source, read.commit) == (name, f'org/{name}', commit_of(files))
     assert read.sha256 == {n: sha256(c) for n, c in files.items() if n.endswith('.safetensors')}
     assert read.config == found.config
+
+
+@pytest.mark.parametrize('folder', GOLDEN, ids=lambda folder: folder.name)
+def test_what_the_reference_libraries_wrote_is_read(server, folder):
+    server.put('org/theirs', files_in(folder))
+    assert bits(bx.zoo.load('org/theirs')[1]) == bits(bx.zoo.load(folder)[1])
 
 
 @pytest.mark.parametrize('name', IMAGES)

@@ -318,7 +318,7 @@ _ROWS = (
     *_deit(224, 256, 'ti16', 's16', 'b16'),
     *_deit(384, 438, 'b16'),
     *_resnets(),
-    *_microsoft(18, 34, 50, 101, 152),
+    *_microsoft(18, 26, 34, 50, 101, 152),
     *_gpt2('gpt2', 'gpt2-medium', 'gpt2-large', 'gpt2-xl'),
     _text(
         'distilbert/distilgpt2',

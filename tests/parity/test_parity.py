@@ -5,6 +5,7 @@ import math
 import sys
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -279,6 +279,7 @@ _50, _101, _152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
 VARIANTS = {
     'resnet18': ResNetConfig(block='basic', depths=(2, 2, 2, 2)),
+    'resnet26': ResNetConfig(depths=(2, 2, 2, 2)),
     'resnet34': ResNetConfig(block='basic', depths=_50),
     'resnet50': ResNetConfig(depths=_50),
     'resnet101': ResNetConfig(depths=_101),
