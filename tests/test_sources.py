@@ -626,7 +626,9 @@ def test_a_malformed_npz_is_refused(tmp_path, case):
     path.write_bytes(content)
     message = refusal(path)
     assert message.startswith(f'{str(path)!r}: ')
-    assert [part for part in expected if part not in message] == []
+    # Later versions of Python's zipfile look for overlaps themselves, and first.
+    by_zipfile = ['sound zip archive', 'Overlapped entries']
+    assert any(all(part in message for part in parts) for parts in (expected, by_zipfile))
 
 
 ARRAYS: dict[str, Any] = {
