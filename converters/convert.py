@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import math
+import mmap
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -349,7 +350,8 @@ def _own(array: np.ndarray) -> np.ndarray:
 
     A file's own memory will not do: it is rarely aligned, and others may write to the file.
     """
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    # Of large arrays NumPy asks for huge pages, and where memory is in pieces waits for them.
+    memory = np.frombuffer(mmap.mmap(-1, array.nbytes + ALIGNMENT), np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     np.copyto(copy, array)
