@@ -245,7 +245,9 @@ def _explain(source: Source, model: Any) -> tuple[Explanation, dict[str, Tensor]
     """The explanation, the tensors by the rules' own names, and the model's spec."""
     expected = model_spec(model)
     fits = [_fit(source, layout, model, expected) for layout in layouts(model.path)]
-    explanation, tensors = max(fits, key=lambda fit: len(fit[0].names))
+    # Where no name fits, as under a strange prefix, errors are in the spelling that config.json says.
+    told = 'timm' if 'architecture' in source.config else 'hf'
+    explanation, tensors = max(fits, key=lambda fit: (len(fit[0].names), fit[0].layout == told))
     return explanation, tensors, expected
 
 

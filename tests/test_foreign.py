@@ -677,3 +677,36 @@ def test_unknown_preprocessing_of_timm_is_warned_of_too(edited, caplog):
     with caplog.at_level(logging.WARNING, logger='blox'):
         assert bx.zoo.read_card(folder).preprocessor is None
     assert "crop_mode center or squash; found {'crop_mode': 'border'}" in caplog.text
+
+
+def test_a_path_is_never_a_name_in_the_catalog(exported, monkeypatch, tmp_path):
+    shutil.copytree(exported['gpt2-hf'][3], tmp_path / 'gpt2')
+    monkeypatch.chdir(tmp_path)
+    assert bits(bx.zoo.load(Path('gpt2'))[1]) == bits(exported['gpt2-hf'][1])
+
+
+def test_a_name_that_ends_as_a_folder_is_one():
+    with pytest.raises(FileNotFoundError, match='my-finetune'):
+        bx.zoo.load('my-finetune/')
+
+
+@pytest.mark.parametrize(('mode', 'pool'), [('mean', 'mean'), ('cls', 'first')])
+def test_pooling_as_new_versions_of_sentence_transformers_write_it(edited, mode, pool):
+    folder = edited('bert-hf', {})
+    (folder / '1_Pooling' / 'config.json').write_text(
+        json.dumps({'embedding_dimension': 16, 'pooling_mode': mode, 'include_prompt': True})
+    )
+    assert bx.zoo.load(folder)[0].config.pool == pool
+
+
+def test_a_pooling_that_no_folder_can_say_is_not_exported(exported, tmp_path):
+    model, params = bx.zoo.load(exported['bert-hf'][3], pool='pooler')
+    with pytest.raises(ValueError, match="no folder says pool 'pooler'"):
+        bx.zoo.export(tmp_path / 'out', model, params)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_folder_without_pooling_and_the_catalog_agree(exported, tmp_path):
+    folder = Path(shutil.copytree(exported['bert-hf'][3], tmp_path / 'plain'))
+    (folder / 'modules.json').unlink()
+    assert bx.zoo.load(folder)[0].config.pool == bx.zoo.card('bert-base').config.pool == 'mean'

@@ -17,7 +17,7 @@ from blox.zoo import foreign
 from blox.zoo.card import Card
 from blox.zoo.cli_run import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.family import families
-from blox.zoo.opening import is_own, local_path, model_spec
+from blox.zoo.opening import card_of_weights, is_own, local_path, model_spec
 
 _SOURCE = (
     'SOURCE is a folder that transformers or timm saved, a repository of the Hugging Face Hub '
@@ -205,7 +205,8 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
         raise ValueError(f'{source!r} is of no other library: there is nothing to explain')
     _check_named(path, name)
     opened = converters.open_source(path)
-    card = bx.zoo.card(name) if name else foreign.read_card(opened, source)
+    named = card_of_weights(opened, bx.zoo.card(name)) if name else None
+    card = named or foreign.read_card(opened, source)
     explanation = converters.explain(opened, families()[card.family].build(card.config))
     print(json.dumps(explanation.fields(), indent=2) if as_json else explanation)
     if not explanation.ok:

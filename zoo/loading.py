@@ -80,6 +80,9 @@ def load(
     `rules` from path patterns to PartitionSpec place the Params on `mesh`. The rng of the result
     is made from `seed`.
 
+    On a CPU the Params of a file of our own are the mapped file itself: replace such a file, as `save`
+    does, but do not overwrite it in place.
+
     Raises CheckpointError for files that are malformed or fit no model, FileNotFoundError,
     PermissionError and ConnectionError for repositories that cannot be read.
 

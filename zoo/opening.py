@@ -55,14 +55,15 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Finds a model by catalog name, path, or repository; `source` takes the place of its own.
 
-    A path that exists goes before a repository of the same name.
+    A path that exists goes before a repository of the same name; a name in the catalog goes
+    before both, unless it is given as a Path.
     """
     name = str(name_or_path)
     if not name or source == '':
         raise ValueError('expected the name of a model or of a file, found nothing')
     if source is not None:
         return _open_as(card(name), source, revision)
-    if name in list_models():
+    if isinstance(name_or_path, str) and name in list_models():
         return _open_named(card(name), revision)
     return _open_place(name_or_path, revision)
 
@@ -89,7 +90,12 @@ def _is_path(name: str | os.PathLike[str]) -> bool:
     """Whether this is there, or can only be a file or folder: no repository is meant."""
     if Path(name).exists():
         return True
-    if not isinstance(name, str) or name.startswith(('.', '~')) or Path(name).is_absolute():
+    if (
+        not isinstance(name, str)
+        or name.startswith(('.', '~'))
+        or name.endswith('/')
+        or Path(name).is_absolute()
+    ):
         return True
     return Path(name).suffix in ('.safetensors', '.npz', '.pth', '.pt', '.bin')
 
@@ -125,12 +131,17 @@ def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) 
         return _named(entry, _open_place(source, revision, entry), ('paper', 'preprocessor'))
     _check_no_revision(str(path), revision)
     opened = open_source(path)
+    return _foreign(opened, card_of_weights(opened, entry))
+
+
+def card_of_weights(opened: Source, entry: Card) -> Card:
+    """The card of weights alone, which are those of a catalog entry's architecture."""
     family = families()[entry.family]
     explanation = converters.explain(opened, family.build(entry.config))
     facts = converters.layouts(family.name)[explanation.layout].facts or {}
     config = family.override(entry.config, {**facts, **_classes(opened, explanation, family)})
     # Of what the entry says only this holds for weights of whatever origin.
-    made = Card(
+    return Card(
         entry.name,
         entry.family,
         config,
@@ -140,7 +151,6 @@ def _open_as(entry: Card, source: str | os.PathLike[str], revision: str | None) 
         tokenizer=entry.tokenizer,
         layout=explanation.layout,
     )
-    return _foreign(opened, made)
 
 
 def _classes(source: Source, explanation: converters.Explanation, family: Family) -> dict[str, int]:

@@ -100,6 +100,8 @@ def _read_pooling(source: Source) -> dict[str, Any]:
         raise ValueError(f'modules.json: expected the path of its pooling, found {path!r}')
     pooling = source.read_object(f'{path}/config.json')
     modes = {name.removeprefix('pooling_mode_') for name, on in pooling.items() if on is True}
+    if isinstance(mode := pooling.get('pooling_mode'), str):  # since its version 6
+        modes.add({'mean': 'mean_tokens', 'cls': 'cls_token'}.get(mode, mode))
     pools = {frozenset({'mean_tokens'}): 'mean', frozenset({'cls_token'}): 'first'}
     found = frozenset(modes - {'include_prompt'})
     if found not in pools:
@@ -132,10 +134,13 @@ def _write_config(config: Any) -> dict[str, Any]:
 
 
 def _pooling_files(config: Any) -> dict[str, Any]:
-    """The files by which sentence-transformers makes the same embedding, where it can."""
+    """The files by which sentence-transformers makes the same embedding."""
     modes = {'mean': 'mean_tokens', 'first': 'cls_token'}
     if config.pool not in modes:
-        return {}
+        raise ValueError(
+            f'no folder says pool {config.pool!r}: load the model with pool one of '
+            f'{", ".join(modes)}, or save it to a file of our own'
+        )
     kinds = {'': 'Transformer', '1_Pooling': 'Pooling'}
     kinds |= {'2_Normalize': 'Normalize'} if config.normalize else {}
     modules = [

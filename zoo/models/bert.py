@@ -249,8 +249,9 @@ def _normalized(x: Float[Array, 'batch width']) -> Float[Array, 'batch width']:
 
 
 VARIANTS = {
-    'bert-base': BERTConfig(),
-    'bert-large': BERTConfig(width=1024, depth=24, heads=16, mlp_dim=4096),
+    # Those that say nothing of pooling are averaged, as sentence-transformers does.
+    'bert-base': BERTConfig(pool='mean'),
+    'bert-large': BERTConfig(width=1024, depth=24, heads=16, mlp_dim=4096, pool='mean'),
     'minilm-l6': BERTConfig(width=384, depth=6, mlp_dim=1536, pool='mean', normalize=True),
     'minilm-l12': BERTConfig(width=384, depth=12, mlp_dim=1536, pool='mean', normalize=True),
 }
