@@ -18,7 +18,7 @@ from scipy.ndimage import zoom
 from tokenizers import Tokenizer, models
 
 import blox as bx
-from blox import CheckpointError
+from blox import CheckpointError, Params
 from blox.converters.convert import external
 from blox.tensorfile import write_tensors
 from blox.zoo.opening import model_spec
@@ -710,3 +710,11 @@ def test_a_folder_without_pooling_and_the_catalog_agree(exported, tmp_path):
     folder = Path(shutil.copytree(exported['bert-hf'][3], tmp_path / 'plain'))
     (folder / 'modules.json').unlink()
     assert bx.zoo.load(folder)[0].config.pool == bx.zoo.card('bert-base').config.pool == 'mean'
+
+
+def test_params_that_do_not_fit_are_not_exported(exported, tmp_path):
+    model, params, _, _ = exported['gpt2-hf']
+    for wrong in (params.partition('gpt2/norm/*')[1], params.merge(Params(0).set('more/w', 1.0))):
+        with pytest.raises(ValueError, match=r'params do not fit .*(missing|unexpected)'):
+            bx.zoo.export(tmp_path / 'out', model, wrong)
+    assert not (tmp_path / 'out').exists()
