@@ -77,7 +77,33 @@ class TensorInfo:
     stop: int
 
 
-class TensorFile(Mapping[str, np.ndarray]):
+class MappedFile(Mapping[str, np.ndarray]):
+    """A file's arrays by name, as views of its mapped memory where that is possible.
+
+    `tensors` says where each lies: `start` and `stop`, in bytes from the start of the file.
+    """
+
+    tensors: dict[str, Any]
+    _map: mmap.mmap
+
+    def release(self, name: str) -> None:
+        """Lets the system take the tensor's memory back; the next use reads the file again."""
+        info = self.tensors[name]
+        start = info.start - info.start % mmap.PAGESIZE
+        if hasattr(mmap, 'MADV_DONTNEED') and info.stop > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, info.stop - start)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
+
+class TensorFile(MappedFile):
     """A safetensors file: mapping from name to a read-only view of the mapped file.
 
     Opening reads and checks the header alone. Raises CheckpointError, which names file, tensor,
@@ -111,22 +137,6 @@ class TensorFile(Mapping[str, np.ndarray]):
         if info.dtype == np.bool_ and view.view(np.uint8).max() > 1:
             fail(self.path, 'expected BOOL bytes 0 or 1, found others', name)
         return view
-
-    def release(self, name: str) -> None:
-        """Lets the system take the tensor's memory back; the next use reads the file again."""
-        info = self.tensors[name]
-        start = info.start - info.start % mmap.PAGESIZE
-        if hasattr(mmap, 'MADV_DONTNEED') and info.stop > start:
-            self._map.madvise(mmap.MADV_DONTNEED, start, info.stop - start)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
 
 
 def write_tensors(

@@ -15,7 +15,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from blox.tensorfile import DTYPES, MAX_RANK, MAX_TENSORS, fail
+from blox.tensorfile import DTYPES, MAX_RANK, MAX_TENSORS, MappedFile, fail
 
 # What zipfile raises for what is malformed.
 ZIP_ERRORS = (
@@ -76,7 +76,7 @@ class Member:
         return self.start + self.info.compress_size
 
 
-class NpzFile(Mapping[str, np.ndarray]):
+class NpzFile(MappedFile):
     """A .npz: mapping from name to a read-only array.
 
     Opening reads and checks the members' headers alone; data is checked whenever it is asked for.
@@ -110,22 +110,6 @@ class NpzFile(Mapping[str, np.ndarray]):
             fail(self.path, 'expected bool bytes 0 or 1, found others', name)
         array = array.byteswap() if member.swapped else array
         return array.reshape(member.shape, order=member.order)
-
-    def release(self, name: str) -> None:
-        """Lets the system take the array's memory back; the next use reads the file again."""
-        member = self.tensors[name]
-        start = member.start - member.start % mmap.PAGESIZE
-        if hasattr(mmap, 'MADV_DONTNEED'):
-            self._map.madvise(mmap.MADV_DONTNEED, start, member.stop - start)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.tensors
 
     def _check_directory(self, infos: list[zipfile.ZipInfo]) -> None:
         """What the archive says of its members, before any is looked at."""

@@ -1,5 +1,8 @@
 """What tests of layers share."""
 
+import contextlib
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,3 +37,19 @@ def random_params(call, *inputs, dtype=jnp.float64, seed=0):
         value = abs(value) + 1 if path.endswith('/var') else value
         params = params.set(path, value, strict=False)
     return params
+
+
+@contextlib.contextmanager
+def promptly(seconds=10):
+    """Fails what would wait for ever."""
+
+    def stop(*_):
+        pytest.fail('it hangs')
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)

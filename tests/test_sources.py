@@ -1,13 +1,11 @@
 """Others' checkpoints: every malformed one is refused in one line, every sound one is read."""
 
-import contextlib
 import gc
 import io
 import json
 import os
 import pathlib
 import pickle
-import signal
 import struct
 import sys
 import warnings
@@ -18,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import promptly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,28 +151,12 @@ def doubled():
 
 def refusal(path):
     """The message that a checkpoint is refused with, when opened or when read."""
-    with promptly(), pytest.raises(bx.CheckpointError) as caught:
+    with promptly(20), pytest.raises(bx.CheckpointError) as caught:
         read(path)
     message = str(caught.value)
     assert message.isprintable()
     assert len(message) < 2000
     return message
-
-
-@contextlib.contextmanager
-def promptly(seconds=20):
-    """Fails what would wait for ever."""
-
-    def stop(*_):
-        pytest.fail('it hangs')
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def read(path):
@@ -452,7 +435,7 @@ def test_a_shard_that_links_out_of_its_folder_is_refused(tmp_path):
 def test_a_shard_that_links_to_itself_is_refused_or_an_os_error(tmp_path):
     (tmp_path / SHARDS[0]).symlink_to(SHARDS[0])
     index(tmp_path, {'w': SHARDS[0]})
-    with promptly(), pytest.raises((bx.CheckpointError, OSError), match=r'model-00001|loop'):
+    with promptly(20), pytest.raises((bx.CheckpointError, OSError), match=r'model-00001|loop'):
         open_source(tmp_path)
 
 
@@ -803,7 +786,7 @@ def test_slices_of_a_npz_are_its_rows(tmp_path, save):
 @pytest.mark.parametrize('shape', [(), (0, 2), (2**40, 0)])
 def test_a_stack_of_no_or_endless_blocks_is_refused(shape):
     tensor = Tensor(W.dtype, shape, lambda: W, pathlib.Path('a.npz'))
-    with promptly(), pytest.raises(bx.CheckpointError, match=r"'b/w'.*axis of blocks.*\("):
+    with promptly(20), pytest.raises(bx.CheckpointError, match=r"'b/w'.*axis of blocks.*\("):
         unstacked(Source(pathlib.Path('a.npz'), {'b/w': tensor}), 'b/')
 
 

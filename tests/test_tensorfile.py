@@ -1,13 +1,11 @@
 """The container: what is refused, what is kept, and that others read what is written."""
 
-import contextlib
 import gzip
 import io
 import json
 import math
 import os
 import pickle
-import signal
 import struct
 import zipfile
 
@@ -17,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from helpers import promptly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -227,22 +226,6 @@ def refusal(path):
     with pytest.raises(bx.CheckpointError) as caught:
         read(path)
     return str(caught.value)
-
-
-@contextlib.contextmanager
-def promptly(seconds=10):
-    """Fails what would wait for ever."""
-
-    def stop(*_):
-        pytest.fail('it hangs')
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.mark.parametrize('case', MALFORMED)
