@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from blox.checkpoint import load, save
 from blox.display import display, to_html, to_text
 from blox.graph import Graph
+from blox.labels import labels
 from blox.layers import (
     GRU,
     LSTM,
@@ -30,6 +31,7 @@ from blox.layers import (
     max_pool,
     static_scan,
 )
+from blox.lora import load_lora, lora, merge_lora, save_lora
 from blox.module import Module, init, spec
 from blox.param import Param
 from blox.params import Params
@@ -70,9 +72,14 @@ __all__ = [
     'display',
     'dynamic_scan',
     'init',
+    'labels',
     'load',
+    'load_lora',
+    'lora',
     'max_pool',
+    'merge_lora',
     'save',
+    'save_lora',
     'shard',
     'shardings',
     'spec',

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from blox.graph import Graph
+from blox.lora import adapted
 from blox.param import Param
 from blox.params import Params, as_key
 
@@ -50,11 +51,15 @@ class Module:
         dtype: Any = jnp.float32,
         trainable: bool = True,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        merged: bool = True,
     ) -> tuple[jax.Array, Params]:
         """The value of this module's parameter `name`, made with `initializer` if it is new.
 
-        A stored value is returned as it is, in its own dtype; a shape other than `shape` is a
-        ValueError. After `finalize()` a missing parameter is a KeyError.
+        A stored value is returned in its own dtype; a shape other than `shape` is a
+        ValueError. After `finalize()` a missing parameter is a KeyError. Adapters that `bx.lora`
+        put beside it count in the value, unless a layer that adds them to its outputs says
+        `merged=False`.
         """
         path = f'{self.path}/{name}'
         if path in params or params.initialized:
@@ -64,7 +69,7 @@ class Module:
                     f'{path!r}: {type(self).__name__} expects shape {tuple(shape)}, '
                     f'found {value.shape} in Params'
                 )
-            return value, params
+            return adapted(params, path, value) if merged else value, params
         key, params = params.initial_key(path)
         value = initializer(key, tuple(shape), dtype)
         return value, params.set(path, Param(value, trainable, metadata or {}))

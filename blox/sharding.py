@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from blox import paths
+from blox.labels import first_matching, spread
 from blox.param import RNG
 from blox.params import Params
 
@@ -17,19 +17,12 @@ def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) ->
     The first rule whose pattern matches a path decides; what none matches is replicated. A
     pattern that matches nothing, or a spec that does not fit a shape, is a ValueError.
     """
-    selected = {pattern: paths.select(pattern, params.items()) for pattern in rules}
-
-    def choose(path: str) -> PartitionSpec:
-        matching = (rules[pattern] for pattern, found in selected.items() if path in found)
-        return next(matching, PartitionSpec())
-
-    # The rng is a key and a counter, the same everywhere.
-    chosen = {path: PartitionSpec() if path == RNG else choose(path) for path in params}
-    for path, spec in chosen.items():
-        _check_fit(path, params[path].shape, spec, mesh)
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-    # A leaf's key path starts with the entry's path; the rng has two leaves under its own.
-    return treedef.unflatten(NamedSharding(mesh, chosen[keys[0].key]) for keys, _ in leaves)
+    # What no rule names is replicated, and the rng, a key and a counter, always.
+    chosen = dict.fromkeys(params, PartitionSpec()) | first_matching(params, rules)
+    chosen |= {RNG: PartitionSpec()}
+    for path, param in params.items():
+        _check_fit(path, param.shape, chosen[path], mesh)
+    return spread(params, {path: NamedSharding(mesh, spec) for path, spec in chosen.items()})
 
 
 def shard(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:

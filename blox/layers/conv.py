@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
+from blox.lora import adapters
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -78,21 +79,28 @@ class Conv(Module):
         dilation = per_axis('dilation', self.dilation, rank)
         pads = explicit_padding(self.padding, inputs.shape[1:-1], kernel, stride, dilation)
         shape = _kernel_shape(self, kernel, inputs.shape[-1])
-        w, params = self.get_param(params, 'w', shape, self.w_init)
+        grouped = self.groups > 1
+        w, params = self.get_param(params, 'w', shape, self.w_init, merged=grouped)
         x = inputs
         if self.padding_mode != 'zeros':
             x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=_PAD_MODES[self.padding_mode])
             pads = [(0, 0)] * rank
-        x, w = _in_one_dtype(x, w)
-        outputs = lax.conv_general_dilated(
-            x,
-            w,
-            stride,
-            pads,
-            rhs_dilation=dilation,
-            dimension_numbers=_channels_last(rank),
-            feature_group_count=self.groups,
-        )
+
+        def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
+            return lax.conv_general_dilated(
+                x,
+                w,
+                stride,
+                pads,
+                rhs_dilation=dilation,
+                dimension_numbers=_channels_last(rank),
+                feature_group_count=self.groups,
+            )
+
+        outputs = convolve(*_in_one_dtype(x, w))
+        # The groups of an adapter's own convolution would not add up to one of this weight's.
+        for adapter in () if grouped else adapters(params, f'{self.path}/w'):
+            outputs = adapter(outputs, x, convolve)
         return _add_bias(self, params, outputs)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
+from blox.lora import adapters
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -43,8 +44,10 @@ class Linear(Module):
         self, params: Params, inputs: Float[Array, '*batch inputs']
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
         shape = (inputs.shape[-1], self.output_size)
-        w, params = self.get_param(params, 'w', shape, self.w_init)
+        w, params = self.get_param(params, 'w', shape, self.w_init, merged=False)
         outputs = inputs @ w
+        for adapter in adapters(params, f'{self.path}/w'):
+            outputs = adapter(outputs, inputs, jnp.matmul)
         if self.use_bias:
             b, params = self.get_param(params, 'b', (self.output_size,), self.b_init)
             outputs = outputs + jnp.expand_dims(b, range(outputs.ndim - 1))
