@@ -36,6 +36,7 @@ from blox.module import Module, init, spec
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard, shardings
+from blox.tap import tap
 from blox.tensorfile import CheckpointError
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ __all__ = [
     'shardings',
     'spec',
     'static_scan',
+    'tap',
     'to_html',
     'to_text',
     'zoo',

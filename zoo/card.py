@@ -10,6 +10,7 @@ from typing import Any
 
 from blox.tensorfile import TensorFile, fail, parse_json
 from blox.zoo.family import families
+from blox.zoo.features import Feature
 from blox.zoo.preprocessing import ImagePreprocessor
 
 # The header's metadata entry that says what model a file's tensors are of.
@@ -55,6 +56,16 @@ class Card:
     sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
     changes: tuple[str, ...] = ()
     weights: Path | None = None
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What `model.features` gives for the card's config: names, channels and strides.
+
+        >>> import blox as bx
+        >>> bx.zoo.card('resnet50').features[-2]
+        Feature(name='stage4', channels=2048, strides=(32, 32))
+        """
+        return families()[self.family].build(self.config).feature_info()
 
     def to_header(self) -> dict[str, str]:
         """The metadata that makes a file self-describing."""

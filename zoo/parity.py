@@ -24,9 +24,8 @@ import numpy as np
 
 from blox.converters import layouts
 from blox.converters.transforms import Transform
-from blox.module import Module
 from blox.params import Params
-from blox.zoo.family import family_of
+from blox.tap import tap
 
 # What rounding may do, relative to a layer's largest value. Any wrong choice shows in float64.
 TOLERANCES = {'float64': 1e-10, 'float32': 1e-4}
@@ -168,28 +167,14 @@ def layer_outputs(
     A final output of several fields has them at 'root.field'. It can be jitted: what is recorded
     is a copy of the model, so neither the model nor its classes change.
     """
-    # A plain dict would come out of jit in the order of its keys.
-    records: OrderedDict[str, Any] = OrderedDict()
-    copy = family_of(model).build(model.config)
-    for _, module in copy.graph.walk():
-        module.__class__ = _recording(type(module), records)
-    outputs, _ = copy(params, *map(jnp.asarray, inputs))
-    if hasattr(outputs, '_asdict'):
-        del records[copy.path]
-        records.update({f'{copy.path}.{name}': x for name, x in outputs._asdict().items()})
     wanted = set(paths)
+    tapped = tap(model, lambda path, _: path in wanted or path == model.path)
+    (outputs, records), _ = tapped(params, *map(jnp.asarray, inputs))
+    if hasattr(outputs, '_asdict'):
+        del records[model.path]
+        records.update({f'{model.path}.{name}': x for name, x in outputs._asdict().items()})
+    # A plain dict would come out of jit in the order of its keys.
     return OrderedDict((p, x) for p, x in records.items() if p in wanted and x is not None)
-
-
-def _recording(kind: type[Module], records: dict[str, Any]) -> type[Module]:
-    """A class like `kind` whose calls leave their outputs in `records`."""
-
-    def call(self: Module, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
-        outputs, params = kind.__call__(self, params, *args, **kwargs)
-        records[self.path] = outputs
-        return outputs, params
-
-    return type(kind.__name__, (kind,), {'__call__': call})
 
 
 def _dtype(params: Params) -> Any:

@@ -8,8 +8,9 @@ Supported: the encoder with or without its pooler; embeddings from the first tok
 all tokens or the pooler, normalized or not; any activation, exact and tanh gelu among them.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.family import Family, check
+from blox.zoo.features import Feature, block_call, collect, finish
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class BERTConfig:
       pool: what the embedding is: 'first' (the first token's state), 'mean' (of the tokens that
         the mask keeps) or 'pooler' (its output).
       normalize: whether the embedding is scaled to length 1.
+      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     vocab_size: int = 30522
@@ -60,6 +63,7 @@ class BERTConfig:
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check(self, _conditions)
@@ -179,18 +183,56 @@ class BERT(Module):
         *,
         is_training: bool = False,
     ) -> tuple[BERTOutputs, Params]:
+        return finish(self._steps(params, tokens, mask, types, is_training))
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """What `features` gives: 'embed', 'block0' and so on, 'embedding'."""
+        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'embedding')
+        return tuple(Feature(name, self.config.width) for name in names)
+
+    def features(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
+        types: Int[Array, 'batch length'] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Params]:
+        """Intermediates by name: states [batch, length, width], and the sequences' embeddings.
+
+        Nothing is run that comes after the last of `names`; None stands for all.
+        """
+        steps = self._steps(params, tokens, mask, types, False)
+        found, params = collect(steps, self.feature_info(), names)
+        if 'embedding' in found:
+            found['embedding'] = found['embedding'].embedding
+        return found, params
+
+    def _steps(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        mask: jax.Array | None,
+        types: jax.Array | None,
+        is_training: bool,
+    ) -> Iterator[tuple[str, Any, Params]]:
+        """The computation, one named step after the other; the last gives all outputs."""
         self._check(tokens, mask=mask, types=types)
         mask = jnp.ones_like(tokens, bool) if mask is None else mask.astype(bool)
         types = jnp.zeros_like(tokens) if types is None else types
         x, params = self._embed(params, tokens, types)
         x, params = self.dropout(params, x, is_training=is_training)
-        for block in self.blocks:
-            x, params = block(params, x, mask[:, None, None], is_training=is_training)
+        yield 'embed', x, params
+        for i, block in enumerate(self.blocks):
+            call = block_call(block, self.config, is_training=is_training)
+            x, params = call(params, x, mask[:, None, None])
+            yield f'block{i}', x, params
         pooled = None
         if self.config.pooler:
             pooled, params = self.pooler(params, x[:, 0])
             pooled = jnp.tanh(pooled)
-        return BERTOutputs(x, pooled, self._pool(x, pooled, mask)), params
+        yield 'embedding', BERTOutputs(x, pooled, self._pool(x, pooled, mask)), params
 
     def _check(self, tokens: jax.Array, **others: jax.Array | None) -> None:
         if not 0 < tokens.shape[1] <= self.config.context:

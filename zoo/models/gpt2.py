@@ -8,6 +8,7 @@ without scaling or scaled by depth too, a head of its own. A key-value cache mak
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from blox.layers import (
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.family import Family, check
+from blox.zoo.features import Feature, block_call, collect, finish
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class GPT2Config:
       scale_attention: whether attention's inner products are divided by sqrt(head_dim).
       scale_attention_by_depth: whether block i's are divided by i + 1 too.
       tied_head: whether the token table is the head as well.
+      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     vocab_size: int = 50257
@@ -57,6 +60,7 @@ class GPT2Config:
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check(self, _conditions)
@@ -181,15 +185,50 @@ class GPT2(Module):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        return finish(self._steps(params, tokens, is_training))
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """What `features` gives: 'embed', 'block0' and so on, 'pre_logits'."""
+        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'pre_logits')
+        return tuple(Feature(name, self.config.width) for name in names)
+
+    def features(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, Float[Array, 'batch length width']], Params]:
+        """States by name; 'pre_logits' is normalized, those before are not.
+
+        Nothing is run that comes after the last of `names`; None stands for all.
+        """
+        return collect(self._steps(params, tokens, False), self.feature_info(), names)
+
+    def logits(
+        self, params: Params, x: Float[Array, 'batch length width']
+    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        """What the head makes of states after the last block, or before it: a logit lens."""
+        x, params = self.norm(params, x)
+        return self._head(params, x)
+
+    def _steps(
+        self, params: Params, tokens: jax.Array, is_training: bool
+    ) -> Iterator[tuple[str, jax.Array, Params]]:
+        """The computation, one named step after the other."""
         if tokens.shape[1] > self.config.context:
             raise ValueError(
                 f'{self.path!r} sees at most {self.config.context} tokens, found {tokens.shape[1]}'
             )
         x, params = self._embed(params, tokens, jnp.arange(tokens.shape[1])[None])
         x, params = self.dropout(params, x, is_training=is_training)
-        for block in self.blocks:
-            x, params = block(params, x, is_training=is_training)
-        return self._logits(params, x)
+        yield 'embed', x, params
+        for i, block in enumerate(self.blocks):
+            x, params = block_call(block, self.config, is_training=is_training)(params, x)
+            yield f'block{i}', x, params
+        x, params = self.norm(params, x)
+        yield 'pre_logits', x, params
+        x, params = self._head(params, x)
+        yield 'logits', x, params
 
     def initial_state(self, batch_size: int, room: int = 0, dtype: Any = jnp.float32) -> GPT2State:
         """An empty state with room for `room` tokens of each sequence, `context` if 0."""
@@ -219,7 +258,7 @@ class GPT2(Module):
         for block, cache in zip(self.blocks, state.caches):
             (x, cache), params = block.step(params, x, cache, state.position)
             caches.append(cache)
-        logits, params = self._logits(params, x)
+        logits, params = self.logits(params, x)
         advance = tokens.shape[1] if lengths is None else lengths
         return (logits, GPT2State(state.position + advance, tuple(caches))), params
 
@@ -233,10 +272,9 @@ class GPT2(Module):
         p, params = self.pos_embed(params, positions)
         return x + p, params
 
-    def _logits(
+    def _head(
         self, params: Params, x: Float[Array, 'batch length width']
     ) -> tuple[Float[Array, 'batch length vocab'], Params]:
-        x, params = self.norm(params, x)
         if self.config.tied_head:
             return self.token_embed.attend(params, x)
         return self.head(params, x)

@@ -9,6 +9,7 @@ Supported: basic and bottleneck blocks, widened and grouped 3x3 convolutions, th
 `downsample_in_bottleneck`), and a plain 3x3 stem for small images.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -21,6 +22,7 @@ from blox.module import Module
 from blox.params import Params
 from blox.zoo.adapt import adapt_channels
 from blox.zoo.family import Family, cast_like, check
+from blox.zoo.features import Feature, block_call, collect, finish, map_names
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ResNetConfig:
       stride_on: 'conv2' (v1.5) or 'conv1' (v1): which convolution of a bottleneck has the stride.
       bn_decay: of batch statistics, 1 minus torch's momentum.
       drop_path_rate: of the last block; it grows from 0 with depth.
+      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -53,6 +56,7 @@ class ResNetConfig:
     bn_eps: float = 1e-5
     bn_decay: float = 0.9
     drop_path_rate: float = 0.0
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check(self, _conditions)
@@ -263,16 +267,61 @@ class ResNet(Module):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch classes'], Params]:
+        return finish(self._steps(params, images, is_training))
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """What `features` gives: 'stem', 'stage1' and so on, 'pre_logits'."""
+        config = self.config
+        stride, later = (2, 2) if config.stem == 'imagenet' else (1, 1)
+        found = [Feature('stem', config.stem_width, (stride, stride))]
+        for s, width in enumerate(config.widths):
+            stride *= later if s == 0 else 2
+            channels = width * _BLOCKS[config.block].expansion
+            found.append(Feature(f'stage{s + 1}', channels, (stride, stride)))
+        return (*found, Feature('pre_logits', found[-1].channels))
+
+    def features(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Params]:
+        """Intermediates by name: maps [batch, height, width, channels], and what the head sees.
+
+        Nothing is run that comes after the last of `names`; None stands for all.
+        """
+        return collect(self._steps(params, images, False), self.feature_info(), names)
+
+    def feature_maps(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        out_indices: Sequence[int],
+    ) -> tuple[tuple[Float[Array, 'batch rows columns channels'], ...], Params]:
+        """The maps of these indices: 0 is the stem's, 1 the first stage's."""
+        names = map_names(self.feature_info(), out_indices)
+        found, params = self.features(params, images, names)
+        return tuple(found[name] for name in names), params
+
+    def _steps(
+        self, params: Params, images: jax.Array, is_training: bool
+    ) -> Iterator[tuple[str, jax.Array, Params]]:
+        """The computation, one named step after the other."""
         images = cast_like(images, params, f'{self.stem.path}/conv/w')
         x, params = self.stem(params, images, is_training=is_training)
         x = jax.nn.relu(x)
+        yield 'stem', x, params
         if self.config.stem == 'imagenet':
             x = max_pool(x, 3, stride=2, padding=1)
-        for blocks in self.stages:
+        for s, blocks in enumerate(self.stages):
             for block in blocks:
-                x, params = block(params, x, is_training=is_training)
+                x, params = block_call(block, self.config, is_training=is_training)(params, x)
+            yield f'stage{s + 1}', x, params
         x = x.mean((1, 2))
-        return self.head(params, x) if self.config.num_classes else (x, params)
+        yield 'pre_logits', x, params
+        if self.config.num_classes:
+            x, params = self.head(params, x)
+            yield 'logits', x, params
 
 
 _50, _101, _152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)

@@ -8,6 +8,7 @@ Supported: class-token and average-pooled heads (the latter normalizes after poo
 or none, any image and patch size.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -29,6 +30,7 @@ from blox.module import Module
 from blox.params import Params
 from blox.zoo.adapt import adapt_channels, resize_positions
 from blox.zoo.family import Family, cast_like, check
+from blox.zoo.features import Feature, block_call, collect, finish, map_names
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class ViTConfig:
       activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
       drop_path_rate: of the last block; it grows from 0 with depth.
+      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -62,6 +65,7 @@ class ViTConfig:
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check(self, _conditions)
@@ -180,15 +184,59 @@ class ViT(Module):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch classes'], Params]:
+        return finish(self._steps(params, images, is_training))
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """What `features` gives: 'patch_embed', 'block0' and so on, 'pre_logits'."""
+        width, strides = self.config.width, self.config.patch_size
+        blocks = (Feature(f'block{i}', width, strides) for i in range(self.config.depth))
+        last = Feature('pre_logits', self.config.pre_logits or width)
+        return (Feature('patch_embed', width), *blocks, last)
+
+    def features(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Params]:
+        """Intermediates by name: states [batch, tokens, width], and what the head sees.
+
+        Nothing is run that comes after the last of `names`; None stands for all.
+        """
+        return collect(self._steps(params, images, False), self.feature_info(), names)
+
+    def feature_maps(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        out_indices: Sequence[int],
+    ) -> tuple[tuple[Float[Array, 'batch rows columns width'], ...], Params]:
+        """The states after blocks of these indices, as maps of the patches."""
+        names = map_names(self.feature_info(), out_indices)
+        found, params = self.features(params, images, names)
+        rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))
+        shape = (images.shape[0], rows, columns, self.config.width)
+        first = int(self.config.class_token)
+        return tuple(found[name][:, first:].reshape(shape) for name in names), params
+
+    def _steps(
+        self, params: Params, images: jax.Array, is_training: bool
+    ) -> Iterator[tuple[str, jax.Array, Params]]:
+        """The computation, one named step after the other."""
         x, params = self._embed(params, images)
         x, params = self.dropout(params, x, is_training=is_training)
-        for block in self.blocks:
-            x, params = block(params, x, is_training=is_training)
+        yield 'patch_embed', x, params
+        for i, block in enumerate(self.blocks):
+            x, params = block_call(block, self.config, is_training=is_training)(params, x)
+            yield f'block{i}', x, params
         x, params = self._pool(params, x)
         if self.config.pre_logits:
             x, params = self.pre_logits(params, x)
             x = jnp.tanh(x)
-        return self.head(params, x) if self.config.num_classes else (x, params)
+        yield 'pre_logits', x, params
+        if self.config.num_classes:
+            x, params = self.head(params, x)
+            yield 'logits', x, params
 
     def _embed(
         self, params: Params, images: Float[Array, 'batch height width channels']

@@ -1,0 +1,78 @@
+"""Named intermediates of a model, for detection and retrieval heads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+
+from blox.module import Module
+from blox.params import Params
+
+
+class Feature(NamedTuple):
+    """One of the arrays that `model.features` gives.
+
+    Attributes:
+      name: in the model's order of computing.
+      channels: the size of its last axis.
+      strides: pixels of the image for one place of its map, down and across; () for what is no
+        map: pooled features, states of tokens.
+    """
+
+    name: str
+    channels: int
+    strides: tuple[int, ...] = ()
+
+
+# A model's computation: after each step its name, the value so far, and Params.
+Steps: TypeAlias = Iterator[tuple[str, Any, Params]]
+
+
+def finish(steps: Steps) -> tuple[Any, Params]:
+    """What the last of `steps` gives."""
+    value = params = None
+    for step in steps:
+        _, value, params = step
+    return value, params
+
+
+def collect(
+    steps: Steps,
+    known: Sequence[Feature],
+    names: Sequence[str] | None,
+) -> tuple[dict[str, Any], Params]:
+    """What `steps` gives at `names`, all known ones if None; what comes after is not run."""
+    available = [feature.name for feature in known]
+    wanted = set(available if names is None else names)
+    if unknown := sorted(wanted - set(available)) or (not wanted and ['none']):
+        raise ValueError(
+            f'expected names of features, found {", ".join(unknown)}; '
+            f'the model has {", ".join(available)}'
+        )
+    found = {}
+    for name, x, params in steps:
+        if name in wanted:
+            found[name] = x
+        if len(found) == len(wanted):
+            return found, params
+    raise RuntimeError(f'the model gave no {", ".join(sorted(wanted - set(found)))}')
+
+
+def map_names(known: Sequence[Feature], out_indices: Sequence[int]) -> list[str]:
+    """The names of the maps at `out_indices`; negative ones count from the last."""
+    maps = [feature.name for feature in known if feature.strides]
+    wrong = [i for i in out_indices if not -len(maps) <= i < len(maps)]
+    if wrong or not out_indices:
+        raise ValueError(
+            f'expected out_indices of {len(maps)} maps ({", ".join(maps)}), found {out_indices}'
+        )
+    return [maps[i] for i in out_indices]
+
+
+def block_call(block: Module, config: Any, **options: Any) -> Callable[..., tuple[Any, Params]]:
+    """`block` with `options`; if the config says `remat`, its inner values are not kept for the
+    gradient but computed again.
+    """
+    call = partial(block, **options)
+    return jax.checkpoint(call) if config.remat else call
