@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox import checkpoint
-from blox.param import RNG, Param, describe, is_floating
+from blox.param import RNG, Param, cast_value, describe, is_floating
 from blox.params import Params
 from blox.paths import Where
 from blox.tensorfile import TensorFile, fail, parse_json
@@ -52,14 +52,14 @@ class Adapter(NamedTuple):
         apply: Callable[[jax.Array, jax.Array], jax.Array],
     ) -> jax.Array:
         """A layer's `outputs`, with what this adapter adds; `apply(inputs, w)` is the layer itself."""
-        dtype = jnp.promote_types(inputs.dtype, self.a.dtype)
+        dtype = _wider(inputs.dtype, self.a.dtype)
         hidden = apply(inputs.astype(dtype), self.a.astype(dtype))
         added = hidden @ self.b.astype(dtype) * self.scale
         return self._add(outputs, added.astype(outputs.dtype))
 
     def merged(self, w: jax.Array) -> jax.Array:
         """The weight `w` with this adapter added, in the wider dtype of the two."""
-        dtype = jnp.promote_types(w.dtype, self.a.dtype)
+        dtype = _wider(w.dtype, self.a.dtype)
         added = self.a.astype(dtype) @ self.b.astype(dtype) * self.scale
         return self._add(w.astype(dtype), added)
 
@@ -80,12 +80,12 @@ def adapters(params: Params, path: str) -> Iterator[Adapter]:
             yield Adapter(prefix, a, b.value, b.metadata['scale'], b.metadata['start'])
 
 
-def adapted(params: Params, path: str, w: jax.Array) -> jax.Array:
+def adapted(params: Params, path: str, w: Any) -> Any:
     """The weight `w` at `path` with its adapters added, in the dtype of `w`."""
     merged = w
     for adapter in adapters(params, path):
         merged = adapter.merged(merged)
-    return merged.astype(w.dtype)
+    return cast_value(merged, w.dtype)
 
 
 def lora(
@@ -138,7 +138,7 @@ def _new_adapters(
     if parts and outputs % len(_PARTS):
         raise ValueError(f'{path!r}: parts {parts!r} need outputs in thirds, found {outputs}')
     columns = outputs // len(_PARTS) if parts else outputs
-    dtype = jnp.promote_types(param.dtype, jnp.float32)
+    dtype = _wider(jnp.dtype(jnp.float32), param.dtype)
     bound = 1 / math.sqrt(math.prod(inputs))
     entries = {}
     for part in sorted(parts) or ['']:
@@ -156,6 +156,11 @@ def adapter_entries(prefix: str, a: Any, b: Any, scale: float, start: int) -> di
         f'{prefix}a': Param(a, metadata={'tag': TAG}),
         f'{prefix}b': Param(b, metadata={'tag': TAG, 'scale': float(scale), 'start': start}),
     }
+
+
+def _wider(a: Any, b: Any) -> Any:
+    """The floating-point dtype of more bits; strict promotion would refuse to choose."""
+    return max(a, b, key=lambda dtype: jnp.finfo(dtype).bits)
 
 
 def is_adapted(params: Params) -> bool:
@@ -214,10 +219,28 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
     kept = base.partition(lambda name, _: name not in own)[0]
     if wrong := _differences(hashes, _hashes(kept)):
         fail(file.path, f'its adapters are for another base: {"; ".join(wrong)}')
-    orphans = sorted({_owner(name) for name, p in own.items() if _is_adapter(p)} - {*kept, *own})
-    if orphans:
-        fail(file.path, f'expected the weights that it adapts, found none of {", ".join(orphans)}')
-    return kept.freeze().merge(own).finalize()
+    loaded = kept.freeze().merge(own).finalize()
+    if wrong := [clause for path in own for clause in _unfit(loaded, path)]:
+        fail(file.path, f'adapters that do not fit: {"; ".join(wrong)}')
+    return loaded
+
+
+def _unfit(params: Params, path: str) -> Iterator[str]:
+    """What is wrong with the half of an adapter at `path`, given the rest of it and its weight."""
+    if not _is_adapter(params[path]):
+        return
+    owner, other = _owner(path), path[:-1] + {'a': 'b', 'b': 'a'}.get(path[-1], '')
+    if owner not in params or other not in params or not _is_adapter(params[other]):
+        yield f'{path}: expected beside it {owner} and {other}'
+        return
+    if path.endswith('a'):
+        return
+    w, a, b = (params[name].shape for name in (owner, other, path))
+    scale, start = (params[path].metadata.get(name) for name in ('scale', 'start'))
+    if not (len(a) == len(w) > 1 and len(b) == 2 and a == (*w[:-1], b[0])):
+        yield f'{path}: expected shapes for {owner} {w}, found {a} and {b}'
+    elif type(scale) is not float or type(start) is not int or not 0 <= start <= w[-1] - b[1]:
+        yield f'{path}: expected a scale and a start that leaves room, found {scale}, {start}'
 
 
 def _hashes(params: Params) -> dict[str, str]:
@@ -226,7 +249,7 @@ def _hashes(params: Params) -> dict[str, str]:
     for path, param in params.items():
         if path != RNG:
             data = np.ascontiguousarray(param.value).reshape(-1).view(np.uint8)
-            found[path] = f'{describe(param.value)} {hashlib.sha256(data).hexdigest()}'
+            found[path] = f'{describe(param.value)} {hashlib.sha256(data.data).hexdigest()}'
     return found
 
 

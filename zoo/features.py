@@ -1,5 +1,6 @@
 """Named intermediates of a model, for detection and retrieval heads."""
 
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -31,9 +32,7 @@ Steps: TypeAlias = Iterator[tuple[str, Any, Params]]
 
 def finish(steps: Steps) -> tuple[Any, Params]:
     """What the last of `steps` gives."""
-    value = params = None
-    for step in steps:
-        _, value, params = step
+    _, value, params = deque(steps, maxlen=1).pop()
     return value, params
 
 
@@ -41,7 +40,7 @@ def collect(
     steps: Steps,
     known: Sequence[Feature],
     names: Sequence[str] | None,
-) -> tuple[dict[str, Any], Params]:
+) -> tuple[OrderedDict[str, Any], Params]:
     """What `steps` gives at `names`, all known ones if None; what comes after is not run."""
     available = [feature.name for feature in known]
     wanted = set(available if names is None else names)
@@ -50,7 +49,8 @@ def collect(
             f'expected names of features, found {", ".join(unknown)}; '
             f'the model has {", ".join(available)}'
         )
-    found = {}
+    # A plain dict would come out of jit in the order of its keys.
+    found = OrderedDict()
     for name, x, params in steps:
         if name in wanted:
             found[name] = x

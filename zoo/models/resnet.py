@@ -297,7 +297,7 @@ class ResNet(Module):
         params: Params,
         images: Float[Array, 'batch height width channels'],
         out_indices: Sequence[int],
-    ) -> tuple[tuple[Float[Array, 'batch rows columns channels'], ...], Params]:
+    ) -> tuple[tuple[Float[Array, 'batch rows columns features'], ...], Params]:
         """The maps of these indices: 0 is the stem's, 1 the first stage's."""
         names = map_names(self.feature_info(), out_indices)
         found, params = self.features(params, images, names)

@@ -210,7 +210,7 @@ class ViT(Module):
         params: Params,
         images: Float[Array, 'batch height width channels'],
         out_indices: Sequence[int],
-    ) -> tuple[tuple[Float[Array, 'batch rows columns width'], ...], Params]:
+    ) -> tuple[tuple[Float[Array, 'batch rows columns features'], ...], Params]:
         """The states after blocks of these indices, as maps of the patches."""
         names = map_names(self.feature_info(), out_indices)
         found, params = self.features(params, images, names)
