@@ -30,7 +30,7 @@ def random_params(call, *inputs, dtype=jnp.float64, seed=0):
     Only their shapes come from the layer: compiling its initializers would take longer than
     the rest of a test.
     """
-    kinds = [np.float32 if np.issubdtype(x.dtype, np.floating) else np.int32 for x in inputs]
+    kinds = [np.float32 if jnp.issubdtype(x.dtype, jnp.floating) else np.int32 for x in inputs]
     shapes = [jax.ShapeDtypeStruct(x.shape, kind) for x, kind in zip(inputs, kinds)]
     params, _ = bx.spec(call, *shapes).cast(dtype).partition(lambda path, _: path != 'rng')
     for i, (path, param) in enumerate(params.items()):
