@@ -1,5 +1,6 @@
 """The `blox` command, in this process and as one of its own."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -13,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from jax import export
 from PIL import Image
+from safetensors.flax import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import blox as bx
-from blox.zoo import cli_run
+from blox.zoo import batches, cli_run
 from blox.zoo.cli import main
 
 DIGITS = Path(__file__).parents[1] / 'examples' / 'digits'
@@ -296,6 +299,70 @@ def test_predict_of_broken_files_alone(broken, flags, expected):
     assert (result.exit_code, result.stdout) == (1, expected)
 
 
+def test_predict_writes_csv(broken, tmp_path):
+    odd = tmp_path / '=1,"2"\n.png'
+    odd.write_bytes((DIGITS / '3.png').read_bytes())
+    out = tmp_path / 'out.csv'
+    result = blox('predict', 'vit-digits', DIGITS / '1.png', broken, odd, '--csv', out, '--top', 2)
+    assert (result.exit_code, result.stdout) == (1, f'{out}: 2 files\n')
+    assert result.stderr.startswith(f'{broken}: ')
+    with open(out, newline='') as file:
+        header, *rows = csv.reader(file)
+    assert header == ['file', 'label', 'probability', 'label2', 'probability2']
+    assert [row[:2] for row in rows] == [[str(DIGITS / '1.png'), '1'], [str(odd), '3']]
+    assert all(0.5 < float(row[2]) < 1 and 0 < float(row[4]) < 0.5 for row in rows)
+
+
+def test_predict_prints_csv_with_names_that_are_not_utf_8(tmp_path):
+    file = tmp_path / os.fsdecode(b'\xff.png')
+    file.write_bytes((DIGITS / '7.png').read_bytes())
+    result = blox('predict', 'vit-digits', file, '--csv', '-')
+    assert re.fullmatch(
+        rb'file,label,probability\n' + re.escape(bytes(file)) + rb',7,0\.\d+\n', result.stdout_bytes
+    )
+
+
+def test_predict_of_broken_files_alone_writes_a_header_of_csv(broken):
+    result = blox('predict', 'vit-digits', broken, '--csv', '-')
+    assert (result.exit_code, result.stdout) == (1, 'file,label,probability\n')
+
+
+@pytest.mark.parametrize(('command', 'option'), [('predict', '--csv'), ('embed', '--npy')])
+def test_one_kind_of_output_is_asked_for(command, option, tmp_path):
+    line = misused(command, 'no-model', 'x', option, tmp_path / 'out', '--json')
+    assert f'expected {option} or --json, found both' in line
+
+
+@pytest.mark.parametrize(('count', 'batch'), [(1, 1), (64, 64), (65, 33), (130, 44)])
+def test_images_of_any_number_are_one_program(count, batch):
+    shapes = []
+
+    def model(params, images):
+        shapes.append(images.shape)
+        return images[:, 0, 0], params
+
+    files = [Path(str(i)) for i in range(count)]
+    prepared = {file: np.full((1, 2, 2, 3), float(file.name), np.float32) for file in files}
+    found = [
+        *batches.classify(model, bx.Params(0), prepared.__getitem__, files, raising(ValueError))
+    ]
+    assert [file for file, _ in found] == files
+    np.testing.assert_allclose(np.stack([row for _, row in found]), 1 / 3, rtol=1e-6)
+    assert shapes == [(batch, 2, 2, 3)]
+
+
+def test_files_are_read_ahead_but_not_all_at_once():
+    started = []
+    answers = batches.ahead(started.append, range(1000), 5)
+    for i, (item, done) in enumerate(answers):
+        done.result()
+        assert item == i
+        assert len(started) <= i + 6
+        if i == 10:
+            answers.close()
+    assert len(started) <= 16
+
+
 def test_predict_fails_in_an_empty_folder(tmp_path):
     assert fails('predict', 'vit-digits', tmp_path) == f"Error: '{tmp_path}' holds no images"
 
@@ -432,23 +499,27 @@ def test_embed_writes_an_array_in_the_order_of_the_lines(encoder, tmp_path):
     texts = [chr(97 + i % 26) * (i * 7 % 5 * 12) for i in range(40)]
     (tmp_path / 'lines.txt').write_text('\n'.join(texts) + '\n')
     out = tmp_path / 'lines.npy'
-    printed('embed', encoder, '--file', tmp_path / 'lines.txt', '--out', out)
+    printed('embed', encoder, '--file', tmp_path / 'lines.txt', '--npy', out)
     found = np.load(out)
     assert (found.dtype, found.shape) == (np.float32, (40, 16))
     np.testing.assert_allclose(found, embeddings(encoder, texts), atol=1e-6)
 
 
-def test_embed_compiles_few_programs_for_many_lengths(encoder, tmp_path, monkeypatch):
-    shapes, padded = set(), cli_run._padded
+def test_embeddings_of_many_lengths_are_few_programs(encoder, monkeypatch):
+    model, params = bx.zoo.load(encoder)
+    shapes = []
 
-    def spy(*args):
-        tokens, mask = padded(*args)
-        shapes.add(tokens.shape)
-        return tokens, mask
+    class Spy:
+        config = model.config
 
-    monkeypatch.setattr(cli_run, '_padded', spy)
-    printed('embed', encoder, *('a' * (i % 60) for i in range(200)), '--out', tmp_path / 'a.npy')
-    assert shapes == {(32, 8), (32, 16), (32, 32), (32, 64)}
+        def __call__(self, params, tokens, mask):
+            shapes.append(tokens.shape)
+            return model(params, tokens, mask)
+
+    monkeypatch.setattr(cli_run, '_WINDOW', 150)
+    texts = ['a' * (i % 60) for i in range(400)]
+    cli_run._embeddings(Spy(), params, bx.zoo.tokenizer(encoder), texts)
+    assert sorted(shapes) == [(32, 16), (32, 32), (32, 64)]
 
 
 @pytest.mark.parametrize(
@@ -472,39 +543,113 @@ def test_embed_reads_arguments_and_then_the_standard_input(encoder):
     ('content', 'message'),
     [
         (b'', 'expected texts to embed'),
-        (b'ok\nna\xefve\n', r"line 2: expected text in UTF-8, found 'na\udcefve'"),
-        (b'ok\n\n' + b'a' * 64, 'line 3: expected 1 to 64 tokens, found 65'),
-        (b'ok\n' * 21, 'expected --out or --json for 21 texts'),
+        (b'ok\n' * 21, 'expected --npy or --json for 21 texts'),
     ],
-    ids=['empty', 'Latin-1', 'too long', 'too many'],
+    ids=['empty', 'too many'],
 )
-def test_embed_refuses_lines_and_names_them(encoder, tmp_path, content, message):
+def test_embed_refuses_no_lines_and_too_many_for_a_table(encoder, tmp_path, content, message):
     (tmp_path / 'lines.txt').write_bytes(content)
     assert message in fails('embed', encoder, '--file', tmp_path / 'lines.txt')
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    """A file of four lines of which the second and the fourth cannot be embedded."""
+    (tmp_path / 'lines.txt').write_bytes(b'ok\nna\xefve\n\n' + b'a' * 64)
+    return tmp_path / 'lines.txt'
+
+
+def test_embed_reports_lines_in_trouble_and_writes_nan_for_them(encoder, troubled, tmp_path):
+    out = tmp_path / 'lines.npy'
+    result = blox('embed', encoder, '--file', troubled, '--npy', out)
+    first, second = result.stderr.splitlines()
+    assert first == rf"{troubled}, line 2: expected text in UTF-8, found 'na\udcefve'"
+    assert second.startswith(f'{troubled}, line 4: expected 1 to 64 tokens, found 65 in ')
+    assert result.exit_code == 1
+    assert result.stdout == f'{out}: float32 [4, 16], 2 of them NaN: see above\n'
+    found = np.load(out)
+    assert np.isnan(found).all(1).tolist() == [False, True, False, True]
+    np.testing.assert_allclose(found[[0, 2]], embeddings(encoder, ['ok', '']), atol=1e-6)
+
+
+def test_embed_prints_null_for_texts_in_trouble(encoder, troubled):
+    result = blox('embed', encoder, 'a' * 64, '--file', troubled, '--json')
+    assert result.exit_code == 1
+    assert [row is None for row in json.loads(result.stdout)] == [True, False, True, False, True]
+    assert result.stderr.startswith('text 1: expected 1 to 64 tokens')
+
+
+def test_embed_leaves_texts_in_trouble_out_of_the_table(encoder, troubled):
+    result = blox('embed', encoder, '--file', troubled)
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, 2)
 
 
 def test_embed_refuses_a_file_that_is_not_there(encoder):
     assert fails('embed', encoder, '--file', 'no.txt') == 'Error: no.txt: No such file or directory'
 
 
-def test_embed_refuses_a_text_without_tokens(tmp_path):
+def test_embed_reports_a_text_without_tokens(tmp_path):
     file = write_encoder(tmp_path / 'bare.safetensors', ends=False)
-    assert 'text 2: expected 1 to 64 tokens, found 0' in fails('embed', file, 'a', '')
+    result = blox('embed', file, 'a', '')
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, 1)
+    assert result.stderr == "text 2: expected 1 to 64 tokens, found 0 in ''\n"
 
 
-def test_embed_refuses_tokens_that_the_model_does_not_know(tmp_path):
+def test_embed_reports_tokens_that_the_model_does_not_know(tmp_path):
     file = write_encoder(tmp_path / 'small.safetensors', vocab_size=50)
-    assert 'text 1: expected tokens below 50, found' in fails('embed', file, 'z')
+    result = blox('embed', file, 'z')
+    assert (result.exit_code, result.stdout) == (1, '')
+    assert result.stderr.startswith('text 1: expected tokens below 50, found')
 
 
 def test_embed_replaces_no_file(encoder, tmp_path):
     (tmp_path / 'a.npy').write_text('mine')
-    assert 'is there already' in fails('embed', encoder, 'a', '--out', tmp_path / 'a.npy')
+    assert 'is there already' in fails('embed', encoder, 'a', '--npy', tmp_path / 'a.npy')
     assert (tmp_path / 'a.npy').read_text() == 'mine'
 
 
-def test_embed_refuses_an_argument_that_is_not_utf_8(encoder):
-    assert 'text 1: expected text in UTF-8' in fails('embed', encoder, os.fsdecode(b'\xff'))
+def test_embed_reports_an_argument_that_is_not_utf_8(encoder):
+    result = blox('embed', encoder, os.fsdecode(b'\xff'), 'ab')
+    assert (result.exit_code, len(result.stdout.splitlines())) == (1, 1)
+    assert result.stderr.startswith('text 1: expected text in UTF-8')
+
+
+def test_generate_refuses_a_prompt_that_is_not_utf_8(writer):
+    assert 'PROMPT: expected text in UTF-8' in fails('generate', writer, os.fsdecode(b'\xff'))
+
+
+# compile
+
+
+def test_compile_writes_a_program_that_answers_as_predict_does(tmp_path):
+    out = tmp_path / 'vit.program'
+    assert printed('compile', 'vit-digits', '--out', out).splitlines() == [
+        f'{out}: ViT for cpu, cuda, tpu',
+        'inputs: images float32[batch,8,8,1]',
+        'outputs: float32[batch,10]',
+    ]
+    weights = load_file(out)
+    program = export.deserialize(bytearray(weights.pop('program').tobytes()))
+    images = bx.zoo.preprocessor('vit-digits')([DIGITS / f'{digit}.png' for digit in (7, 0, 3)])
+    assert program.call(weights, images).argmax(-1).tolist() == [7, 0, 3]
+
+
+def test_compile_casts_for_the_platforms_that_are_named(encoder, tmp_path):
+    out = tmp_path / 'x'
+    args = ('--out', out, '--platform', 'cpu', '--platform', 'tpu', '--dtype', 'bfloat16')
+    assert printed('compile', encoder, *args).splitlines() == [
+        f'{out}: BERT for cpu, tpu',
+        'inputs: tokens int32[batch,length], mask int32[batch,length]',
+        'outputs: embedding bfloat16[batch,16], pooled bfloat16[batch,16], '
+        'tokens bfloat16[batch,length,16]',
+    ]
+
+
+@pytest.mark.parametrize('command', ['compile vit-digits --out', 'predict vit-digits a.png --csv'])
+def test_no_file_is_replaced(command, tmp_path):
+    (tmp_path / 'x').write_text('mine')
+    assert 'is there already' in fails(*command.split(), tmp_path / 'x')
+    assert (tmp_path / 'x').read_text() == 'mine'
 
 
 # All commands.
@@ -513,7 +658,7 @@ def test_embed_refuses_an_argument_that_is_not_utf_8(encoder):
 @pytest.mark.parametrize('command', ['', *main.commands])
 def test_help_fits_a_page(command):
     lines = printed(*command.split(), '--help').splitlines()
-    assert len(lines) <= 24
+    assert len(lines) <= (24 if command else 32)
     assert max(map(len, lines)) <= 80
 
 

@@ -44,8 +44,9 @@ def file(tmp_path):
 # What is read.
 
 
-def test_a_path_a_string_an_image_and_an_array_are_the_same(file):
-    for source in (file, str(file), Image.open(file), Image.fromarray(PIXELS), PIXELS):
+def test_a_path_its_bytes_an_image_and_an_array_are_the_same(file):
+    sources = (file, str(file), file.read_bytes(), Image.open(file), Image.fromarray(PIXELS))
+    for source in (*sources, PIXELS):
         check(COLOR(source), PIXELS, COLOR)
 
 
@@ -534,6 +535,8 @@ CONTENTS = {
 def test_what_is_no_image_is_refused_by_name(tmp_path, content):
     path = tmp_path / 'photo.png'
     path.write_bytes(content)
+    with pytest.raises(ValueError, match='these bytes cannot be read as an image'):
+        COLOR(content)
     with pytest.raises(ValueError, match=r'photo\.png.* cannot be read as an image'):
         COLOR(path)
 

@@ -1,22 +1,23 @@
 """Commands of `blox` that run models, predict, embed and generate, and what all commands share."""
 
 import codecs
+import csv as csv_format
+import io
 import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 import blox as bx
 from blox.atomic import atomic_write
+from blox.zoo import batches
 from blox.zoo.card import Card
 from blox.zoo.family import families
 from blox.zoo.opening import Checkpoint, open_checkpoint
@@ -33,6 +34,8 @@ _IMAGES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 _ENDS = ('<|endoftext|>', '</s>', '<eos>')
 # Of more texts than these, a table of pairs tells nothing.
 _MOST_IN_TABLE = 20
+# So many texts have tokens, which take more memory than they do, at a time.
+_WINDOW = 4096
 
 
 def _option(name: str, default: float, kind: click.ParamType, help: str) -> Any:
@@ -44,8 +47,9 @@ def _option(name: str, default: float, kind: click.ParamType, help: str) -> Any:
 @click.argument('model')
 @click.argument('images', nargs=-1, required=True)
 @_option('--top', 1, click.IntRange(1), 'How many classes of each.')
+@click.option('--csv', metavar='FILE', help='Write a new CSV file; - for stdout.')
 @AS_JSON
-def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> None:
+def predict(model: str, images: tuple[str, ...], top: int, csv: str | None, as_json: bool) -> None:
     """Classify IMAGES, files or folders of them.
 
     Prints each file's likeliest classes with probabilities. Files that cannot be read are
@@ -53,7 +57,11 @@ def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> Non
 
     \b
     Example: blox predict vit-b16 cat.jpg photos/ --top 5
+             blox predict vit-b16 photos/ --csv photos.csv
     """
+    _check_one(csv, as_json, '--csv')
+    if csv and csv != '-':
+        check_free(csv)
     found = find(model, 'image-classification')
     prepare = found.card.preprocessor
     if prepare is None:
@@ -63,7 +71,9 @@ def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> Non
         )
     files = _image_files(images)
     rows = _classify(*read(found, model), prepare, files, found.card.labels, top)
-    if as_json:
+    if csv:
+        _write_csv(csv, rows)
+    elif as_json:
         print(json.dumps([_as_json(*row) for row in rows], indent=2))
     else:
         width = max((len(shown(file)) for file, _ in rows), default=0)
@@ -72,6 +82,11 @@ def predict(model: str, images: tuple[str, ...], top: int, as_json: bool) -> Non
             print(f'{shown(file):<{width}}  {answer}')
     if len(rows) < len(files):
         sys.exit(1)
+
+
+def _check_one(out: str | None, as_json: bool, option: str) -> None:
+    if out is not None and as_json:
+        raise click.UsageError(f'expected {option} or --json, found both.')
 
 
 def _image_files(names: tuple[str, ...]) -> list[Path]:
@@ -91,6 +106,9 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
     return files
 
 
+_Row: TypeAlias = tuple[Path, list[tuple[str, float]]]
+
+
 def _classify(
     model: Any,
     params: bx.Params,
@@ -98,36 +116,23 @@ def _classify(
     files: list[Path],
     labels: Sequence[str],
     top: int,
-) -> list[tuple[Path, list[tuple[str, float]]]]:
-    """The `top` likeliest labels of each file that can be read; in batches of one size."""
-    size = min(len(files), 64)
-    apply = jax.jit(lambda params, x: jax.nn.softmax(model(params, x)[0].astype(jnp.float32)))
+) -> list[_Row]:
+    """The `top` likeliest labels of each file that can be read; the others are reported."""
     found = []
     with tqdm.tqdm(total=len(files), unit='image', leave=False, disable=None) as progress:
-        for start in range(0, len(files), size):
-            chunk = files[start : start + size]
-            batch = _read_images(prepare, chunk)
-            if batch:
-                images = np.concatenate([image for _, image in batch])
-                padded = np.pad(images, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-                rows = np.asarray(apply(params, padded))
-                found += [(file, _best(row, labels, top)) for (file, _), row in zip(batch, rows)]
-            progress.update(len(chunk))
+
+        def report(file: Path, error: Exception) -> None:
+            _report(shown(file), getattr(error, 'strerror', None) or error)
+            progress.update()
+
+        for file, row in batches.classify(model, params, prepare, files, report):
+            found.append((file, _best(row, labels, top)))
+            progress.update()
     return found
 
 
-def _read_images(
-    prepare: bx.zoo.ImagePreprocessor, files: list[Path]
-) -> list[tuple[Path, np.ndarray]]:
-    """The batch of one image of each file that can be read; the others are reported."""
-    found = []
-    for file in files:
-        try:
-            found.append((file, prepare(file)))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, 'strerror', None) or error
-            tqdm.tqdm.write(f'{shown(file)}: {shown(reason)}', file=sys.stderr)
-    return found
+def _report(place: str, reason: object) -> None:
+    tqdm.tqdm.write(f'{place}: {shown(reason)}', file=sys.stderr)
 
 
 def _best(row: np.ndarray, labels: Sequence[str], top: int) -> list[tuple[str, float]]:
@@ -142,115 +147,137 @@ def _as_json(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
     }
 
 
+def _write_csv(out: str, rows: list[_Row]) -> None:
+    """A header and a line for each file: its name, and label and probability of each class."""
+    most = max((len(best) for _, best in rows), default=1)
+    names = [f'{name}{i}' for i in ('', *range(2, most + 1)) for name in ('label', 'probability')]
+    text = io.StringIO(newline='')
+    writer = csv_format.writer(text, lineterminator='\n')
+    writer.writerow(['file', *names])
+    for file, best in rows:
+        writer.writerow([file, *(cell for label, p in best for cell in (label, f'{p:.6g}'))])
+    # A file's name need not be UTF-8.
+    content = text.getvalue().encode('utf-8', 'surrogateescape')
+    if out == '-':
+        sys.stdout.buffer.write(content)
+        return
+    with atomic_write(out) as stream:
+        stream.write(content)
+    print(f'{out}: {len(rows)} files')
+
+
 @click.command(epilog=MODEL)
 @click.argument('model')
 @click.argument('texts', nargs=-1)
 @click.option('--file', metavar='FILE', help='Embed its lines, empty ones too; - for stdin.')
-@click.option('--out', metavar='FILE', help='Write a new .npy file, float32 [texts, width].')
+@click.option('--npy', metavar='FILE', help='Write a new .npy file, float32 [texts, width].')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON: a list of numbers each.')
 def embed(
-    model: str, texts: tuple[str, ...], file: str | None, out: str | None, as_json: bool
+    model: str, texts: tuple[str, ...], file: str | None, npy: str | None, as_json: bool
 ) -> None:
     """Embed TEXTS, for comparing what they mean.
 
-    Without --out and --json it prints how alike they are: the cosine of each pair.
+    Without --npy and --json it prints how alike they are: the cosine of each pair. Texts that are
+    too long or not UTF-8 are reported, and the exit code is then 1; what they have in the
+    place of an embedding is a row of NaN, null in JSON.
 
     \b
     Example: blox embed all-minilm-l6 'A cat sat.' 'A kitten rested.'
-             blox embed all-minilm-l6 --file lines.txt --out lines.npy
+             blox embed all-minilm-l6 --file lines.txt --npy lines.npy
     """
-    if out:
-        check_free(out)
+    _check_one(npy, as_json, '--npy')
+    if npy:
+        check_free(npy)
     lines = _texts(texts, file)
-    if not (out or as_json) and len(lines) > _MOST_IN_TABLE:
-        raise ValueError(f'expected --out or --json for {len(lines)} texts, found neither')
+    if not (npy or as_json) and len(lines) > _MOST_IN_TABLE:
+        raise ValueError(f'expected --npy or --json for {len(lines)} texts, found neither')
     found = find(model, 'sentence-embedding')
-    encoded = _encoded(tokenizer_of(found.card, model), lines, found.card.config)
-    vectors = _embeddings(*read(found, model), encoded)
-    if out:
-        with atomic_write(out) as stream:
-            np.save(stream, vectors)
-        print(f'{out}: float32 {list(vectors.shape)}')
+    tokenizer = tokenizer_of(found.card, model)
+    vectors, troubles = _embeddings(*read(found, model), tokenizer, lines)
+    for i, trouble in troubles.items():
+        place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'
+        _report(shown(place), trouble)
+    if npy:
+        _write_npy(npy, vectors, len(troubles))
     elif as_json:
-        print(json.dumps(vectors.tolist()))
+        rows = [None if i in troubles else row.tolist() for i, row in enumerate(vectors)]
+        print(json.dumps(rows))
     else:
-        _print_cosines([shown(text)[:40] for _, text in lines], vectors)
+        sound = [i for i in range(len(lines)) if i not in troubles]
+        _print_cosines([shown(lines[i])[:40] for i in sound], vectors[sound])
+    if troubles:
+        sys.exit(1)
 
 
-def _texts(texts: Sequence[str], file: str | None) -> list[tuple[str, str]]:
-    """Each text, after where it comes from."""
-    found = [(f'text {i}', text) for i, text in enumerate(texts, 1)]
+def _texts(texts: Sequence[str], file: str | None) -> list[str]:
+    """The texts and then the lines of `file`, what is not UTF-8 as lone surrogates."""
+    found = list(texts)
     if file is not None:
         with click.open_file(file, 'rb') as stream:
             content = stream.read().removeprefix(codecs.BOM_UTF8)
         lines = content.removesuffix(b'\n').split(b'\n') if content else []
-        found += [(f'{file}, line {i}', _decoded(line)) for i, line in enumerate(lines, 1)]
+        found += [line.removesuffix(b'\r').decode('utf-8', 'surrogateescape') for line in lines]
     if not found:
         raise ValueError('expected texts to embed: as arguments, or as lines of --file')
-    for place, text in found:
-        _check_text(place, text)
     return found
 
 
-def _decoded(line: bytes) -> str:
-    """A line as arguments come: what is not UTF-8 as lone surrogates."""
-    return line.removesuffix(b'\r').decode('utf-8', 'surrogateescape')
+def _embeddings(
+    model: Any, params: bx.Params, tokenizer: Tokenizer, texts: Sequence[str]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """A row for each text, of NaN where there is trouble, and what trouble."""
+    vectors = np.full((len(texts), model.config.width), np.nan, np.float32)
+    troubles: dict[int, str] = {}
+    embedder = batches.Embedder(model, params, len(texts))
+
+    def tokens(start: int) -> list[Encoding]:
+        part = texts[start : start + _WINDOW]
+        return tokenizer.encode_batch([text if _is_utf8(text) else '' for text in part])
+
+    windows = range(0, len(texts), _WINDOW)
+    with tqdm.tqdm(total=len(texts), unit='text', leave=False, disable=None) as progress:
+        for start, found in batches.ahead(tokens, windows, 1):
+            ids = {i: encoding.ids for i, encoding in enumerate(found.result(), start)}
+            wrong = {i: _trouble(texts[i], ids[i], model.config) for i in ids}
+            troubles |= {i: trouble for i, trouble in wrong.items() if trouble}
+            sound = {i: ids[i] for i in ids if not wrong[i]}
+            progress.update(len(ids) - len(sound))
+            for rows, values in embedder(sound):
+                vectors[rows] = values
+                progress.update(len(rows))
+    return vectors, troubles
 
 
-def _check_text(place: str, text: str) -> None:
+def _trouble(text: str, ids: Sequence[int], config: Any) -> str:
+    """What keeps a text with these tokens from being embedded; '' if nothing does."""
+    start = text[:30] + '...' * (len(text) > 30)
+    if not _is_utf8(text):
+        return f'expected text in UTF-8, found {text[:30]!r}'
+    if not 0 < len(ids) <= config.context:
+        return f'expected 1 to {config.context} tokens, found {len(ids)} in {start!r}'
+    if max(ids) >= config.vocab_size:
+        return f'expected tokens below {config.vocab_size}, found {max(ids)} in {start!r}'
+    return ''
+
+
+def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f'{place}: expected text in UTF-8, found {text[:30]!r}') from error
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _encoded(
-    tokenizer: Tokenizer, lines: Sequence[tuple[str, str]], config: Any
-) -> list[list[int]]:
-    """The tokens of each text, as many as the model sees and of its vocabulary."""
-    found = [encoding.ids for encoding in tokenizer.encode_batch([text for _, text in lines])]
-    for (place, text), ids in zip(lines, found):
-        start = text[:30] + '...' * (len(text) > 30)
-        if not 0 < len(ids) <= config.context:
-            raise ValueError(
-                f'{place}: expected 1 to {config.context} tokens, found {len(ids)} in {start!r}'
-            )
-        if max(ids) >= config.vocab_size:
-            raise ValueError(
-                f'{place}: expected tokens below {config.vocab_size}, found {max(ids)} in {start!r}'
-            )
-    return found
-
-
-def _embeddings(model: Any, params: bx.Params, lines: list[list[int]]) -> np.ndarray:
-    """An embedding of each line's tokens; lines of like length share a batch."""
-    order = sorted(range(len(lines)), key=lambda i: len(lines[i]))
-    size = min(len(lines), 32)
-    apply = jax.jit(lambda params, tokens, mask: model(params, tokens, mask)[0].embedding)
-    found: dict[int, np.ndarray] = {}
-    with tqdm.tqdm(total=len(lines), unit='text', leave=False, disable=None) as progress:
-        for start in range(0, len(order), size):
-            rows = order[start : start + size]
-            tokens, mask = _padded([lines[i] for i in rows], size, model.config.context)
-            found |= dict(zip(rows, np.asarray(apply(params, tokens, mask), np.float32)))
-            progress.update(len(rows))
-    return np.stack([found[i] for i in range(len(lines))])
-
-
-def _padded(lines: list[list[int]], size: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens and mask [size, length], the length a power of two: few shapes, few programs."""
-    longest = max(map(len, lines))
-    shape = (size, min(max(1 << (longest - 1).bit_length(), 8), most))
-    tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
-    mask[:, 0] = True  # of the rows that fill the batch up
-    for row, ids in enumerate(lines):
-        tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
-    return tokens, mask
+def _write_npy(out: str, vectors: np.ndarray, skipped: int) -> None:
+    with atomic_write(out) as stream:
+        np.save(stream, vectors)
+    left_out = f', {skipped} of them NaN: see above' if skipped else ''
+    print(f'{out}: float32 {list(vectors.shape)}{left_out}')
 
 
 def _print_cosines(names: Sequence[str], vectors: np.ndarray) -> None:
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    width = max(map(len, names))
+    width = max(map(len, names), default=0)
     for name, row in zip(names, unit @ unit.T):
         print(f'{name:<{width}}  ' + ' '.join(f'{cosine:6.3f}' for cosine in row))
 
@@ -274,7 +301,8 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
     found = find(model, 'text-generation')
     tokenizer = tokenizer_of(found.card, model)
     net, params = read(found, model)
-    _check_text('PROMPT', prompt)
+    if not _is_utf8(prompt):
+        raise ValueError(f'PROMPT: expected text in UTF-8, found {prompt[:30]!r}')
     prompt_ids = tokenizer.encode(prompt).ids
     room = net.config.context - len(prompt_ids)
     options['max_new_tokens'] = min(options['max_new_tokens'], max(room, 1))

@@ -1,8 +1,10 @@
 """Images as a model wants them: decoded, resized, cropped and normalized."""
 
 import dataclasses
+import io
 import math
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,8 +28,9 @@ from blox.zoo.processors import (
 # Well below Pillow's own limit of 179 million, from which it raises.
 MAX_PIXELS = 50_000_000
 
-ImageInput: TypeAlias = str | os.PathLike[str] | Image.Image | np.ndarray
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
+_OPENING = threading.Lock()
 _ROUNDINGS = {'even': round, 'down': math.floor}
 
 
@@ -143,11 +146,11 @@ class ImagePreprocessor:
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> np.ndarray:
         """A batch of one or several images.
 
-        Each is a path, a Pillow image, or a uint8 array [height, width] or [height, width,
-        channels]. EXIF orientation is applied and transparency dropped. Raises ValueError, which
+        Each is a path, a file's bytes, a Pillow image, or a uint8 array [height, width] or
+        [height, width, channels]. EXIF orientation is applied and transparency dropped. Raises ValueError, which
         names the file, for what is not an image, is cut short or has over 50 million pixels.
         """
-        if isinstance(images, str | os.PathLike | Image.Image) or (
+        if isinstance(images, str | os.PathLike | bytes | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
         ):
             images = [images]
@@ -190,13 +193,13 @@ class ImagePreprocessor:
 
 
 def read_image(source: ImageInput, mode: str) -> Image.Image:
-    """An upright image of `mode`, 'L' or 'RGB', from a path, a Pillow image or a uint8 array."""
+    """An upright image of `mode`, 'L' or 'RGB', from any of the kinds that a preprocessor takes."""
     if isinstance(source, Image.Image):
         return _convert(source, mode)
     if isinstance(source, np.ndarray):
         return _convert(_from_array(source), mode)
     try:
-        with _open(Path(source)) as image:
+        with _open(source) as image:
             pixels = image.width * image.height
             if pixels > MAX_PIXELS:
                 raise ValueError(f'expected at most {MAX_PIXELS} pixels, found {pixels}')
@@ -204,14 +207,16 @@ def read_image(source: ImageInput, mode: str) -> Image.Image:
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f'{str(source)!r} cannot be read as an image: {error}') from error
+        name = 'these bytes' if isinstance(source, bytes) else repr(str(source))
+        raise ValueError(f'{name} cannot be read as an image: {error}') from error
 
 
-def _open(path: Path) -> Image.Image:
-    with warnings.catch_warnings():
+def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    # Threads share the filters of warnings.
+    with _OPENING, warnings.catch_warnings():
         # Our own limit is lower than the one from which Pillow warns.
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        return Image.open(path)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

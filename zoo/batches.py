@@ -1,0 +1,103 @@
+"""Many images or texts: read ahead by threads, computed by the batch, in few compiled programs."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blox.params import Params
+
+_IMAGES, _TEXTS = 64, 32  # in a batch at most
+
+_T = TypeVar('_T')
+_R = TypeVar('_R')
+
+
+def ahead(
+    function: Callable[[_T], _R], items: Iterable[_T], room: int
+) -> Generator[tuple[_T, Future[_R]], None, None]:
+    """Each item and what `function` makes of it, which threads do for `room` items ahead."""
+    pool = ThreadPoolExecutor(min(room, os.cpu_count() or 1))
+    waiting: deque[tuple[_T, Future[_R]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(function, item)))
+            if len(waiting) > room:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def classify(
+    model: Any,
+    params: Params,
+    prepare: Callable[[Path], np.ndarray],
+    files: Sequence[Path],
+    report: Callable[[Path, Exception], None],
+) -> Iterator[tuple[Path, np.ndarray]]:
+    """Each file that can be read and its classes' probabilities, float32, in the files' order.
+
+    `prepare` makes a batch of one image of a file; files with which it fails go to `report`.
+    All batches are of one size: one program.
+    """
+    size = math.ceil(len(files) / math.ceil(len(files) / _IMAGES))
+    apply = jax.jit(lambda params, x: jax.nn.softmax(model(params, x)[0].astype(jnp.float32)))
+
+    def computed(batch: Mapping[int, np.ndarray]) -> Iterator[tuple[Path, np.ndarray]]:
+        images = np.concatenate([*batch.values()])
+        images = np.pad(images, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+        return zip([files[i] for i in batch], np.asarray(apply(params, images)))
+
+    batch: dict[int, np.ndarray] = {}
+    for i, image in ahead(lambda i: prepare(files[i]), range(len(files)), 2 * size):
+        try:
+            batch[i] = image.result()
+        except (OSError, ValueError) as error:
+            report(files[i], error)
+        if batch and (len(batch) == size or i == len(files) - 1):
+            yield from computed(batch)
+            batch = {}
+
+
+class Embedder:
+    """Embeddings of sequences of tokens, by a model's `embedding`.
+
+    Sequences of like length share a batch of `size`, padded to a power of two: from the
+    shortest to a context of 512 that makes seven programs.
+    """
+
+    def __init__(self, model: Any, params: Params, most: int) -> None:
+        self._size = min(most, _TEXTS)
+        self._context = model.config.context
+        self._params = params
+        self._apply = jax.jit(lambda params, x, mask: model(params, x, mask)[0].embedding)
+
+    def __call__(
+        self, sequences: Mapping[int, Sequence[int]]
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Batch by batch some of the keys, and their embeddings, float32 [keys, width]."""
+        order = sorted(sequences, key=lambda key: len(sequences[key]))
+        for start in range(0, len(order), self._size):
+            keys = order[start : start + self._size]
+            tokens, mask = self._padded([sequences[key] for key in keys])
+            vectors = self._apply(self._params, tokens, mask)
+            yield keys, np.asarray(vectors, np.float32)[: len(keys)]
+
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and mask [size, length], the length a power of two or the context."""
+        longest = max(map(len, sequences))
+        shape = (self._size, min(max(1 << (longest - 1).bit_length(), 8), self._context))
+        tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
+        mask[:, 0] = True  # of the rows that fill the batch up
+        for row, ids in enumerate(sequences):
+            tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
+        return tokens, mask
