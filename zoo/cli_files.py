@@ -85,12 +85,12 @@ def info(model: str, as_json: bool) -> None:
         return
     fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
     fields['tokenizer'] = 'included' if found.tokenizer else ''
-    for name in _FACTS:
+    for name in FACTS:
         if fields[name]:
-            print(f'{name + ":":<13} {_plain(fields[name])}')
+            print(f'{name + ":":<13} {plain(fields[name])}')
 
 
-_FACTS = (
+FACTS = (
     'name',
     'family',
     'task',
@@ -114,7 +114,7 @@ _FACTS = (
 )
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """A header's value on one line, the first ten of a long list."""
     if isinstance(value, dict):
         return ', '.join(f'{name} {item}' for name, item in value.items())
