@@ -1,6 +1,7 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
 from blox.converters.convert import Explanation, convert, explain, export, layouts
+from blox.converters.peft import export_peft, import_peft
 from blox.converters.sources import Source, open_source, read_object
 
 __all__ = [
@@ -9,6 +10,8 @@ __all__ = [
     'convert',
     'explain',
     'export',
+    'export_peft',
+    'import_peft',
     'layouts',
     'open_source',
     'read_object',

@@ -22,6 +22,7 @@ from blox.atomic import atomic_write
 from blox.converters.rules import Entry, Table, plan, respell
 from blox.converters.sources import Source, Tensor, open_source, unstacked
 from blox.graph import Graph
+from blox.lora import is_adapted
 from blox.module import spec
 from blox.param import Param
 from blox.params import Params
@@ -206,6 +207,11 @@ def _joined(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any
 
 def external(model: Any, params: Params, format: str) -> dict[str, np.ndarray]:
     """The arrays that `export` writes, views of the params' values where possible."""
+    if is_adapted(params):
+        raise ValueError(
+            'these Params have adapters: bx.merge_lora(params) makes them plain, '
+            'bx.converters.export_peft writes them alone'
+        )
     table = _table(model, format)
     published = table.published(model.config)
     values: dict[str, np.ndarray] = {}

@@ -73,6 +73,7 @@ class Table:
         equal up to `via`; for comparisons layer by layer.
       spellings: how other files of this layout spell what `rules` names, applied in order.
       published: how the library itself spells `rules`' names when it saves a model of a config.
+      live: how the library's live modules spell what is published, applied in order.
       stacked: a prefix of names whose arrays hold all blocks along their first axis; the
         blocks' own names have `_0`, `_1`, ... before its last '/'.
       ignored: names that do not change the function, as regular expressions.
@@ -91,6 +92,7 @@ class Table:
     layers: Callable[[Any], tuple[Rule, ...]] | None = None
     spellings: tuple[Respelling, ...] = ()
     published: Callable[[Any], tuple[Respelling, ...]] = lambda config: ()
+    live: tuple[Respelling, ...] = ()
     stacked: str = ''
     ignored: tuple[str, ...] = ()
     buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}

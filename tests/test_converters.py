@@ -88,7 +88,9 @@ def spec_of(config):
     """What `model_spec` gives, the rng apart, in half the time."""
     model, entries = build(config), {}
 
-    def get_param(self, params, name, shape, initializer, dtype=jnp.float32, *flags, **named):
+    def get_param(
+        self, params, name, shape, initializer, dtype=jnp.float32, *flags, merged=True, **named
+    ):
         entries[f'{self.path}/{name}'] = Param(jax.ShapeDtypeStruct(shape, dtype), *flags, **named)
         return jnp.zeros(shape, dtype), params
 

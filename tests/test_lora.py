@@ -233,3 +233,19 @@ def test_a_file_whose_adapters_do_not_fit_is_refused(row, base, tmp_path):
 def test_params_without_adapters_are_no_adapters(base, tmp_path):
     with pytest.raises(ValueError, match='no adapters to save'):
         bx.save_lora(tmp_path / 'a.safetensors', base[1])
+
+
+WRITERS = {
+    'save': bx.zoo.save,
+    'export': bx.zoo.export,
+    'compile': bx.zoo.compile,
+    'convert': bx.converters.export,
+}
+
+
+@table(WRITERS)
+def test_a_model_is_written_without_adapters_or_not_at_all(row, tmp_path):
+    model, params = bx.zoo.load('vit-digits')
+    with pytest.raises(ValueError, match=r'have adapters: bx\.merge_lora\(params\) makes'):
+        row(tmp_path / 'x.safetensors', model, bx.lora(params, 'vit/head/w'))
+    assert not list(tmp_path.iterdir())

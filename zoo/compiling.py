@@ -18,7 +18,7 @@ from blox.params import Params
 from blox.tensorfile import write_tensors
 from blox.zoo.card import Card
 from blox.zoo.family import family_of
-from blox.zoo.opening import differences, model_spec, shapes
+from blox.zoo.opening import check_fit
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -60,8 +60,7 @@ def compile(
     """
     if not platforms or not set(platforms) <= set(PLATFORMS):
         raise ValueError(f'expected platforms of {", ".join(PLATFORMS)}, found {list(platforms)}')
-    if wrong := differences(shapes(model_spec(model)), shapes(params)):
-        raise ValueError(f'params do not fit {model!r}: {"; ".join(wrong)}')
+    check_fit(model, params)
     family = family_of(model)
     card = card or Card(Path(path).stem, family.name, model.config, family.task)
     card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)

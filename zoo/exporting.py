@@ -8,7 +8,7 @@ from blox import converters
 from blox.params import Params
 from blox.zoo.card import Card
 from blox.zoo.family import family_of
-from blox.zoo.opening import differences, model_spec, shapes
+from blox.zoo.opening import check_fit
 
 
 def export(
@@ -26,8 +26,7 @@ def export(
     is as the other library rounds. Raises ValueError where that cannot express the model.
     """
     family_of(model)
-    if wrong := differences(shapes(model_spec(model)), shapes(params)):
-        raise ValueError(f'params do not fit {model!r}: {"; ".join(wrong)}')
+    check_fit(model, params)
     classes = getattr(model.config, 'num_classes', 0)
     if card and card.labels and len(card.labels) != classes:
         raise ValueError(

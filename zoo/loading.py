@@ -27,6 +27,7 @@ from blox.zoo.family import families, family_of
 from blox.zoo.opening import (
     OWN_CONFIG,
     OWN_FILE,
+    check_fit,
     differences,
     model_spec,
     open_checkpoint,
@@ -160,10 +161,10 @@ def save(
     if card is None:
         card = Card(Path(path).stem, family.name, model.config, family.task)
     card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
-    expected = model_spec(model)
-    wrong = differences(shapes(expected), shapes(params))
-    wrong += [
-        f'{name}: not marked as batch statistics' for name in unmarked_state(expected, params)
+    check_fit(model, params)
+    wrong = [
+        f'{name}: not marked as batch statistics'
+        for name in unmarked_state(model_spec(model), params)
     ]
     wrong += [
         f'{name}: expected a floating-point dtype, found {param.dtype}'

@@ -17,6 +17,7 @@ from blox import checkpoint, converters, paths
 from blox.checkpoint import RNG_TENSORS
 from blox.converters.convert import model_spec
 from blox.converters.sources import Source, open_source
+from blox.lora import is_adapted
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import CheckpointError, TensorFile, fail
@@ -346,6 +347,17 @@ def _check_fit(expected: Params, file: TensorFile) -> None:
         # All of them, however many: whoever mends the file needs the whole list.
         what = 'its tensors do not fit its config: ' + '; '.join(wrong)
         fail(file.path, what, most=50_000)
+
+
+def check_fit(model: Any, params: Params) -> None:
+    """Raises ValueError that names each path where Params are not those of a model."""
+    if is_adapted(params):
+        raise ValueError(
+            'these Params have adapters: bx.merge_lora(params) makes them plain, '
+            'bx.save_lora writes them alone'
+        )
+    if wrong := differences(shapes(model_spec(model)), shapes(params)):
+        raise ValueError(f'params do not fit {model!r}: {"; ".join(wrong)}')
 
 
 def differences(

@@ -1,6 +1,7 @@
 """ViT: transformers, timm, and the .npz files of Google's vision_transformer and big_vision."""
 
 import math
+import re
 from typing import Any
 
 from blox.converters.rules import Respelling, Rule, Table
@@ -300,16 +301,15 @@ def _write_timm(config: Any) -> dict[str, Any]:
     }
 
 
-# transformers 5 calls its live modules otherwise, and can save by those names.
-_HF_SPELLINGS = (
-    (r'^vit\.', ''),
-    (r'^layers\.', 'encoder.layer.'),
-    (r'attention\.q_proj', 'attention.attention.query'),
-    (r'attention\.k_proj', 'attention.attention.key'),
-    (r'attention\.v_proj', 'attention.attention.value'),
-    (r'attention\.o_proj', 'attention.output.dense'),
-    (r'mlp\.fc1', 'intermediate.dense'),
-    (r'mlp\.fc2', 'output.dense'),
+# On disk, and as transformers 5 calls its live modules; it can save by those names too.
+_HF_RENAMED = (
+    ('encoder.layer.', 'layers.'),
+    ('attention.attention.query', 'attention.q_proj'),
+    ('attention.attention.key', 'attention.k_proj'),
+    ('attention.attention.value', 'attention.v_proj'),
+    ('attention.output.dense', 'attention.o_proj'),
+    ('intermediate.dense', 'mlp.fc1'),
+    ('output.dense', 'mlp.fc2'),
 )
 _FLAX_SPELLINGS: tuple[Respelling, ...] = (
     (r'^opt/target/', ''),
@@ -330,8 +330,9 @@ TABLES = {
     'hf': Table(
         hf,
         layers=_hf_layers,
-        spellings=_HF_SPELLINGS,
+        spellings=((r'^vit\.', ''), *((re.escape(new), old) for old, new in _HF_RENAMED)),
         published=lambda config: ((r'^(?!classifier\.)', 'vit.'),) if config.num_classes else (),
+        live=tuple((re.escape(old), new) for old, new in _HF_RENAMED),
         facts={'activation': 'gelu', 'norm_eps': 1e-12},
         read_config=_read_hf,
         write_config=_write_hf,
