@@ -1,4 +1,4 @@
-"""Writes docs/parity.md: `python tests/parity/report.py`. Needs the `parity` extra."""
+"""Writes docs/pages/parity.md: `python tests/parity/report.py`. Needs the `parity` extra."""
 
 import importlib.util
 import tempfile
@@ -13,7 +13,7 @@ from cases import CASES, FULL_SIZE, Case, opened, pair, transformers
 import blox as bx
 from blox.zoo.parity import LayerError, compare, verify
 
-PAGE = Path(__file__).parents[2] / 'docs' / 'parity.md'
+PAGE = Path(__file__).parents[2] / 'docs' / 'pages' / 'parity.md'
 LIBRARIES = ('jax', 'jaxlib', 'numpy', 'torch', 'torchvision', 'timm', 'transformers')
 HEAD = """# Parity
 
