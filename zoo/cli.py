@@ -1,4 +1,4 @@
-"""The `blox` command: its commands are in `cli_run` and `cli_files`, what all share is here."""
+"""The `blox` command: its commands are in `cli_*`, what all share is here."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ import click
 import jax
 
 import blox as bx
-from blox.zoo import cli_files, cli_run
+from blox.zoo import cli_files, cli_look, cli_run, cli_serve, cli_train
 
 # What a user can cause: files, names, numbers, libraries and memory that are not there.
 _MENDABLE = (
@@ -37,6 +37,11 @@ class _Group(click.Group):
                     super().invoke(ctx)
                 finally:
                     sys.stdout.flush()  # Here a closed pipe is no traceback yet.
+        except click.ClickException as error:
+            if ctx.invoked_subcommand == 'diff':
+                # As of diff(1), whose 1 says that the two differ.
+                raise _Misuse(error.message) from error
+            raise
         except KeyboardInterrupt:
             click.echo('\nInterrupted', err=True)
             # JAX, interrupted while it compiles, would crash at the usual end of a process.
@@ -76,7 +81,7 @@ def _message(error: BaseException) -> str:
     cls=_Group,
     invoke_without_command=True,
     epilog='Exit codes: 0 done; 1 the answer is no, or something could not be read or written; '
-    '2 wrong usage; 130 interrupted.',
+    '2 wrong usage, and all trouble of diff; 130 interrupted.',
 )
 @click.version_option(bx.__version__)
 @click.pass_context
@@ -86,5 +91,6 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-for _command in (*cli_files.COMMANDS, *cli_run.COMMANDS):
+_GROUPS = (cli_files, cli_look, cli_run, cli_serve, cli_train)
+for _command in (command for group in _GROUPS for command in group.COMMANDS):
     main.add_command(_command)
