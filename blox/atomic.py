@@ -63,7 +63,7 @@ def _temporary(target: Path) -> Iterator[BinaryIO]:
         try:
             with file:
                 # A sweep that comes between creation and lock removes the file: then try again.
-                if _lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+                if lock(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
                     if target.exists():  # What is written may be private until it has the old mode.
                         os.chmod(path, 0o600)
                     yield file
@@ -89,11 +89,11 @@ def _sweep(target: Path) -> None:
         # Opening a FIFO would wait for a writer.
         if leftover.is_file():
             with contextlib.suppress(OSError), open(leftover, 'rb') as file:
-                if _lock(file.fileno()):
+                if lock(file.fileno()):
                     leftover.unlink()
 
 
-def _lock(descriptor: int) -> bool | None:
+def lock(descriptor: int) -> bool | None:
     """Whether a lock was taken without waiting, None where files have no locks.
 
     The file's closing gives it back.

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from blox.tensorfile import TensorFile, fail, parse_json
 TAG = 'lora'
 # The thirds of an attention's fused projection, in their order.
 _PARTS = ('q', 'k', 'v')
+# How the path of an adapter's half ends.
+_END = re.compile(rf'_{TAG}_([{"".join(_PARTS)}]_)?[ab]$')
 # The header's metadata entry that says what base the adapters of a file are for.
 _KEY = 'blox.lora'
 
@@ -227,20 +230,29 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
 
 def _unfit(params: Params, path: str) -> Iterator[str]:
     """What is wrong with the half of an adapter at `path`, given the rest of it and its weight."""
-    if not _is_adapter(params[path]):
+    is_adapter, owner = _is_adapter(params[path]), _owner(path)
+    if is_adapter != bool(_END.search(path)):
+        yield f'{path}: expected a path as w_{TAG}_a and the tag {TAG!r}, or neither'
+    if not is_adapter or not _END.search(path):
         return
-    owner, other = _owner(path), path[:-1] + {'a': 'b', 'b': 'a'}.get(path[-1], '')
+    other = path[:-1] + {'a': 'b', 'b': 'a'}[path[-1]]
     if owner not in params or other not in params or not _is_adapter(params[other]):
         yield f'{path}: expected beside it {owner} and {other}'
         return
+    if not is_floating(params[path].value):
+        yield f'{path}: expected a floating-point dtype, found {params[path].dtype}'
     if path.endswith('a'):
         return
     w, a, b = (params[name].shape for name in (owner, other, path))
     scale, start = (params[path].metadata.get(name) for name in ('scale', 'start'))
     if not (len(a) == len(w) > 1 and len(b) == 2 and a == (*w[:-1], b[0])):
         yield f'{path}: expected shapes for {owner} {w}, found {a} and {b}'
-    elif type(scale) is not float or type(start) is not int or not 0 <= start <= w[-1] - b[1]:
+    elif not _is_finite(scale) or type(start) is not int or not 0 <= start <= w[-1] - b[1]:
         yield f'{path}: expected a scale and a start that leaves room, found {scale}, {start}'
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) is float and math.isfinite(value)
 
 
 def _hashes(params: Params) -> dict[str, str]:

@@ -26,7 +26,8 @@ def tap(model: Module, where: str | Sequence[str] | Callable[[str, Module], bool
     module that `where` names to what its call gave, in the order of the calls; a second call of
     the same module is at 'path#2'. What attention weighs values with is what its
     'attention_dropout' gives, [batch, heads, queries, keys]. Neither the model nor its classes
-    change, and jax.jit, jax.grad, jax.vmap and jax.checkpoint apply as to the model.
+    change, and jax.jit, jax.grad, jax.vmap and jax.checkpoint apply as to the model. What a
+    jax.lax.scan inside of the model calls, as LSTM does, cannot be tapped.
 
     `deltas`, from such paths to arrays, are added to those outputs: the gradient with respect to
     zeros there is the gradient by activation.

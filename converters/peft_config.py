@@ -16,6 +16,8 @@ from blox.tensorfile import fail
 
 # Starts of training that leave the base as it is.
 _INITS = (True, False, 'gaussian', 'eva', 'mica', 'orthogonal')
+# What is never off.
+_NUMBERS = ('r', 'lora_alpha')
 # Far above those of any weight.
 _MAX_RANK = 2**16
 # What has no say in the outputs of an adapter that was trained.
@@ -96,13 +98,17 @@ def read_config(path: Path) -> Config:
     """What the file says; CheckpointError for what plain adapters do not express."""
     found = read_object(path)
     # What is off changes nothing, in fields of other versions too.
-    said = {k: v for k, v in found.items() if not (v is None or v is False or v in ([], {}))}
+    said = {k: v for k, v in found.items() if v is not None and (k in _NUMBERS or not _is_off(v))}
     for name in {'layers_to_transform', 'layers_pattern'} & said.keys():
         said[name] = said[name] if isinstance(said[name], list) else [said[name]]
     try:
         return _parsed(said)
     except (ValueError, OverflowError) as error:
         fail(path, str(error))
+
+
+def _is_off(value: Any) -> bool:
+    return value is False or value in ([], {})
 
 
 def _parsed(said: Mapping[str, Any]) -> Config:

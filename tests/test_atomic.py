@@ -338,7 +338,7 @@ def test_a_failed_save_leaves_no_file_open(old, monkeypatch, call):
 # Where a saver is killed: the code that has it die there, and what the file then holds.
 DEATHS = {
     'before anything': ('atomic.os.listdir = die', b'old'),
-    'when its temporary is there': ('atomic._lock = die', b'old'),
+    'when its temporary is there': ('atomic.lock = die', b'old'),
     'when it has locked it': ('atomic.os.fstat = die', b'old'),
     'in the middle of writing': ('save(b"ne", die)', b'old'),
     'before it sets the mode': ('atomic.os.chmod = die', b'old'),

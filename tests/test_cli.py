@@ -300,7 +300,7 @@ def test_predict_of_broken_files_alone(broken, flags, expected):
 
 
 def test_predict_writes_csv(broken, tmp_path):
-    odd = tmp_path / '=1,"2"\n.png'
+    odd = tmp_path / '=1,"2"\r3\n.png'
     odd.write_bytes((DIGITS / '3.png').read_bytes())
     out = tmp_path / 'out.csv'
     result = blox('predict', 'vit-digits', DIGITS / '1.png', broken, odd, '--csv', out, '--top', 2)

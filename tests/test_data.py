@@ -71,6 +71,11 @@ def test_the_batch_of_a_step_depends_on_seed_and_step_alone(start):
     assert (take(numbers(), 3, start=start).reshape(-1, 4, 2) == whole[start:]).all()
 
 
+@pytest.mark.parametrize('count', [1, 10])
+def test_batches_of_one_are_batches(count):
+    assert sorted(take(numbers(count), count, size=1)[:, 0].tolist()) == list(range(count))
+
+
 def test_each_epoch_takes_every_example_once_in_an_order_of_its_own():
     epochs = take(numbers(), 10)[:, 0].reshape(4, 10)
     assert [sorted(epoch) for epoch in epochs.tolist()] == [list(range(10))] * 4
@@ -164,11 +169,11 @@ def test_links_and_nested_directories_count_and_hidden_ones_do_not(folder, tmp_p
 
 
 def test_what_is_no_image_is_left_out_and_told(folder):
-    for name in ('a/notes.TXT', 'b/more.txt', 'b/Makefile'):
+    for name in ('a/notes.TXT', 'b/more.txt', 'b/Makefile', 'b/x.\x1b'):
         (folder / name).write_text('x')
     summary = bx.zoo.image_folder(folder, GRAY).summary
     assert summary == (
-        'data: 33 images of 3 classes, 4 held out; left out, as no images: 2 .txt, 1 Makefile'
+        'data: 33 images of 3 classes, 4 held out; left out, as no images: 1 .?, 2 .txt, 1 Makefile'
     )
 
 
@@ -241,6 +246,16 @@ def test_a_fingerprint_tells_data_apart(folder):
     (folder / 'a' / '0.png').rename(folder / 'a' / 'other.png')
     renamed = bx.zoo.image_folder(folder, GRAY).fingerprint
     assert len({plain, flipped, other, renamed}) == 4
+
+
+def test_a_fingerprint_tells_images_of_the_same_size_apart(tmp_path):
+    found = set()
+    for color in (10, 200):
+        for file in ('a/0.bmp', 'a/1.bmp', 'b/0.bmp', 'b/1.bmp'):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            Image.new('L', (8, 8), color).save(tmp_path / file)
+        found.add(bx.zoo.image_folder(tmp_path, GRAY).fingerprint)
+    assert len(found) == 2
 
 
 # Augmentation.

@@ -1,6 +1,7 @@
 """Fine-tuning: what is trained and what is not, going on after an interruption, the files."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +21,8 @@ from blox.zoo import finetuning, resuming, training
 CLASSES = ('dark', 'light')
 
 
-def tiny(num_classes=2):
-    sizes = {'depths': (1,), 'widths': (8,), 'stem': 'small', 'stem_width': 8}
+def tiny(num_classes=2, **overrides):
+    sizes = {'depths': (1,), 'widths': (8,), 'stem': 'small', 'stem_width': 8, **overrides}
     return bx.zoo.create('resnet18', **sizes, image_size=8, in_channels=1, num_classes=num_classes)
 
 
@@ -106,6 +107,32 @@ def test_frozen_parameters_have_no_optimizer_state_and_no_gradient_in_the_progra
     # Two moments of a weight [8, 2] and its bias, and counters.
     assert sum(size for size in head if size > 1) == 2 * (16 + 2)
     assert sum(whole) > 1000
+
+
+def test_what_is_dropped_depends_on_the_step():
+    model, optimizer = tiny(depths=(2,), drop_path_rate=0.9), training.adamw(1e-3, 10, 0.1)
+    params = bx.zoo.init(model).unfreeze()
+    trainable, stats, frozen = training.divide(params)
+    state = training.start(trainable, stats, optimizer)
+    inputs, targets = map(np.stack, zip(*(shades().read(i, None) for i in range(8))))
+    losses = [
+        float(training.train_step(model, optimizer, state, frozen, inputs, targets, step).totals[0])
+        for step in np.arange(5, dtype=np.uint32)[[0, 0, 1, 2, 3, 4]]
+    ]
+    assert losses[0] == losses[1]
+    assert len(set(losses)) > 2
+
+
+def test_each_step_knows_its_number(monkeypatch):
+    original, numbers = training.train_step, []
+
+    def spy(*args, **extra):
+        numbers.append(int(args[-1]))
+        return original(*args, **extra)
+
+    monkeypatch.setattr(training, 'train_step', spy)
+    finetune()
+    assert numbers == list(range(9))
 
 
 def test_vectors_do_not_decay():
@@ -256,6 +283,48 @@ def test_a_state_of_other_shapes_is_refused(half_done, tmp_path):
         finetune(tmp_path / 'm.safetensors')
 
 
+@table(
+    {
+        'nothing': (lambda about: about.clear(), 'expected what a training keeps, found {}'),
+        'no history': (lambda about: about.pop('history'), 'what a training keeps'),
+        'rows': (lambda about: about.update(history=[[1, 2]]), 'what a training keeps'),
+        'step': (lambda about: about.update(step='5'), 'what a training keeps'),
+        'best': (lambda about: about.update(best_epoch=9), 'what a training keeps'),
+    }
+)
+def test_a_state_that_says_nonsense_is_refused(half_done, tmp_path, row):
+    spoil, message = row
+    saved = half_done.with_suffix('.training') / 'state.safetensors'
+    about = json.loads(TensorFile(saved).metadata['blox.training'])
+    spoil(about)
+    (tmp_path / 'm.training').mkdir()
+    state = tmp_path / 'm.training' / 'state.safetensors'
+    bx.save(state, bx.load(saved), {'blox.training': json.dumps(about)})
+    with pytest.raises(bx.CheckpointError, match=message):
+        finetune(tmp_path / 'm.safetensors')
+
+
+def test_a_state_that_is_not_finite_takes_no_good_ones_place(tmp_path):
+    folder = resuming.Folder(tmp_path / 'm.safetensors', {'seed': '0'})
+    trainable = bx.Params.from_entries({'w': jnp.ones(3)})
+    state = training.State(trainable, bx.Params(), (), jnp.ones(3))
+    folder.keep(resuming.Position(1, state))
+    bad = state._replace(totals=jnp.full(3, jnp.nan))
+    with pytest.raises(resuming.DivergedError):
+        folder.keep(resuming.Position(2, bad))
+    assert folder.restore(resuming.Position(0, state)).step == 1
+
+
+def test_two_trainings_do_not_write_one_file(tmp_path):
+    def second(row):
+        with pytest.raises(FileExistsError, match='a training that goes on elsewhere'):
+            finetune(tmp_path / 'm.safetensors', seed=1)
+
+    finetune(tmp_path / 'm.safetensors', on_epoch=second)
+    assert 'seed 0' in bx.zoo.read_card(tmp_path / 'm.safetensors').training
+    assert not (tmp_path / 'm.training').exists()
+
+
 def test_files_of_others_in_the_folder_stay(tmp_path):
     interrupted(tmp_path / 'm.safetensors', 5)
     (tmp_path / 'm.training' / 'notes.txt').write_text('mine')
@@ -404,7 +473,7 @@ def digits(monkeypatch):
 def test_a_network_that_knows_other_digits_learns_new_ones_better(digits, tmp_path):
     sizes = {'patch_size': 2, 'width': 32, 'depth': 2, 'heads': 2, 'mlp_dim': 64}
     model = bx.zoo.create('vit-ti16', **sizes, image_size=8, in_channels=1, num_classes=5)
-    pretrained = digits.pretrain(tmp_path, model, epochs=10)
+    pretrained = digits.pretrain(tmp_path, model, epochs=20)
     methods = ('from scratch', 'fine-tuned')
     found = digits.compare(model, pretrained, 0, methods, epochs=5)
     assert found['fine-tuned'] > found['from scratch'] + 0.1

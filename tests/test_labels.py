@@ -1,5 +1,7 @@
 """Labels by path pattern, for optimizers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -44,6 +46,7 @@ def test_optax_takes_them_for_masks_and_groups(params):
         optax.multi_transform({'fast': optax.sgd(1.0), 'slow': optax.sgd(0.5)}, groups),
     )
     zeros = jax.tree.map(jnp.zeros_like, params)
+    updates: Any
     updates, _ = optimizer.update(zeros, optimizer.init(params), params)
     assert {path: float(param.value.max()) for path, param in updates.items()} == {
         'net/a/b': 0.0,

@@ -10,6 +10,7 @@ import pytest
 from helpers import layer, normal, random_params, table
 
 import blox as bx
+from blox.lora import adapter_entries
 
 IMAGE = normal(2, 6, 5, 4)
 LAYERS = {
@@ -214,6 +215,8 @@ def test_a_file_that_says_otherwise_is_refused(row, base, tmp_path):
         'scale a text': (lambda entry: entry.update(scale='x'), 'scale'),
         'start past the end': (lambda entry: entry.update(start=5), 'start'),
         'start below zero': (lambda entry: entry.update(start=-1), 'start'),
+        'scale infinite': (lambda entry: entry.update(scale=float('inf')), 'scale'),
+        'no tag': (lambda entry: entry.pop('tag'), "the tag 'lora', or neither"),
     }
 )
 def test_a_file_whose_adapters_do_not_fit_is_refused(row, base, tmp_path):
@@ -222,10 +225,27 @@ def test_a_file_whose_adapters_do_not_fit_is_refused(row, base, tmp_path):
     def edit(metadata):
         description = json.loads(metadata['blox.params'])
         spoil(description['metadata']['net/w_lora_b'])
-        metadata['blox.params'] = json.dumps(description)
+        metadata['blox.params'] = json.dumps(description).replace('Infinity', '1e999')
 
     bx.save_lora(tmp_path / 'a.safetensors', bx.lora(base[1], '**/w'))
     _edited(tmp_path / 'a.safetensors', edit)
+    with pytest.raises(bx.CheckpointError, match=message):
+        bx.load_lora(tmp_path / 'a.safetensors', base[1])
+
+
+@table(
+    {
+        'a part of no name': (('net/w_lora_z_', np.float32), 'a path as w_lora_a'),
+        'integers': (('net/w_lora_', np.int32), 'a floating-point dtype, found int32'),
+    }
+)
+def test_a_file_of_adapters_that_no_layer_would_add_is_refused(row, base, tmp_path):
+    (prefix, dtype), message = row
+    adapted = bx.lora(base[1], 'net/w')
+    plain = adapted.partition('net/w_lora_*')[1]
+    halves = adapter_entries(prefix, np.ones((4, 2), dtype), np.ones((2, 6), dtype), 1.0, 0)
+    spoilt = plain.merge(bx.Params.from_entries(halves, finalized=True))
+    bx.save_lora(tmp_path / 'a.safetensors', spoilt)
     with pytest.raises(bx.CheckpointError, match=message):
         bx.load_lora(tmp_path / 'a.safetensors', base[1])
 

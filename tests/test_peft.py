@@ -317,6 +317,7 @@ def saved(tmp_path):
         'a rank that is none': {'r': 'two'},
         'a rank of a half': {'rank_pattern': {'fc1': 0.5}},
         'an alpha of too many digits': {'lora_alpha': '9' * 400},
+        'an alpha that is off': {'lora_alpha': False},
         'an alpha of words': {'alpha_pattern': {'fc1': 'much'}},
         'a target that is no name': {'target_modules': [1]},
     }

@@ -19,6 +19,7 @@ import blox as bx
 from blox.atomic import atomic_write
 from blox.zoo import batches
 from blox.zoo.card import Card
+from blox.zoo.data import IMAGE_SUFFIXES
 from blox.zoo.family import families
 from blox.zoo.opening import Checkpoint, open_checkpoint
 from blox.zoo.tokenization import parse_tokenizer
@@ -29,7 +30,6 @@ MODEL = (
 )
 AS_JSON = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 
-_IMAGES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 # What ends a text, by the tokenizers of GPT-2 and of models made from it.
 _ENDS = ('<|endoftext|>', '</s>', '<eos>')
 # Of more texts than these, a table of pairs tells nothing.
@@ -97,7 +97,7 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
         if not name:
             raise ValueError('expected the name of a file or folder, found nothing')
         if path.is_dir():
-            found = sorted(f for f in path.rglob('*') if f.suffix.lower() in _IMAGES)
+            found = sorted(f for f in path.rglob('*') if f.suffix.lower() in IMAGE_SUFFIXES)
             if not found:
                 raise ValueError(f'{name!r} holds no images')
             files += found
@@ -151,19 +151,25 @@ def _write_csv(out: str, rows: list[_Row]) -> None:
     """A header and a line for each file: its name, and label and probability of each class."""
     most = max((len(best) for _, best in rows), default=1)
     names = [f'{name}{i}' for i in ('', *range(2, most + 1)) for name in ('label', 'probability')]
-    text = io.StringIO(newline='')
-    writer = csv_format.writer(text, lineterminator='\n')
-    writer.writerow(['file', *names])
+    lines = [_csv_line(['file', *names])]
     for file, best in rows:
-        writer.writerow([file, *(cell for label, p in best for cell in (label, f'{p:.6g}'))])
+        cells = (cell for label, p in best for cell in (label, f'{p:.6g}'))
+        lines.append(_csv_line([file, *cells]))
     # A file's name need not be UTF-8.
-    content = text.getvalue().encode('utf-8', 'surrogateescape')
+    content = ''.join(lines).encode('utf-8', 'surrogateescape')
     if out == '-':
         sys.stdout.buffer.write(content)
         return
     with atomic_write(out) as stream:
         stream.write(content)
     print(f'{out}: {len(rows)} files')
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    text = io.StringIO(newline='')
+    # It quotes cells with the characters that end its lines, so let those be both.
+    csv_format.writer(text, lineterminator='\r\n').writerow(cells)
+    return text.getvalue().removesuffix('\r\n') + '\n'
 
 
 @click.command(epilog=MODEL)

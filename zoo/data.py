@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +71,8 @@ def training_batches(
     """
     import grain  # Only training needs it.
 
-    ordered = grain.MapDataset.source(data.training).seed(seed).shuffle().repeat()
+    # What grain repeats without end it cannot put into batches of one.
+    ordered = grain.MapDataset.source(data.training).seed(seed).shuffle().repeat(2**31)
     return _background(ordered.random_map(data.read).batch(size)[start:])
 
 
@@ -322,12 +323,13 @@ def text_file(
     training, held_out = tokens[:cut], tokens[cut:]
     length = min(context, len(training) - 1)
     count = (len(training) - 1) // length
+    name = _printable(Path(path).resolve().name)
     return Data(
         training=[(training, i * length) for i in range(count)],
         held_out=[(held_out, start) for start in range(0, len(held_out) - 1, length)],
         read=lambda example, rng: _read_window(example, length, rng),
         fingerprint=hashlib.sha256(f'{cut} {length} '.encode() + tokens.tobytes()).hexdigest(),
-        summary=f'{_printable(Path(path))}: {len(tokens)} tokens, the last {len(held_out)} held out',
+        summary=f'{name}: {len(tokens)} tokens, the last {len(held_out)} held out',
     )
 
 
@@ -366,9 +368,11 @@ def _read_window(
 # For people, and for telling data apart.
 
 
-def _fingerprint(root: Path, files: Iterable[Path], *choices: Any) -> str:
-    """A hash of the files' names and sizes, and of how they are read."""
-    names = [f'{file.relative_to(root)}\0{file.stat().st_size}' for file in files]
+def _fingerprint(root: Path, files: Sequence[Path], *choices: Any) -> str:
+    """A hash of the files' names and contents, and of how they are read."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        digests = pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files)
+        names = [f'{file.relative_to(root)}\0{found}' for file, found in zip(files, digests)]
     text = '\0'.join([*names, repr(choices)])
     return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
 
@@ -377,15 +381,16 @@ def _summary(
     root: Path, parts: Sequence[Sequence[Any]], labels: Sequence[str], others: Counter[str]
 ) -> str:
     training, held_out = map(len, parts)
-    left = ', '.join(f'{count} {suffix}' for suffix, count in sorted(others.items()))
+    left = ', '.join(f'{count} {_printable(suffix)}' for suffix, count in sorted(others.items()))
     return (
-        f'{_printable(root)}: {training + held_out} images of {len(labels)} classes, '
-        f'{held_out} held out' + (f'; left out, as no images: {left}' if left else '')
+        f'{_printable(root.resolve().name)}: {training + held_out} images '
+        f'of {len(labels)} classes, {held_out} held out'
+        + (f'; left out, as no images: {left}' if left else '')
     )
 
 
-def _printable(path: Path) -> str:
-    return ''.join(char if char.isprintable() else '?' for char in path.resolve().name)
+def _printable(name: str) -> str:
+    return ''.join(char if char.isprintable() else '?' for char in name)
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

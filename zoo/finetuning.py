@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -66,8 +67,15 @@ def finetune(
     plan = _plan(params, data, epochs, batch_size, learning_rate, seed, dtype)
     _check(model, data)
     result = _Result(Path(out), model, params, data, plan, card) if out is not None else None
-    run = Run.of(model, params, data, plan)
-    first = run.first(params)
+    with result.held() if result else contextlib.nullcontext():
+        return _trained(Run.of(model, params, data, plan), params, result, on_epoch)
+
+
+def _trained(
+    run: Run, params: Params, result: _Result | None, on_epoch: Callable[[Epoch], None] | None
+) -> tuple[Params, tuple[Epoch, ...]]:
+    """The best Params and what each epoch came to, written if there is where."""
+    first, plan = run.first(params), run.plan
     try:
         position, wrong = train(
             run,
@@ -82,8 +90,8 @@ def finetune(
     params = params.merge(position.best.trainable).merge(position.best.stats)
     if result:
         result.write(params, position)
-    if wrong:
-        best = f'{str(out)!r} is the best before, of epoch {position.best_epoch}'
+    if wrong and result:
+        best = f'{str(result.out)!r} is the best before, of epoch {position.best_epoch}'
         raise ValueError(f'{wrong}: {best}; try a learning rate below {plan.learning_rate:.3g}')
     return params, position.history
 
@@ -208,11 +216,18 @@ class _Result:
         self.folder = Folder(out, _identity(model, params, data, plan))
         if out.suffix != '.safetensors':
             raise ValueError(f"expected a name that ends in '.safetensors', found {str(out)!r}")
-        there = [path for path in map(out.with_suffix, _SUFFIXES) if os.path.lexists(path)]
-        if there and not self.folder.is_begun:
-            raise FileExistsError(f'{str(there[0])!r} is there already: remove it, or name another')
         if not os.access(out.absolute().parent, os.W_OK):
             raise OSError(f'cannot write {str(out)!r}: its folder is missing or not writable')
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from the files, which must be free or those of this training."""
+        with self.folder.held():
+            there = [p for p in map(self.out.with_suffix, _SUFFIXES) if os.path.lexists(p)]
+            if there and not self.folder.is_begun:
+                what = f'{str(there[0])!r} is there already'
+                raise FileExistsError(f'{what}: remove it, or name another')
+            yield
 
     def write(self, params: Params, position: Position) -> None:
         """Writes all of them, the model last, and removes the training's folder."""

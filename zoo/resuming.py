@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from blox import checkpoint
+from blox.atomic import lock
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import TensorFile, fail, parse_json
@@ -76,6 +78,26 @@ class Folder:
         self.identity = dict(identity)
         self._kept_at, self._took, self._step = time.monotonic(), 0.0, 0
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from the training. Raises FileExistsError if one is at it."""
+        if os.name != 'posix':
+            yield
+            return
+        self.path.mkdir(exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            if lock(descriptor) is False:
+                what = f'{str(self.path)!r}: a training that goes on elsewhere'
+                raise FileExistsError(f'{what} has this name: wait for it, or name another file')
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # It is not empty.
+                    self.path.rmdir()
+        finally:
+            os.close(descriptor)
+
     def keep(self, position: Position) -> None:
         """Writes a position, unless it is there already. Raises DivergedError for one of no use."""
         if position.step == self._step:
@@ -114,7 +136,12 @@ class Folder:
             return position
         file = TensorFile(self.path / _FILE)
         about = parse_json(file.path, file.metadata.get(_KEY, '{}'), _KEY)
-        self._check_identity(about.get('identity', {}))
+        if not _is_sound(about):
+            fail(
+                file.path,
+                f'{_KEY}: expected what a training keeps, found {about}; remove its folder',
+            )
+        self._check_identity(about['identity'])
         first = Best(position.state.trainable, position.state.stats)
         best = first if about['best_epoch'] else None
         found = checkpoint.params_of(file, copy=True)
@@ -141,6 +168,21 @@ class Folder:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # There may be files of others.
             self.path.rmdir()
+
+
+def _is_sound(about: Mapping[str, Any]) -> bool:
+    """Whether this is what `keep` writes of a position."""
+    if set(about) != {'identity', 'step', 'best_epoch', 'history'}:
+        return False
+    history, numbers = about['history'], (about['step'], about['best_epoch'])
+    return (
+        isinstance(about['identity'], dict)
+        and isinstance(history, list)
+        and all(isinstance(row, list) and len(row) == len(Epoch._fields) for row in history)
+        and all(type(x) in (int, float) for row in history for x in row)
+        and all(type(x) is int for x in numbers)
+        and 0 <= about['best_epoch'] <= len(history)
+    )
 
 
 def check_finite(position: Position) -> None:
