@@ -219,6 +219,9 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
         fail(file.path, f'expected adapters saved by bx.save_lora, found no {_KEY!r} in its header')
     own = checkpoint.params_of(file)
     hashes = parse_json(file.path, file.metadata[_KEY], _KEY)
+    if wrong := [name for name in own if name in base and own[name].shape != base[name].shape]:
+        shapes = (f'{name} of {base[name].shape}, found {own[name].shape}' for name in wrong)
+        fail(file.path, f'it is for another base: expected {"; ".join(shapes)}')
     kept = base.partition(lambda name, _: name not in own)[0]
     if wrong := _differences(hashes, _hashes(kept)):
         fail(file.path, f'its adapters are for another base: {"; ".join(wrong)}')

@@ -722,8 +722,12 @@ def raising(error):
 # A process of its own.
 
 
+# What a script starts in the background ignores interrupts, and so does what that starts.
+INTERRUPTIBLE = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
+
+
 def start(*args):
-    code = 'from blox.zoo.cli import main; main()'
+    code = f'{INTERRUPTIBLE}; from blox.zoo.cli import main; main()'
     command = [sys.executable, '-c', code, *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

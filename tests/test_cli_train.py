@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_cli import fails, misused, printed, write_encoder, write_model
+from test_cli import INTERRUPTIBLE, fails, misused, printed, write_encoder, write_model
 from test_data import GRAY, write_images
 
 import blox as bx
@@ -39,7 +39,8 @@ def test_it_trains_prints_and_writes_what_predict_reads(net, photos, tmp_path):
     lines = printed('finetune', net, photos, '--out', out, *QUICK).splitlines()
     assert lines[0] == 'photos: 24 images of 2 classes, 2 held out'
     assert [line.partition(':')[0] for line in lines[1:3]] == ['epoch 1', 'epoch 2']
-    assert re.fullmatch(rf'{out}: held_out_accuracy [\d.]+, held_out_loss [\d.]+', lines[3])
+    assert lines[3] == bx.zoo.read_card(out).training
+    assert re.fullmatch(rf'{out}: held_out_accuracy [\d.]+, held_out_loss [\d.]+', lines[4])
     rows = printed('predict', out, photos).splitlines()
     assert len(rows) == 24
     assert {row.split()[1] for row in rows} <= {'cat', 'dog'}
@@ -92,6 +93,7 @@ def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     assert 'matches none' in fails('finetune', net, photos, *out, '--freeze', 'resnet/hat/**')
     assert "ends in '.safetensors'" in fails('finetune', net, photos, '--out', tmp_path / 'm.bin')
     misused('finetune', net, photos)
+    misused('finetune', net, photos, *out, '--rank', 4)
     (tmp_path / 'm.csv').write_text('mine')
     assert 'is there already' in fails('finetune', net, photos, *out)
 
@@ -99,7 +101,7 @@ def test_what_is_wrong_is_one_line(net, photos, tmp_path):
 @pytest.mark.parametrize(('how', 'code'), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_process_that_is_stopped_goes_on_to_the_same_file(net, photos, tmp_path, how, code):
     args = ['finetune', net, photos, '--batch-size', 8, '--epochs', 30, '--out']
-    script = 'from blox.zoo.cli import main; main()'
+    script = f'{INTERRUPTIBLE}; from blox.zoo.cli import main; main()'
     command = [sys.executable, '-c', script, *map(str, args), str(tmp_path / 'm.safetensors')]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -163,6 +163,7 @@ def test_the_same_model_is_the_same_bytes_without_names_of_files(tmp_path):
     content = (tmp_path / 'a').read_bytes()
     assert content == (tmp_path / 'b').read_bytes()
     assert b'.py' not in content
+    assert b'pytest' not in content
     assert getattr(jax.config, limit) == before
 
 

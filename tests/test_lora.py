@@ -172,6 +172,16 @@ def test_a_file_of_adapters_fits_its_base_alone(base, tmp_path):
         )
 
 
+def test_another_head_than_the_one_trained_is_refused(tmp_path):
+    _, params = bx.zoo.load('vit-digits', num_classes=3)
+    adapted = bx.lora(params, 'vit/block0/attn/qkv/w').unfreeze('vit/head/*')
+    bx.save_lora(tmp_path / 'a.safetensors', adapted)
+    with pytest.raises(bx.CheckpointError, match=r'vit/head/w of \(96, 10\), found \(96, 3\)'):
+        bx.load_lora(tmp_path / 'a.safetensors', bx.zoo.load('vit-digits')[1])
+    with pytest.raises(bx.CheckpointError, match=r'found adapters: bx\.load_lora'):
+        bx.zoo.load(tmp_path / 'a.safetensors')
+
+
 def test_adapters_of_a_model_take_kilobytes(tmp_path):
     _, params = bx.zoo.load('vit-digits')
     adapted = bx.lora(params, 'vit/block*/attn/qkv/w', rank=2)

@@ -83,6 +83,10 @@ class Card:
     @classmethod
     def from_file(cls, file: TensorFile) -> 'Card':
         """The card in a file's header. CheckpointError if there is none, or it is unsound."""
+        if 'blox.lora' in file.metadata:
+            fail(
+                file.path, 'expected a model, found adapters: bx.load_lora(PATH, params) reads them'
+            )
         if HEADER_KEY not in file.metadata:
             fail(
                 file.path,

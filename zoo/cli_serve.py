@@ -29,7 +29,7 @@ from blox.zoo.compiling import PLATFORMS
 def compile(model: str, out: str, platforms: tuple[str, ...], dtype: str | None) -> None:
     """Write MODEL as a program that runs without this library.
 
-    One safetensors file of weights and program. JAX alone runs it, on any batch size:
+    One safetensors file of weights and program. JAX with flatbuffers runs it, on any batch size:
 
     \b
     weights = safetensors.flax.load_file('FILE')

@@ -30,7 +30,7 @@ def _number(name: str, kind: click.ParamType, help: str, default: Any = None) ->
 @click.argument('data')
 @click.option('--out', metavar='FILE', required=True, help='A new .safetensors file.')
 @click.option('--lora', is_flag=True, help='Train adapters and the head alone.')
-@_number('--rank', click.IntRange(1), 'Of the adapters.', 8)
+@_number('--rank', click.IntRange(1), 'Of the adapters; 8 by default.')
 @click.option('--freeze', metavar='PATTERN', multiple=True, help="As 'vit/block*/**'; repeatable.")
 @_number('--epochs', click.IntRange(1), 'Rounds over the data.')
 @_number('--batch-size', click.IntRange(1), 'Examples in a step.')
@@ -44,7 +44,7 @@ def finetune(
     data: str,
     out: str,
     lora: bool,
-    rank: int,
+    rank: int | None,
     freeze: tuple[str, ...],
     holdout: float,
     seed: int,
@@ -53,30 +53,37 @@ def finetune(
 ) -> None:
     """Train MODEL on DATA, a folder with a directory per class or a text file.
 
-    Run again after an interruption, it goes on, to the very same FILE.
+    FILE is the best epoch. Run again after an interruption, it goes on, to the very same FILE.
 
     \b
     Example: blox finetune vit-digits photos/ --out mine.safetensors
     """
+    if rank and not lora:
+        raise click.UsageError('--rank is of the adapters that --lora adds.')
     with status(f'reading {data}'):
         card = bx.zoo.read_card(model)
         found = _read_data(card, model, data, holdout=holdout, seed=seed, flip=flip)
     print(shown(found.summary))
     net, params, card = bx.zoo.load_for_classes(model, found.labels, seed=seed)
     if lora:
-        params = _with_adapters(params, card, rank, seed)
+        params = _with_adapters(params, card, rank or 8, seed)
     params = params.freeze(freeze)
+    folder = Path(out).with_suffix('.training')
+    if folder.exists():
+        print(f'{shown(folder)}: going on')
     try:
         bx.zoo.finetune(
             net, params, found, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
         )
     except KeyboardInterrupt:
-        folder = Path(out).with_suffix('.training')
-        if folder.exists():
-            click.echo(f'\n{shown(folder)}: run the same command again to go on', err=True)
+        what = 'run the same command again to go on' if folder.exists() else 'nothing was kept'
+        click.echo(f'\n{shown(folder)}: {what}', err=True)
         raise
-    metrics = bx.zoo.read_card(out).metrics
-    print(f'{shown(out)}: ' + ', '.join(f'{name} {value}' for name, value in metrics.items()))
+    card = bx.zoo.read_card(out)
+    print(card.training)
+    print(f'{shown(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items()))
+    if lora:
+        print(f'{shown(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
 
 
 def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, flip: bool) -> Data:

@@ -208,7 +208,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, int]:
 
 
 def _rows(changes: Sequence[Change]) -> list[str]:
-    """The table's header and rows, the largest change marked."""
+    """The table's header and rows, the largest change, relatively, marked."""
     if not changes:
         return []
     width = max(len(change.path) for change in changes)

@@ -108,16 +108,24 @@ def _exported(
         return export.export(jax.jit(call), platforms=platforms)(weights, *inputs)
 
 
+# Who called, from which files, is no part of a program: the same model gives the same bytes.
+_LOCATIONS = {
+    'jax_hlo_source_file_canonicalization_regex': '.*',
+    'jax_traceback_in_locations_limit': 0,
+}
+
+
 @contextlib.contextmanager
 def _no_locations() -> Iterator[None]:
-    """Keeps out of programs which file, by its path here, each operation comes from."""
-    name = 'jax_hlo_source_file_canonicalization_regex'
-    before = getattr(jax.config, name)
-    jax.config.update(name, '.*')
+    """Keeps out of programs where in which code each operation comes from."""
+    before = {name: getattr(jax.config, name) for name in _LOCATIONS}
     try:
+        for name, value in _LOCATIONS.items():
+            jax.config.update(name, value)
         yield
     finally:
-        jax.config.update(name, before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def _facts(inputs: dict[str, jax.ShapeDtypeStruct], exported: export.Exported) -> dict[str, Any]:

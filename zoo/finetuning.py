@@ -107,7 +107,8 @@ def load_for_classes(
     >>> params['vit/head/w'], card.changes
     (Param(float32[96,2]), ('vit/head/* started anew for 2 other classes',))
     """
-    card = read_card(name_or_path)
+    # What was said of the weights as they are does not hold of what is made of them.
+    card = dataclasses.replace(read_card(name_or_path), training='', metrics={})
     if card.labels == tuple(labels):
         model, params = load(name_or_path, dtype=jnp.float32, seed=seed)
         return model, params.unfreeze(), card
@@ -117,7 +118,11 @@ def load_for_classes(
     drawn = jax.jit(lambda: init(model, seed).partition(head)[0])()
     change = f'{head} started anew for {len(labels)} other classes'
     card = dataclasses.replace(
-        card, config=model.config, labels=tuple(labels), changes=(*card.changes, change)
+        card,
+        config=model.config,
+        labels=tuple(labels),
+        summary='',
+        changes=(*card.changes, change),
     )
     return model, params.merge(drawn).unfreeze(), card
 
@@ -245,7 +250,8 @@ class _Result:
         trained = params.split_trainable()[0].num_params
         return dataclasses.replace(
             self.card,
-            training=f'fine-tuned by AdamW: {trained:,} parameters, '
+            training=f'fine-tuned by AdamW: {trained:,} parameters'
+            f'{", adapters among them" if is_adapted(params) else ""}, '
             f'{plan.epochs} epochs of {len(self.data.training)} examples, of which epoch {row.epoch} '
             f'is this, batches of {plan.batch_size}, learning rate {plan.learning_rate:.3g}, '
             f'seed {plan.seed}' + (f', computed in {plan.dtype}' if plan.dtype else ''),
