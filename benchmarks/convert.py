@@ -24,9 +24,9 @@ from common import machine, median, table
 
 import blox as bx
 from blox.converters import convert, open_source
-from blox.zoo.family import families
-from blox.zoo.foreign import read_card
-from blox.zoo.parity import import_reference
+from blox.zoo.comparing.parity import import_reference
+from blox.zoo.loading.foreign import read_card
+from blox.zoo.models import families
 
 ROUNDS = 7
 

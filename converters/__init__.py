@@ -1,8 +1,8 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
 from blox.converters.convert import Explanation, convert, explain, export, layouts
-from blox.converters.peft import export_peft, import_peft
-from blox.converters.sources import Source, open_source, read_object
+from blox.converters.peft.files import export_peft, import_peft
+from blox.converters.sources.source import Source, open_source, read_object
 
 __all__ = [
     'Explanation',

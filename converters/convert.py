@@ -20,7 +20,7 @@ import numpy as np
 
 from blox.atomic import atomic_write
 from blox.converters.rules import Entry, Table, plan, respell
-from blox.converters.sources import Source, Tensor, open_source, unstacked
+from blox.converters.sources.source import Source, Tensor, open_source, unstacked
 from blox.graph import Graph
 from blox.lora import is_adapted
 from blox.module import spec

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from blox.converters.sources import Source
+from blox.converters.sources.source import Source
 from blox.converters.transforms import IDENTITY, Transform
 from blox.param import RNG
 from blox.params import Params

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from blox.zoo.cli import main
+from blox.zoo.cli.main import main
 
 # Besides what the page asks for, Chromium itself would call home: no name resolves for it.
 FLAGS = (

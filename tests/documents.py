@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from blox.zoo import catalog
-from blox.zoo.cli import main
-from blox.zoo.family import families
+from blox.zoo.catalog import entries as catalog
+from blox.zoo.cli.main import main
+from blox.zoo.models import families
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / 'docs' / 'pages'

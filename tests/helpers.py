@@ -1,14 +1,27 @@
-"""What tests of layers share."""
+"""What tests share."""
 
+import base64
 import contextlib
+import html
+import importlib.util
+import re
 import signal
+import zlib
+from pathlib import Path
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import blox as bx
+
+EXAMPLES = Path(__file__).parents[1] / 'examples'
+GRAY = bx.zoo.ImagePreprocessor(
+    size=(8, 8), resize=(8, 8), keep_ratio=False, interpolation='bilinear', mean=(0.5,), std=(0.5,)
+)
 
 
 def table(rows):
@@ -54,3 +67,34 @@ def promptly(seconds=10):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+def example(name):
+    """The module of a script in examples/."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f'{name}.py')
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_images(root, counts, shape=(8, 8)):
+    """Random gray images: so many in each directory."""
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            write_image(root / name / f'{i}.png', seed=crc32(f'{name}{i}'.encode()), shape=shape)
+    return root
+
+
+def write_image(path, seed=0, shape=(8, 8)):
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def unpacked(page):
+    """The text of what treescope packed into a page, its tags left out."""
+    (packed,) = re.findall(r'octet-stream" *>([\w+/=]{99,})<', page)
+    markup = zlib.decompress(base64.b64decode(packed)).decode()
+    return html.unescape(re.sub('<[^>]*>', '', markup))

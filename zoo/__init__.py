@@ -1,15 +1,17 @@
 """Pretrained models: `model, params = bx.zoo.load('vit-digits')`."""
 
-from blox.zoo.card import Card
-from blox.zoo.catalog import card, list_models
-from blox.zoo.comparing import diff
-from blox.zoo.compiling import compile
-from blox.zoo.data import Data, image_folder, text_file
-from blox.zoo.exporting import export
-from blox.zoo.finetuning import finetune, load_for_classes
-from blox.zoo.generation import Generation, generate, stream
-from blox.zoo.loading import create, init, load, preprocessor, push, read_card, save, tokenizer
-from blox.zoo.preprocessing import ImagePreprocessor
+from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.entries import card, list_models
+from blox.zoo.comparing.diff import diff
+from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.loading.load import create, init, load, preprocessor, read_card, tokenizer
+from blox.zoo.running.generation import Generation, generate, stream
+from blox.zoo.saving.compile import compile
+from blox.zoo.saving.export import export
+from blox.zoo.saving.push import push
+from blox.zoo.saving.save import save
+from blox.zoo.training.data import Data, image_folder, text_file
+from blox.zoo.training.finetune import finetune, load_for_classes
 
 __all__ = [
     'Card',

@@ -6,7 +6,7 @@ Their Conv1D weights are [inputs, outputs], as ours are, with q, k and v side by
 from typing import Any
 
 from blox.converters.rules import Rule, Table
-from blox.converters.sources import Source
+from blox.converters.sources.source import Source
 from blox.converters.tables.common import (
     HF_FIXED,
     HF_NEUTRAL,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from blox.converters.rules import Rule, Table
-from blox.converters.sources import Source
+from blox.converters.sources.source import Source
 from blox.converters.tables.common import (
     HF_FIXED,
     HF_NEUTRAL,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.sources import Source
+from blox.converters.sources.source import Source
 from blox.converters.tables.common import Fields
 
 _TOP = frozenset(

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from blox.converters.rules import Respelling, Rule, Table
-from blox.converters.sources import Source
+from blox.converters.sources.source import Source
 from blox.converters.tables.common import (
     HF_FIXED,
     HF_NEUTRAL,

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from blox.zoo.parity import layer_outputs, reference_inputs, reference_outputs
+from blox.zoo.comparing.parity import layer_outputs, reference_inputs, reference_outputs
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / 'parity'))

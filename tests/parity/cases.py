@@ -17,8 +17,8 @@ import pytest
 
 import blox as bx
 from blox.converters import convert, layouts, open_source
-from blox.zoo.family import families
-from blox.zoo.parity import import_reference, random_inputs, reference_outputs
+from blox.zoo.comparing.parity import import_reference, random_inputs, reference_outputs
+from blox.zoo.models import families
 
 try:
     torch = import_reference('torch')

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from cases import CASES, FULL_SIZE, Case, opened, pair, transformers
 
 import blox as bx
-from blox.zoo.parity import LayerError, compare, verify
+from blox.zoo.comparing.parity import LayerError, compare, verify
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'pages' / 'parity.md'
 LIBRARIES = ('jax', 'jaxlib', 'numpy', 'torch', 'torchvision', 'timm', 'transformers')

@@ -10,7 +10,7 @@ import pytest
 from cases import randomized, torch, transformers
 
 import blox as bx
-from blox.zoo.family import families
+from blox.zoo.models import families
 
 pytestmark = pytest.mark.usefixtures('x64')
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cases import CASES, randomized, save, timm, torch, torchvision
+from commands import blox, fails, printed
 from safetensors.numpy import load_file
-from test_cli import blox, fails, printed
 
 import blox as bx
 

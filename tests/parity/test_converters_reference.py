@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from blox.converters import convert, explain, export
 from blox.converters.convert import model_spec
 from blox.tensorfile import TensorFile
-from blox.zoo.family import families
-from blox.zoo.parity import compare, random_inputs
+from blox.zoo.comparing.parity import compare, random_inputs
+from blox.zoo.models import families
 
 
 def contents(folder):

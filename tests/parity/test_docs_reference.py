@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from documents import NAMES, PAGES, blocks, references, run, workplace
 
-from blox.zoo.parity import import_reference
+from blox.zoo.comparing.parity import import_reference
 
 # torchvision takes a moment to import, and is in order only after `import_reference`.
 TORCHES = ('torch', 'torchvision', 'timm', 'transformers', 'peft')

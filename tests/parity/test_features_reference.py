@@ -9,7 +9,7 @@ import pytest
 from cases import CASES, pair, torch
 
 from blox import tap
-from blox.zoo.parity import reference_inputs
+from blox.zoo.comparing.parity import reference_inputs
 
 
 @pytest.fixture

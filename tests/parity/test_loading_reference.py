@@ -13,7 +13,7 @@ from cases import CASES, hf_vit, pair, timm, torch
 from helpers import normal
 
 import blox as bx
-from blox.zoo.adapt import resize_positions
+from blox.zoo.architecture.resizing import resize_positions
 from blox.zoo.models.vit import ViTConfig
 
 GRIDS = [

@@ -21,7 +21,7 @@ from cases import CASES, FULL_SIZE, opened, pair, save, torch, transformers
 import blox as bx
 from blox.converters import convert, open_source
 from blox.converters.convert import external
-from blox.zoo.parity import (
+from blox.zoo.comparing.parity import (
     compare,
     final_outputs,
     layer_outputs,

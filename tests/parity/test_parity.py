@@ -14,9 +14,16 @@ from safetensors.numpy import load_file, save_file
 
 import blox as bx
 from blox.converters import layouts
-from blox.zoo import parity
-from blox.zoo.family import families
-from blox.zoo.parity import LayerError, compare, diverging, layer_outputs, random_inputs, verify
+from blox.zoo.comparing import parity
+from blox.zoo.comparing.parity import (
+    LayerError,
+    compare,
+    diverging,
+    layer_outputs,
+    random_inputs,
+    verify,
+)
+from blox.zoo.models import families
 
 
 @pytest.fixture(scope='module')

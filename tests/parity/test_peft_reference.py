@@ -13,7 +13,7 @@ from cases import CASES, ours, randomized, save, torch
 import blox as bx
 from blox.converters import convert, export_peft, import_peft
 from blox.tensorfile import TensorFile
-from blox.zoo.parity import final_outputs, random_inputs, reference_inputs
+from blox.zoo.comparing.parity import final_outputs, random_inputs, reference_inputs
 
 peft = pytest.importorskip('peft')
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from blox.zoo import ImagePreprocessor
-from blox.zoo.tokenization import read_tokenizer
+from blox.zoo.inputs.tokenizers import read_tokenizer
 
 IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
 

@@ -29,8 +29,8 @@ from blox.layers import (
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.family import Family, check
-from blox.zoo.features import Feature, block_call, collect, finish
+from blox.zoo.architecture.family import Family, check
+from blox.zoo.architecture.features import Feature, block_call, collect, finish
 
 
 @dataclass(frozen=True)

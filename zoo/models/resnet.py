@@ -20,9 +20,9 @@ from blox.graph import Graph
 from blox.layers import BatchNorm, Conv, DropPath, Linear, max_pool
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.adapt import adapt_channels
-from blox.zoo.family import Family, cast_like, check
-from blox.zoo.features import Feature, block_call, collect, finish, map_names
+from blox.zoo.architecture.family import Family, cast_like, check
+from blox.zoo.architecture.features import Feature, block_call, collect, finish, map_names
+from blox.zoo.architecture.resizing import adapt_channels
 
 
 @dataclass(frozen=True)

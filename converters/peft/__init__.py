@@ -1,0 +1,1 @@
+"""Adapters in the layout of the `peft` library."""

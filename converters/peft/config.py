@@ -1,0 +1,232 @@
+"""What adapter_config.json says: which modules PEFT adapts or saves, and how."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blox.converters.sources.source import read_object
+from blox.converters.tables.common import Fields
+from blox.tensorfile import fail
+
+# Starts of training that leave the base as it is.
+_INITS = (True, False, 'gaussian', 'eva', 'mica', 'orthogonal')
+# What is never off.
+_NUMBERS = ('r', 'lora_alpha')
+# Far above those of any weight.
+_MAX_RANK = 2**16
+# What has no say in the outputs of an adapter that was trained.
+_NEUTRAL = """
+    auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config
+    fan_in_fan_out inference_mode loftq_config lora_dropout lora_ga_config megatron_core
+    merge_weights peft_version qalora_group_size revision runtime_config task_type
+"""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What an adapter_config.json says of modules.
+
+    Attributes:
+      targets: names of modules, or their ends, or one regular expression; so is `excluded`.
+      whole: ends of names of modules that were trained and saved whole.
+      ranks, alphas: by expressions for ends of names, where not `rank` and `alpha`.
+      blocks: numbers of the only blocks that are adapted; `lists` are names of what holds them.
+    """
+
+    targets: str | list[str]
+    excluded: str | list[str]
+    whole: list[str]
+    rank: int
+    alpha: float
+    ranks: Mapping[str, int]
+    alphas: Mapping[str, float]
+    is_rank_stabilized: bool
+    blocks: list[int]
+    lists: list[str]
+
+    def adapts(self, module: str) -> bool:
+        """Whether PEFT gives the module an adapter."""
+        if self.saves(module) or _is_named(module, self.excluded):
+            return False
+        is_listed = isinstance(self.targets, list) and module in self.targets
+        return is_listed or (_is_named(module, self.targets) and self._is_in_blocks(module))
+
+    def saves(self, module: str) -> bool:
+        """Whether PEFT saves the module whole, alone or inside of another."""
+        parts = module.split('.')
+        around = ('.'.join(parts[: i + 1]) for i in range(len(parts)))
+        return any(name.endswith(tuple(self.whole)) for name in around)
+
+    def rank_of(self, module: str) -> int:
+        return next((r for end, r in self.ranks.items() if _ends(module, end)), self.rank)
+
+    def scale_of(self, module: str) -> float:
+        rank = self.rank_of(module)
+        alpha = next((a for end, a in self.alphas.items() if _ends(module, end)), self.alpha)
+        return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
+
+    def _is_in_blocks(self, module: str) -> bool:
+        starts = map(_up_to_number, self.lists or [''])
+        found = (re.match(start, module) for start in starts)
+        number = next((match['idx'] for match in found if match), '')
+        return not self.blocks or number in map(str, self.blocks)
+
+
+def _is_named(module: str, names: str | list[str]) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return any(f'.{module}'.endswith(f'.{name}') for name in names)
+
+
+def _up_to_number(blocks: str) -> str:
+    """An expression for names from their start to the number of a block."""
+    start = rf'(?:.*?\.)?{blocks}' if blocks else r'.*?\.[^.]*'
+    return rf'{start}\.(?P<idx>\d+)\.'
+
+
+def _ends(module: str, pattern: str) -> bool:
+    return re.match(rf'(.*\.)?({pattern})$', module) is not None
+
+
+def read_config(path: Path) -> Config:
+    """What the file says; CheckpointError for what plain adapters do not express."""
+    found = read_object(path)
+    # What is off changes nothing, in fields of other versions too.
+    said = {k: v for k, v in found.items() if v is not None and (k in _NUMBERS or not _is_off(v))}
+    for name in {'layers_to_transform', 'layers_pattern'} & said.keys():
+        said[name] = said[name] if isinstance(said[name], list) else [said[name]]
+    try:
+        return _parsed(said)
+    except (ValueError, OverflowError) as error:
+        fail(path, str(error))
+
+
+def _is_off(value: Any) -> bool:
+    return value is False or value in ([], {})
+
+
+def _parsed(said: Mapping[str, Any]) -> Config:
+    fields = Fields({'peft_type': None, **said})
+    start = said.get('init_lora_weights', True)
+    start = start if start in _INITS else True
+    fields.expect({'peft_type': 'LORA', 'bias': 'none', 'init_lora_weights': start})
+
+    def listed(name: str, kind: Any) -> list[Any]:
+        return list(fields.take(name, [kind])) if name in said else []
+
+    def named(name: str) -> str | list[str]:
+        return fields.take(name, '') if isinstance(said.get(name), str) else listed(name, '')
+
+    config = Config(
+        targets=named('target_modules'),
+        excluded=named('exclude_modules'),
+        whole=listed('modules_to_save', ''),
+        rank=fields.take('r', 8),
+        alpha=fields.take('lora_alpha', 8.0),
+        ranks=_by_end(fields, 'rank_pattern', (int,)),
+        alphas=_by_end(fields, 'alpha_pattern', (int, float)),
+        is_rank_stabilized=fields.take('use_rslora', False),
+        blocks=listed('layers_to_transform', 0),
+        lists=listed('layers_pattern', ''),
+    )
+    fields.problems += _problems(config)
+    fields.finish(frozenset(_NEUTRAL.split()))
+    return config
+
+
+def _by_end(fields: Fields, name: str, kinds: tuple[type, ...]) -> dict[str, Any]:
+    """Numbers by expressions for the ends of names."""
+    found = fields.take(name, {})
+    if all(type(value) in kinds and math.isfinite(value) for value in found.values()):
+        return found
+    fields.problems.append(f'{name} to {kinds[-1].__name__}s, found {found}')
+    return {}
+
+
+def _problems(config: Config) -> list[str]:
+    """What is wrong with values of the right types."""
+    problems = []
+    ranks = [config.rank, *config.ranks.values()]
+    if not all(1 <= rank <= _MAX_RANK for rank in ranks):
+        problems.append(f'ranks (r, rank_pattern) of 1 to {_MAX_RANK}, found {ranks}')
+    if not config.targets or config.targets == 'all-linear':
+        problems.append(f'target_modules by their names, found {config.targets!r}')
+    patterns = {
+        'target_modules': [config.targets] if isinstance(config.targets, str) else [],
+        'exclude_modules': [config.excluded] if isinstance(config.excluded, str) else [],
+        'rank_pattern': [f'.*({end})$' for end in config.ranks],
+        'alpha_pattern': [f'.*({end})$' for end in config.alphas],
+        'layers_pattern': [_up_to_number(name) for name in config.lists],
+    }
+    for name, pattern in ((name, pattern) for name, found in patterns.items() for pattern in found):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            problems.append(f'{name} of regular expressions, found {pattern!r}: {error}')
+    return problems
+
+
+# Writing.
+
+
+def config_fields(
+    adapted: Mapping[str, tuple[int, float]], whole: list[str], modules: Iterable[str]
+) -> dict[str, Any]:
+    """Fields that adapt modules with these ranks and scales, and save others whole.
+
+    `modules` are all that there are. PEFT goes by the ends of names; ValueError where that takes
+    others in.
+    """
+    rest = [module for module in modules if module not in whole]
+    if others := sorted(module for module in rest if module.endswith(tuple(whole))):
+        raise ValueError(f'PEFT cannot save {", ".join(whole)} without {", ".join(others)}')
+    ranks = {module: rank for module, (rank, _) in adapted.items()}
+    alphas = {module: _alpha(scale, rank) for module, (rank, scale) in adapted.items()}
+    return {
+        'inference_mode': True,
+        'target_modules': _targets(list(adapted), rest),
+        'modules_to_save': whole or None,
+        'r': _usual(ranks),
+        'lora_alpha': _usual(alphas),
+        'rank_pattern': _unusual(ranks),
+        'alpha_pattern': _unusual(alphas),
+        'lora_dropout': 0.0,
+        'bias': 'none',
+        'use_rslora': False,
+    }
+
+
+def _targets(names: list[str], modules: Iterable[str]) -> str | list[str]:
+    """The names, or a regular expression where they are the ends of others' names too."""
+    ends = tuple(f'.{name}' for name in names)
+    if any(module.endswith(ends) for module in modules if module not in names):
+        return '|'.join(map(re.escape, names))
+    return names
+
+
+def _alpha(scale: float, rank: int) -> float:
+    """What divided by `rank` is `scale`, to the last bit where there is such a number."""
+    near = scale * rank
+    candidates = (
+        round(near),
+        near,
+        math.nextafter(near, math.inf),
+        math.nextafter(near, -math.inf),
+    )
+    return next((alpha for alpha in candidates if alpha / rank == scale), near)
+
+
+def _usual(values: Mapping[str, Any]) -> Any:
+    return Counter(values.values()).most_common(1)[0][0]
+
+
+def _unusual(values: Mapping[str, Any]) -> dict[str, Any]:
+    """By expressions for the whole names, what is not as usual."""
+    usual = _usual(values)
+    return {f'^{re.escape(name)}': value for name, value in values.items() if value != usual}

@@ -1,0 +1,1 @@
+"""External checkpoints, whatever the container: names, shapes, dtypes, lazy views."""

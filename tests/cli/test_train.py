@@ -1,0 +1,118 @@
+"""`blox finetune`, in this process and as one of its own."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from commands import INTERRUPTIBLE, fails, misused, printed, write_encoder, write_model
+from helpers import GRAY, write_images
+
+import blox as bx
+
+QUICK = ('--epochs', 2, '--batch-size', 8)
+
+
+def write_net(path):
+    """A small classifier of other classes, with random weights."""
+    sizes = {'depths': (1,), 'widths': (8,), 'stem': 'small', 'stem_width': 8}
+    model = bx.zoo.create('resnet18', **sizes, image_size=8, in_channels=1, num_classes=2)
+    card = bx.zoo.Card('net', '', model.config, '', preprocessor=GRAY, labels=('x', 'y'))
+    bx.zoo.save(path, model, bx.zoo.init(model), card=card)
+    return path
+
+
+@pytest.fixture(scope='module')
+def net(tmp_path_factory):
+    return write_net(tmp_path_factory.mktemp('models') / 'net.safetensors')
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp('data') / 'photos', {'cat': 12, 'dog': 12})
+
+
+def test_it_trains_prints_and_writes_what_predict_reads(net, photos, tmp_path):
+    out = tmp_path / 'mine.safetensors'
+    lines = printed('finetune', net, photos, '--out', out, *QUICK).splitlines()
+    assert lines[0] == 'photos: 24 images of 2 classes, 2 held out'
+    assert [line.partition(':')[0] for line in lines[1:3]] == ['epoch 1', 'epoch 2']
+    assert lines[3] == bx.zoo.read_card(out).training
+    assert re.fullmatch(rf'{out}: held_out_accuracy [\d.]+, held_out_loss [\d.]+', lines[4])
+    rows = printed('predict', out, photos).splitlines()
+    assert len(rows) == 24
+    assert {row.split()[1] for row in rows} <= {'cat', 'dog'}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        'mine.csv',
+        'mine.png',
+        'mine.safetensors',
+    }
+
+
+@pytest.mark.parametrize('name', ['vit-digits', 'resnet-digits'])
+def test_shipped_models_learn_other_classes(name, photos, tmp_path):
+    out = tmp_path / 'mine.safetensors'
+    options = ('--freeze', '*/[!h]*/**', '--epochs', 1)
+    printed('finetune', name, photos, '--out', out, *options)
+    stored, found = bx.zoo.load(name)[1], bx.zoo.load(out)[1]
+    assert {
+        path
+        for path in found
+        if path != 'rng' and not np.array_equal(stored[path].value, found[path].value)
+    } == {path for path in found if '/head/' in path}
+    assert bx.zoo.read_card(out).labels == ('cat', 'dog')
+
+
+def test_options_reach_the_training(net, photos, tmp_path):
+    options = {'--lora': (), '--rank': (3,), '--seed': (4,), '--dtype': ('bfloat16',)}
+    options |= {'--learning-rate': (0.02,), '--holdout': (0.5,), '--flip': ()}
+    given = [part for name, values in options.items() for part in (name, *values)]
+    printed('finetune', net, photos, '--out', tmp_path / 'm.safetensors', *QUICK, *given)
+    card, adapters = bx.zoo.read_card(tmp_path / 'm.safetensors'), tmp_path / 'm.lora.safetensors'
+    assert 'learning rate 0.02, seed 4, computed in bfloat16' in card.training
+    assert '12 held out' in card.data
+    assert {p.shape[-1] for path, p in bx.load(adapters).items() if path.endswith('_a')} == {3}
+
+
+def test_a_text_model_is_trained_on_a_text_file(tmp_path):
+    file = write_model(tmp_path / 'base.safetensors', context=16)
+    (tmp_path / 'a.txt').write_text('to be or not to be, ' * 20)
+    printed(
+        'finetune', file, tmp_path / 'a.txt', '--out', tmp_path / 'm.safetensors', '--epochs', 2
+    )
+    assert printed('generate', tmp_path / 'm.safetensors', 'to', '--max-new-tokens', 2)
+
+
+def test_what_is_wrong_is_one_line(net, photos, tmp_path):
+    out = ('--out', tmp_path / 'm.safetensors')
+    encoder = write_encoder(tmp_path / 'encoder.safetensors')
+    assert 'images or of text' in fails('finetune', encoder, photos, *out)
+    assert 'No such file' in fails('finetune', net, tmp_path / 'none', *out)
+    assert 'matches none' in fails('finetune', net, photos, *out, '--freeze', 'resnet/hat/**')
+    assert "ends in '.safetensors'" in fails('finetune', net, photos, '--out', tmp_path / 'm.bin')
+    misused('finetune', net, photos)
+    misused('finetune', net, photos, *out, '--rank', 4)
+    (tmp_path / 'm.csv').write_text('mine')
+    assert 'is there already' in fails('finetune', net, photos, *out)
+
+
+@pytest.mark.parametrize(('how', 'code'), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_process_that_is_stopped_goes_on_to_the_same_file(net, photos, tmp_path, how, code):
+    args = ['finetune', net, photos, '--batch-size', 8, '--epochs', 30, '--out']
+    script = f'{INTERRUPTIBLE}; from blox.zoo.cli.main import main; main()'
+    command = [sys.executable, '-c', script, *map(str, args), str(tmp_path / 'm.safetensors')]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    next(line for line in process.stdout if line.startswith('epoch 2:'))
+    process.send_signal(how)
+    _, err = process.communicate()
+    assert process.returncode == code
+    assert ('run the same command again to go on' in err) == (code == 130)
+    assert [path.name for path in tmp_path.iterdir()] == ['m.training']
+    assert 'epoch 1:' not in printed(*args, tmp_path / 'm.safetensors')
+    (tmp_path / 'whole').mkdir()
+    printed(*args, tmp_path / 'whole' / 'm.safetensors')
+    for name in ('m.safetensors', 'm.csv'):
+        assert (tmp_path / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()

@@ -1,0 +1,252 @@
+"""The catalog's facts: every row names a variant, a source and inputs that fit together."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import blox as bx
+from blox.converters import Source, layouts
+from blox.converters.sources.source import Tensor
+from blox.zoo.catalog.published import PUBLISHED
+from blox.zoo.comparing.parity import import_reference
+from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.models import families
+
+FAMILY_OF = {name: family for family in families().values() for name in family.variants}
+ROWS = pytest.mark.parametrize('row', PUBLISHED.values(), ids=PUBLISHED)
+IMAGE_ROWS = pytest.mark.parametrize(
+    'row', [row for row in PUBLISHED.values() if row.preprocessor], ids=lambda row: row.name
+)
+
+# A name for every pattern of sources; \1 and so on are what the pattern matched.
+NAMES = {
+    r'google/vit-(\w+)-patch(\d+)-224': r'vit-\1\2',
+    r'google/vit-(\w+)-patch(\d+)-(384)': r'vit-\1\2-\3',
+    r'google/vit-(\w+)-patch(\d+)-224-(in21k)': r'vit-\1\2-\3',
+    r'facebook/deit-(\w+)-patch(\d+)-224': r'deit-\1\2',
+    r'facebook/deit-(\w+)-patch(\d+)-(384)': r'deit-\1\2-\3',
+    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': r'vit-\1\2-\3',
+    r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': r'vit-\1\2-\4-\3',
+    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': r'vit-\1\2-\3-\4',
+    r'timm/(\w+)\.(a1|a1h|c1|racm)_in1k': r'\1',
+    r'timm/(wide_resnet101_2|resnext101_32x8d)\.tv_in1k': r'\1',
+    r'timm/(\w+)\.(tv2?)_in1k': r'\1-\2',
+    r'microsoft/resnet-(\d+)': r'resnet\1-microsoft',
+    r'openai-community/(.+)': r'\1',
+    r'distilbert/(distilgpt2)': r'\1',
+    r'google-bert/(.+)-uncased': r'\1',
+    r'sentence-transformers/(all-minilm-l\d+)-v2': r'\1',
+}
+LETTERS = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l', 'huge': 'h'}
+
+
+def name_of(source):
+    """The name that the module's docstring promises for a source."""
+    found = (re.fullmatch(pattern, source.lower()) for pattern in NAMES)
+    match, name = next((m, name) for m, name in zip(found, NAMES.values()) if m)
+    name = match.expand(name).replace('_', '-')
+    return re.sub(r'(?<=it-)(tiny|small|base|large|huge)', lambda size: LETTERS[size[0]], name)
+
+
+def config_of(row):
+    """The row's config, by way of which `load` makes it too."""
+    family = FAMILY_OF[row.variant]
+    return family.override(family.variants[row.variant], row.overrides)
+
+
+def test_every_group_is_whole():
+    sources = Counter(row.source.split('/')[0] for row in PUBLISHED.values())
+    assert sources == {
+        'google': 11,
+        'timm': 22 + 25,
+        'facebook': 4,
+        'microsoft': 6,
+        'openai-community': 4,
+        'distilbert': 1,
+        'google-bert': 2,
+        'sentence-transformers': 2,
+    }
+
+
+def test_googles_are_those_that_it_published():
+    """Base models of patch 32 and 1000 classes exist at 384 alone, and so do large ones."""
+    sources = {row.source for row in PUBLISHED.values() if row.source.startswith('google/')}
+    tuned = ('base-patch16-224', 'base-patch16-384', 'base-patch32-384')
+    tuned += ('large-patch16-224', 'large-patch16-384', 'large-patch32-384')
+    whole = ('base-patch16', 'base-patch32', 'large-patch16', 'large-patch32', 'huge-patch14')
+    expected = {f'google/vit-{size}' for size in tuned}
+    assert sources == expected | {f'google/vit-{size}-224-in21k' for size in whole}
+
+
+@pytest.mark.parametrize(
+    ('name', 'source'),
+    {
+        'vit-b16': 'google/vit-base-patch16-224',
+        'vit-h14-in21k': 'google/vit-huge-patch14-224-in21k',
+        'vit-ti16-augreg-384': 'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k',
+        'deit-s16': 'facebook/deit-small-patch16-224',
+        'resnet50': 'timm/resnet50.a1_in1k',
+        'resnext101-64x4d-tv': 'timm/resnext101_64x4d.tv_in1k',
+        'resnet50-microsoft': 'microsoft/resnet-50',
+        'gpt2-xl': 'openai-community/gpt2-xl',
+        'all-minilm-l6': 'sentence-transformers/all-MiniLM-L6-v2',
+    }.items(),
+)
+def test_names_lead_to_their_sources(name, source):
+    assert PUBLISHED[name].source == source
+
+
+@ROWS
+def test_names_follow_the_rule(row):
+    assert PUBLISHED[row.name] is row
+    assert row.name == name_of(row.source)
+    assert re.fullmatch(r'[a-z0-9]+(-[a-z0-9]+)*', row.name)
+
+
+def test_no_two_names_share_a_source():
+    assert len({row.source for row in PUBLISHED.values()}) == len(PUBLISHED)
+
+
+@ROWS
+def test_texts_are_of_their_kind(row):
+    assert re.fullmatch(r'[a-z-]+/[\w.-]+', row.source)
+    assert row.layout == ('timm' if row.source.startswith('timm/') else 'hf')
+    assert row.license in ('apache-2.0', 'bsd-3-clause', 'mit')
+    assert re.fullmatch(r'arXiv:\d{4}\.\d{5}|https://\S+\.pdf', row.paper)
+    assert row.summary
+    assert row.summary.isprintable()
+
+
+@ROWS
+def test_a_name_that_is_a_variants_has_that_variants_architecture(row):
+    assert row.variant in FAMILY_OF
+    assert row.name not in FAMILY_OF or row.name == row.variant
+
+
+@ROWS
+def test_configs_build(row):
+    model = FAMILY_OF[row.variant].build(config_of(row))
+    assert model.config == config_of(row)
+
+
+@ROWS
+def test_exactly_the_models_of_images_have_a_preprocessor(row):
+    is_of_images = FAMILY_OF[row.variant].task == 'image-classification'
+    assert isinstance(row.preprocessor, ImagePreprocessor) == is_of_images
+
+
+@IMAGE_ROWS
+def test_preprocessors_make_what_the_model_sees(row):
+    config = config_of(row)
+    assert row.preprocessor.size == config.image_size
+    assert len(row.preprocessor.mean) == config.in_channels
+
+
+@pytest.mark.parametrize(
+    ('name', 'resize', 'keep_ratio', 'interpolation'),
+    [
+        ('vit-b16', 224, False, 'bilinear'),
+        ('vit-b16-384', 384, False, 'bilinear'),
+        ('vit-b16-augreg', 248, True, 'bicubic'),
+        ('vit-b16-augreg-384', 384, True, 'bicubic'),
+        ('deit-b16', 256, False, 'bicubic'),
+        ('deit-b16-384', 438, False, 'bicubic'),
+        ('resnet50', 235, True, 'bicubic'),
+        ('resnet50-tv', 256, True, 'bilinear'),
+        ('resnet50-tv2', 201, True, 'bilinear'),
+        ('resnet50-microsoft', 256, True, 'bicubic'),
+    ],
+)
+def test_images_are_resized_as_the_source_says(name, resize, keep_ratio, interpolation):
+    found = PUBLISHED[name].preprocessor
+    assert found is not None
+    assert (found.resize, found.keep_ratio) == ((resize, resize), keep_ratio)
+    assert found.interpolation == interpolation
+
+
+@IMAGE_ROWS
+def test_only_vits_of_google_and_timm_map_pixels_to_between_minus_one_and_one(row):
+    is_half = row.name.startswith('vit-')
+    assert row.preprocessor.mean == ((0.5,) * 3 if is_half else (0.485, 0.456, 0.406))
+    assert row.preprocessor.std == ((0.5,) * 3 if is_half else (0.229, 0.224, 0.225))
+
+
+@ROWS
+def test_vits_in_hugging_faces_layout_have_its_small_epsilon(row):
+    if row.variant.startswith('vit-'):
+        assert config_of(row).norm_eps == (1e-12 if row.layout == 'hf' else 1e-6)
+
+
+@pytest.mark.parametrize(
+    'name', ['vit-b16-in21k', 'vit-b32-in21k', 'vit-l16-in21k', 'vit-l32-in21k', 'vit-h14-in21k']
+)
+def test_googles_in21k_models_end_in_a_pooler_of_their_width(name):
+    config = config_of(PUBLISHED[name])
+    assert (config.num_classes, config.pre_logits) == (0, config.width)
+
+
+@pytest.fixture(scope='module')
+def timm():
+    """The timm that the facts of its sources were taken from."""
+    try:
+        return import_reference('timm')
+    except ImportError as error:
+        pytest.skip(str(error))
+
+
+TIMM_ROWS = pytest.mark.parametrize(
+    'row', [row for row in PUBLISHED.values() if row.layout == 'timm'], ids=lambda row: row.name
+)
+
+
+@TIMM_ROWS
+def test_timms_registry_says_the_same(row, timm):
+    stated = timm.get_pretrained_cfg(row.source.removeprefix('timm/'))
+    config = config_of(row)
+    assert stated.hf_hub_id == row.source
+    assert stated.input_size == (config.in_channels, *config.image_size)
+    assert (stated.num_classes, stated.license) == (config.num_classes, row.license)
+    assert row.preprocessor == ImagePreprocessor.from_timm(stated.to_dict())
+
+
+@TIMM_ROWS
+def test_plain_resnets_are_timms_own_choice(row, timm):
+    default = timm.get_pretrained_cfg(row.source.removeprefix('timm/').split('.')[0])
+    if not row.variant.startswith('vit-'):
+        assert (row.name == row.variant) == (row.source == default.hf_hub_id)
+
+
+@pytest.mark.parametrize('name', [name for name in PUBLISHED if '-augreg' in name])
+def test_timms_vits_have_as_many_parameters_and_the_same_epsilon(name, timm):
+    theirs = timm.create_model(PUBLISHED[name].source.removeprefix('timm/'), device='meta')
+    ours = FAMILY_OF[PUBLISHED[name].variant].build(config_of(PUBLISHED[name]))
+    params = bx.spec(ours, *ours.example_inputs()).split_trainable()[0]
+    assert params.num_params == sum(value.numel() for value in theirs.parameters())
+    assert ours.config.norm_eps == theirs.norm.eps
+
+
+@ROWS
+def test_its_layout_can_say_its_config(row):
+    config, family = config_of(row), FAMILY_OF[row.variant]
+    table = layouts(family.name)[row.layout]
+    assert table.write_config is not None
+    assert table.read_config is not None
+    fields = table.write_config(config)
+    if row.layout == 'timm':
+        # What the repository's own config.json is sure to say.
+        said = {'num_classes': config.num_classes, 'input_size': [3, *config.image_size]}
+        architecture = row.source.removeprefix('timm/').split('.')[0]
+        fields = {'architecture': architecture, 'pretrained_cfg': said}
+    parts = {'classifier.1.weight': 'num_classes', 'pooler.dense.weight': 'pre_logits'}
+    names = [n for n, field in parts.items() if getattr(config, field, 0)]
+    names += ['pooler.dense.weight'] if getattr(config, 'pooler', False) else []
+    tensor = Tensor(np.dtype(np.float32), (1,), lambda: np.zeros(1, np.float32), Path())
+    read = table.read_config(Source(Path(), dict.fromkeys(names, tensor), fields))
+    # The pooling of sentence-transformers stands in files of its own.
+    read |= {name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'}
+    # Hugging Face's ResNets take images of any size, and say of none.
+    size = {'image_size': config.image_size} if 'image_size' in row.overrides else {}
+    assert family.override(family.config(), size | read) == config

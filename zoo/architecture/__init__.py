@@ -1,0 +1,1 @@
+"""What model files stand on: families, configs, features, resizing."""

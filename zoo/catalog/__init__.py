@@ -1,0 +1,1 @@
+"""Names, and what is known of the model that each stands for."""

@@ -1,0 +1,168 @@
+"""Card: what is known of a model, in the header of its file and in the catalog."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blox.tensorfile import TensorFile, fail, parse_json
+from blox.zoo.architecture.features import Feature
+from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.models import families
+
+# The header's metadata entry that says what model a file's tensors are of.
+HEADER_KEY = 'blox.model'
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a model; the header of its file holds all of it but `weights`.
+
+    Attributes:
+      name, family, config: which architecture it is; `config` is the family's dataclass.
+      task: 'image-classification', 'text-generation' or 'sentence-embedding'.
+      summary, training, data, license, paper: for people; `data` names its own license too.
+      metrics: what was measured, by name.
+      labels: class names in the order of the logits.
+      preprocessor: how images become inputs, None for other tasks and where it is unknown.
+      tokenizer: the text of a tokenizer.json, '' if there is none.
+      source: the repository, 'org/name', that the weights were published in, '' for our own.
+      layout: whose names and shapes they had there: 'hf', 'timm', 'google' or 'big_vision'.
+      commit: of the source, 40 hex digits; known once it was downloaded.
+      sha256: of each file that was converted, by name; known once it was downloaded.
+      changes: what a caller's overrides started anew or resized, a line for each.
+      weights: the file that holds them, None where only the architecture is known.
+    """
+
+    name: str
+    family: str
+    config: Any
+    task: str
+    summary: str = ''
+    training: str = ''
+    data: str = ''
+    license: str = ''
+    paper: str = ''
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    preprocessor: ImagePreprocessor | None = None
+    tokenizer: str = ''
+    source: str = ''
+    layout: str = ''
+    commit: str = ''
+    sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    changes: tuple[str, ...] = ()
+    weights: Path | None = None
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """What `model.features` gives for the card's config: names, channels and strides.
+
+        >>> import blox as bx
+        >>> bx.zoo.card('resnet50').features[-2]
+        Feature(name='stage4', channels=2048, strides=(32, 32))
+        """
+        return families()[self.family].build(self.config).feature_info()
+
+    def to_header(self) -> dict[str, str]:
+        """The metadata that makes a file self-describing."""
+        fields = self.fields()
+        _check_fields(fields)
+        text = json.dumps(fields, separators=(',', ':'), sort_keys=True, allow_nan=False)
+        return {HEADER_KEY: text}
+
+    def fields(self) -> dict[str, Any]:
+        """Everything but `weights`, as a header has it."""
+        fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        del fields['weights']
+        return fields
+
+    @classmethod
+    def from_file(cls, file: TensorFile) -> 'Card':
+        """The card in a file's header. CheckpointError if there is none, or it is unsound."""
+        if 'blox.lora' in file.metadata:
+            fail(
+                file.path, 'expected a model, found adapters: bx.load_lora(PATH, params) reads them'
+            )
+        if HEADER_KEY not in file.metadata:
+            fail(
+                file.path,
+                f"expected a model saved by bx.zoo.save, found no '{HEADER_KEY}' in its header; "
+                'for weights of another library name the model that they are of, as in '
+                "bx.zoo.load('resnet50', source=PATH); bx.load reads Params from any file",
+            )
+        fields = parse_json(file.path, file.metadata[HEADER_KEY], HEADER_KEY)
+        try:
+            _check_fields(fields)
+            fields['config'] = families()[fields['family']].parse_config(fields['config'])
+            fields['labels'] = tuple(fields['labels'])
+            fields['changes'] = tuple(fields['changes'])
+            if fields['preprocessor'] is not None:
+                fields['preprocessor'] = ImagePreprocessor.from_fields(fields['preprocessor'])
+        except (TypeError, ValueError) as error:
+            fail(file.path, f'{HEADER_KEY}: {error}')
+        return cls(**fields, weights=file.path)
+
+
+_TEXTS = (
+    'name',
+    'family',
+    'task',
+    'summary',
+    'training',
+    'data',
+    'license',
+    'paper',
+    'source',
+    'layout',
+    'commit',
+)
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    """Raises ValueError unless a header's fields are those of a Card, each of its kind."""
+    names = {field.name for field in dataclasses.fields(Card)} - {'weights'}
+    missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
+    if missing or unknown:
+        raise ValueError(f'missing {missing}, unknown {unknown}')
+    wrong = [f'{name} a text' for name in _TEXTS if not _is_text(fields[name])]
+    if not isinstance(fields['tokenizer'], str):
+        wrong.append('tokenizer a text')
+    family, labels, metrics = fields['family'], fields['labels'], fields['metrics']
+    if not wrong and family not in families():
+        wrong.append(f'family one of {", ".join(families())}')
+    elif not wrong and fields['task'] != families()[family].task:
+        wrong.append(f"task {families()[family].task!r}, the family's")
+    if not isinstance(labels, list) or not all(map(_is_text, labels)):
+        wrong.append('labels a list of texts')
+    elif labels and isinstance(fields['config'], dict):
+        classes = fields['config'].get('num_classes')
+        if classes != len(labels):
+            wrong.append(f'labels for each of num_classes {classes!r}')
+    if not isinstance(fields['changes'], list) or not all(map(_is_text, fields['changes'])):
+        wrong.append('changes a list of texts')
+    if not isinstance(fields['sha256'], dict) or not all(map(_is_text, fields['sha256'].values())):
+        wrong.append('sha256 an object of texts')
+    if not isinstance(metrics, dict) or not all(map(_is_finite, metrics.values())):
+        wrong.append('metrics an object of finite numbers')
+    wrong += [
+        f'{name} an object'
+        for name in ('config', 'preprocessor')
+        if not isinstance(fields[name], dict)
+        and not (name == 'preprocessor' and fields[name] is None)
+    ]
+    if wrong:
+        found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}
+        raise ValueError(f'expected {", ".join(wrong)}; found {found}')
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is one line that a terminal shows as it is."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

@@ -1,0 +1,71 @@
+"""The catalog: a Card for every model that has a name."""
+
+import fnmatch
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from blox.paths import natural_key, nearest
+from blox.tensorfile import TensorFile
+from blox.zoo.architecture.family import Family
+from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.published import PUBLISHED, Published
+from blox.zoo.models import families
+
+WEIGHTS = Path(__file__).parent.parent / 'weights'
+
+
+@functools.cache
+def _shipped() -> Mapping[str, Path]:
+    return {path.stem: path for path in WEIGHTS.glob('*.safetensors')}
+
+
+@functools.cache
+def _variants() -> Mapping[str, Family]:
+    return {name: family for family in families().values() for name in family.variants}
+
+
+def list_models(pattern: str = '*') -> list[str]:
+    """Names in the catalog that fit a shell pattern, in natural order.
+
+    >>> list_models('gpt2*')
+    ['gpt2', 'gpt2-large', 'gpt2-medium', 'gpt2-pydocs', 'gpt2-xl']
+    """
+    names = {*_variants(), *PUBLISHED, *_shipped()}
+    return sorted(fnmatch.filter(names, pattern), key=natural_key)
+
+
+def card(name: str) -> Card:
+    """The card of a name in the catalog; it takes no network.
+
+    That of a published model says where its weights are; `bx.zoo.read_card` reads what the
+    repository itself says. ValueError, which names the nearest names, if there is none.
+
+    >>> card('vit-b16').source
+    'google/vit-base-patch16-224'
+    """
+    if name in _shipped():
+        return Card.from_file(TensorFile(_shipped()[name]))
+    if name in PUBLISHED:
+        return _card_of(PUBLISHED[name])
+    if name in _variants():
+        family = _variants()[name]
+        return Card(name, family.name, family.variants[name], family.task)
+    near = ', '.join(nearest(name, list_models())) or 'see bx.zoo.list_models()'
+    raise ValueError(f'no model {name!r} in the catalog; nearest: {near}')
+
+
+def _card_of(row: Published) -> Card:
+    family = _variants()[row.variant]
+    return Card(
+        row.name,
+        family.name,
+        family.override(family.variants[row.variant], row.overrides),
+        family.task,
+        summary=row.summary,
+        license=row.license,
+        paper=row.paper,
+        preprocessor=row.preprocessor,
+        source=row.source,
+        layout=row.layout,
+    )

@@ -1,0 +1,290 @@
+"""Commands of `blox` about checkpoints: list, info, convert, export, explain, verify."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import jax.numpy as jnp
+
+import blox as bx
+from blox import converters
+from blox.display import format_bytes
+from blox.zoo.catalog.card import Card
+from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
+from blox.zoo.loading import foreign
+from blox.zoo.loading.places import card_of_weights, is_own, local_path, model_spec
+from blox.zoo.models import families
+
+_SOURCE = (
+    'SOURCE is a folder that transformers or timm saved, a repository of the Hugging Face Hub '
+    '(org/name or org/name@revision), or, with --as, weights alone: a .safetensors, .npz, .pth or '
+    '.bin file, or an index of shards.'
+)
+_AS = click.option(
+    '--as', 'name', metavar='NAME', help='The catalog entry that SOURCE has weights of.'
+)
+
+
+@click.command('list')
+@click.argument('pattern', default='*')
+@AS_JSON
+def list_command(pattern: str, as_json: bool) -> None:
+    """List the models whose names fit PATTERN.
+
+    Each comes with its task and where its weights are: included, in a repository of the Hugging
+    Face Hub, or nowhere, for an architecture alone.
+
+    \b
+    Example: blox list 'vit-b*'
+    """
+    rows = []
+    for name in bx.zoo.list_models(pattern):
+        found = bx.zoo.card(name)
+        rows.append(
+            {
+                'name': name,
+                'task': found.task,
+                'weights': found.weights is not None,
+                'source': found.source,
+            }
+        )
+    if not rows:
+        raise ValueError(f'no model fits {pattern!r}')
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(len(row['name']) for row in rows)
+    for row in rows:
+        kind = 'weights included' if row['weights'] else row['source'] or 'architecture'
+        print(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
+
+
+@click.command(epilog=MODEL)
+@click.argument('model')
+@AS_JSON
+def info(model: str, as_json: bool) -> None:
+    """Show what is known of MODEL.
+
+    For a name that `blox list` prints nothing is downloaded; a repository is, once.
+
+    \b
+    Example: blox info vit-b16
+    """
+    in_catalog = model in bx.zoo.list_models()
+    found = bx.zoo.card(model) if in_catalog else find(model).card
+    params = model_spec(families()[found.family].build(found.config))
+    fields = found.fields()
+    fields['tokenizer'] = bool(found.tokenizer)
+    fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}
+    if as_json:
+        print(json.dumps(fields, indent=2))
+        return
+    fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
+    fields['tokenizer'] = 'included' if found.tokenizer else ''
+    for name in FACTS:
+        if fields[name]:
+            print(f'{name + ":":<13} {plain(fields[name])}')
+
+
+FACTS = (
+    'name',
+    'family',
+    'task',
+    'parameters',
+    'bytes',
+    'summary',
+    'config',
+    'metrics',
+    'preprocessor',
+    'tokenizer',
+    'labels',
+    'training',
+    'data',
+    'license',
+    'paper',
+    'source',
+    'layout',
+    'commit',
+    'sha256',
+    'changes',
+)
+
+
+def plain(value: Any) -> str:
+    """A header's value on one line, the first ten of a long list."""
+    if isinstance(value, dict):
+        return ', '.join(f'{name} {item}' for name, item in value.items())
+    if isinstance(value, list):
+        more = f', ... ({len(value)} in all)' if len(value) > 10 else ''
+        return ', '.join(map(str, value[:10])) + more
+    return str(value)
+
+
+@click.command(epilog=_SOURCE)
+@click.argument('source')
+@click.argument('out')
+@_AS
+@click.option(
+    '--dtype',
+    type=click.Choice(['float32', 'bfloat16', 'float16']),
+    metavar='DTYPE',
+    help='Cast to float32, bfloat16 or float16.',
+)
+def convert(source: str, out: str, name: str | None, dtype: str | None) -> None:
+    """Convert SOURCE to one new file, OUT.
+
+    The file holds weights, config, labels, preprocessing and tokenizer; all commands and
+    bx.zoo.load take it for a model.
+
+    \b
+    Example: blox convert my-bert/ my-bert.safetensors
+             blox convert resnet50.pth r50.safetensors --as resnet50
+    """
+    if Path(out).suffix != '.safetensors':
+        raise ValueError(f'expected OUT to end in .safetensors, found {out!r}')
+    check_free(out)
+    _check_named(Path(source), name)
+    found = find(name, source=source) if name else find(source)
+    model, params = read(found, source, dtype and jnp.dtype(dtype))
+    with status(f'writing {out}'):
+        bx.zoo.save(out, model, params, card=found.card)
+    print(f'{out}: {type(model).__name__}, {params.num_params:,} parameters')
+
+
+@click.command(epilog=MODEL)
+@click.argument('model')
+@click.argument('out')
+@click.option(
+    '--format',
+    default='hf',
+    show_default=True,
+    type=click.Choice(['hf', 'timm']),
+    help='Who opens it.',
+)
+def export(model: str, out: str, format: str) -> None:
+    """Write MODEL as a folder that another library opens.
+
+    OUT is a new or empty folder. With --format hf transformers opens it, with --format timm timm;
+    torchvision reads the weights of a ResNet in format timm.
+
+    \b
+    Example: blox export vit-digits digits-hf/
+             blox export resnet50 r50-timm/ --format timm
+    """
+    folder = Path(out)
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if os.path.lexists(folder) and not is_empty:
+        raise FileExistsError(f'{out!r} is no empty folder: empty it, or name another')
+    found = find(model)
+    net, params = read(found, model)
+    with status(f'writing {out}'):
+        bx.zoo.export(folder, net, params, format, card=found.card)
+    print(f'{out}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
+
+
+@click.command(epilog=_SOURCE)
+@click.argument('source')
+@_AS
+@AS_JSON
+def explain(source: str, name: str | None, as_json: bool) -> None:
+    """Show which name in SOURCE becomes what.
+
+    Reads names and shapes alone, no weights. The exit code is 1 if a name is missing,
+    unexpected or of another shape.
+
+    \b
+    Example: blox explain my-bert/
+             blox explain resnet50.pth --as resnet50
+    """
+    path = local_path(source)
+    if is_own(path) or (source in bx.zoo.list_models() and not bx.zoo.card(source).source):
+        raise ValueError(f'{source!r} is of no other library: there is nothing to explain')
+    _check_named(path, name)
+    opened = converters.open_source(path)
+    named = card_of_weights(opened, bx.zoo.card(name)) if name else None
+    card = named or foreign.read_card(opened, source)
+    explanation = converters.explain(opened, families()[card.family].build(card.config))
+    print(json.dumps(explanation.fields(), indent=2) if as_json else explanation)
+    if not explanation.ok:
+        sys.exit(1)
+
+
+@click.command(epilog=MODEL)
+@click.argument('model')
+@click.option('--format', type=click.Choice(['hf', 'timm']), help='The library to compare with.')
+@click.option('--against', metavar='SOURCE', help='A folder or repository for the library to open.')
+@AS_JSON
+def verify(model: str, format: str | None, against: str | None, as_json: bool) -> None:
+    """Compare MODEL with transformers or timm, layer by layer.
+
+    Needs them: pip install 'blox-zoo[parity]'. They open the folder or repository that MODEL is,
+    or an export of it if none of them saved it. Prints each layer's error in float64 and
+    float32; if one diverges, the exit code is 1 and the first is named.
+
+    \b
+    Example: blox verify my-bert/
+             blox verify my-bert.safetensors --against my-bert/
+    """
+    found = find(model)
+    net, params = read(found, model)
+    with tempfile.TemporaryDirectory() as exported:
+        folder, layout = _saved(against or model, format)
+        if against:
+            _check_fits(against, folder, layout, net)
+        elif not layout:
+            folder, layout = Path(exported), format or _layout_of(found.card)
+            bx.zoo.export(folder, net, params, layout)
+        report = _report(folder, layout, net, params)
+    print(json.dumps(report.fields(), indent=2) if as_json else report)
+    if report.diverging:
+        sys.exit(1)
+
+
+COMMANDS = (list_command, info, convert, export, explain, verify)
+
+
+def _check_named(path: Path, name: str | None) -> None:
+    """Raises ValueError for weights alone, unless --as says what they are of."""
+    says = (path / 'config.json').is_file() or is_own(path)
+    if path.exists() and not name and not says:
+        raise ValueError(
+            f'{str(path)!r} does not say what model it is of: name it, as in --as resnet50'
+        )
+
+
+def _saved(source: str, format: str | None) -> tuple[Path, str]:
+    """The folder that a reference library saved, and its layout; '' if it is none of `format`."""
+    path = local_path(source)
+    if is_own(path) or not (path / 'config.json').is_file():
+        return path, ''
+    _, layout = foreign.identify(path, converters.read_object(path / 'config.json'))
+    return path, layout if format in (None, layout) else ''
+
+
+def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
+    """Raises ValueError if the folder to compare with is of another model, or of no library's."""
+    if not layout:
+        raise ValueError(f'{against!r} is no folder or repository of the library to compare with')
+    if problems := converters.explain(folder, model).problems:
+        more = f'; and {len(problems) - 4} more' if len(problems) > 4 else ''
+        raise ValueError(f'{against!r} is of another model: {"; ".join(problems[:4])}{more}')
+
+
+def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
+    from blox.zoo.comparing import parity
+
+    library = parity.import_reference('transformers' if layout == 'hf' else 'timm')
+    if layout == 'hf':
+        # Its bars do not look whether there is a terminal.
+        library.utils.logging.disable_progress_bar()
+    with status(f'comparing with {library.__name__}'):
+        return parity.verify(folder, layout, model, params)
+
+
+def _layout_of(card: Card) -> str:
+    """The layout that the weights came in, if a reference library has it, else transformers'."""
+    return card.layout if card.layout in ('hf', 'timm') else 'hf'

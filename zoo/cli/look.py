@@ -1,0 +1,98 @@
+"""Commands of `blox` that look inside: show, diff."""
+
+import json
+import sys
+from typing import Any
+
+import click
+
+import blox as bx
+from blox.atomic import atomic_write
+from blox.display import format_bytes
+from blox.zoo.catalog.card import Card
+from blox.zoo.cli.files import FACTS, plain
+from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, shown, status
+from blox.zoo.loading.places import model_spec
+from blox.zoo.models import families
+
+
+@click.command(epilog=MODEL)
+@click.argument('model')
+@click.option('--html', metavar='FILE', help='Write a page to this new file instead.')
+def show(model: str, html: str | None) -> None:
+    """Show the parts of MODEL, with parameters and sizes.
+
+    Blocks that are alike are printed once. The page has all of them, to fold and unfold, with
+    statistics of each parameter (NaN and Inf are marked), where it is placed, and where the
+    model is from. It opens without a network. For a name that `blox list` prints, text needs no
+    download; the page has shapes alone of an architecture without weights.
+
+    \b
+    Example: blox show vit-b16
+             blox show my-model.safetensors --html my-model.html
+    """
+    if html is None:
+        _, net, params = _opened(model, download=False)
+        _print_lines(bx.to_text(net, params, brief=True))
+        return
+    check_free(html)
+    card, net, params = _opened(model, download=True)
+    with status(f'writing {html}'):
+        page = bx.to_html(net, params, about=_about(card, params)).encode()
+        with atomic_write(html) as file:
+            file.write(page)
+    print(f'{html}: {format_bytes(len(page))}, {params.num_params:,} parameters')
+
+
+def _opened(model: str, *, download: bool) -> tuple[Card, Any, bx.Params]:
+    """Card, model and Params of MODEL; of a name without weights at hand a spec."""
+    entry = bx.zoo.card(model) if model in bx.zoo.list_models() else None
+    if entry and not entry.weights and not (download and entry.source):
+        net = families()[entry.family].build(entry.config)
+        return entry, net, model_spec(net)
+    found = find(model)
+    return found.card, *read(found, model)
+
+
+def _about(card: Card, params: bx.Params) -> dict[str, str]:
+    """What is known of a model, in the order of `blox info`."""
+    facts = {
+        **card.fields(),
+        'parameters': f'{params.num_params:,}',
+        'bytes': f'{params.nbytes:,} ({format_bytes(params.nbytes)})',
+        'tokenizer': 'included' if card.tokenizer else '',
+    }
+    return {name: plain(facts[name]) for name in FACTS if facts[name]}
+
+
+@click.command(epilog=f'{MODEL} Exit codes: 0 the same; 1 they differ; 2 trouble.')
+@click.argument('a', metavar='MODEL')
+@click.argument('b', metavar='OTHER')
+@click.option('--top', type=click.IntRange(1), metavar='N', help='The N largest changes alone.')
+@AS_JSON
+def diff(a: str, b: str, top: int | None, as_json: bool) -> None:
+    """Show what changed from MODEL to OTHER, by path.
+
+    Prints for each parameter that differs ||b - a|| / ||a|| and the largest |b - a|, or what is
+    missing or of another shape; and the config fields that differ.
+
+    \b
+    Example: blox diff vit-digits my-finetune.safetensors --top 10
+    """
+    with status('comparing'):
+        found = bx.zoo.diff(a, b)
+    listed = found.top(top) if top else found
+    if as_json:
+        print(json.dumps(listed.fields(), indent=2, allow_nan=False))
+    else:
+        _print_lines(str(listed))
+    if not found.same:
+        sys.exit(1)
+
+
+COMMANDS = (show, diff)
+
+
+def _print_lines(text: str) -> None:
+    for line in text.split('\n'):
+        print(shown(line))

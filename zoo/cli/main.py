@@ -1,0 +1,97 @@
+"""The `blox` command, made of the commands in the files beside this one."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import jax
+
+import blox as bx
+from blox.zoo.cli import files, look, run, serve, train
+from blox.zoo.cli.shared import shown
+
+# What a user can cause: files, names, numbers, libraries and memory that are not there.
+_MENDABLE = (
+    ImportError,
+    MemoryError,
+    OSError,
+    TypeError,
+    ValueError,
+    jax.errors.JaxRuntimeError,
+)
+
+
+class _Group(click.Group):
+    """Ends with one line and no traceback where a user can mend what went wrong."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with _one_line():
+                try:
+                    super().invoke(ctx)
+                finally:
+                    sys.stdout.flush()  # Here a closed pipe is no traceback yet.
+        except click.ClickException as error:
+            if ctx.invoked_subcommand == 'diff':
+                # As of diff(1), whose 1 says that the two differ.
+                raise _Misuse(error.message) from error
+            raise
+        except KeyboardInterrupt:
+            click.echo('\nInterrupted', err=True)
+            # JAX, interrupted while it compiles, would crash at the usual end of a process.
+            os._exit(130)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """Turns what a user can mend into a message, with exit code 2 for wrong usage, else 1."""
+    try:
+        yield
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else 'blox'
+        raise _Misuse(_line(f"{error.format_message()} See '{command} --help'.")) from error
+    except BrokenPipeError:
+        raise
+    except _MENDABLE as error:
+        raise click.ClickException(_line(_message(error))) from error
+
+
+class _Misuse(click.ClickException):
+    exit_code = 2
+
+
+def _line(message: str) -> str:
+    return shown(' '.join(message.split('\n')))
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        named = [str(error.filename)] if error.filename is not None else []
+        return ': '.join([*named, error.strerror])
+    return str(error) or type(error).__name__
+
+
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    epilog='Exit codes: 0 done; 1 the answer is no, or something could not be read or written; '
+    '2 wrong usage, and all trouble of diff; 130 interrupted.',
+)
+@click.version_option(bx.__version__)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Pretrained models for JAX: run them, convert and compare them."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+_GROUPS = (files, look, run, serve, train)
+for _command in (command for group in _GROUPS for command in group.COMMANDS):
+    main.add_command(_command)

@@ -1,0 +1,122 @@
+"""The command of `blox` that trains: finetune."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import tqdm
+
+import blox as bx
+from blox.zoo.catalog.card import Card
+from blox.zoo.cli.shared import shown, status, tokenizer_of
+from blox.zoo.models import families
+from blox.zoo.training.data import Data
+from blox.zoo.training.resuming import Epoch
+
+# The convolutions and dense layers of every family's blocks.
+_ADAPTED = '**/block*/**/w'
+
+
+def _number(name: str, kind: click.ParamType, help: str, default: Any = None) -> Any:
+    """An option that takes a number."""
+    return click.option(
+        name, type=kind, metavar='N', default=default, show_default=default is not None, help=help
+    )
+
+
+@click.command(epilog='N is chosen by the data and the model where no default is named.')
+@click.argument('model')
+@click.argument('data')
+@click.option('--out', metavar='FILE', required=True, help='A new .safetensors file.')
+@click.option('--lora', is_flag=True, help='Train adapters and the head alone.')
+@_number('--rank', click.IntRange(1), 'Of the adapters; 8 by default.')
+@click.option('--freeze', metavar='PATTERN', multiple=True, help="As 'vit/block*/**'; repeatable.")
+@_number('--epochs', click.IntRange(1), 'Rounds over the data.')
+@_number('--batch-size', click.IntRange(1), 'Examples in a step.')
+@_number('--learning-rate', click.FloatRange(0, min_open=True), 'At its peak.')
+@_number('--holdout', click.FloatRange(0, 1, min_open=True, max_open=True), 'A fraction.', 0.1)
+@_number('--seed', click.IntRange(0), 'The same gives the same file.', 0)
+@click.option('--dtype', type=click.Choice(['float32', 'bfloat16']), help='To compute in.')
+@click.option('--flip', is_flag=True, help='Mirror half of the images.')
+def finetune(
+    model: str,
+    data: str,
+    out: str,
+    lora: bool,
+    rank: int | None,
+    freeze: tuple[str, ...],
+    holdout: float,
+    seed: int,
+    flip: bool,
+    **options: Any,
+) -> None:
+    """Train MODEL on DATA, a folder with a directory per class or a text file.
+
+    FILE is the best epoch. Run again after an interruption, it goes on, to the very same FILE.
+
+    \b
+    Example: blox finetune vit-digits photos/ --out mine.safetensors
+    """
+    if rank and not lora:
+        raise click.UsageError('--rank is of the adapters that --lora adds.')
+    with status(f'reading {data}'):
+        card = bx.zoo.read_card(model)
+        found = _read_data(card, model, data, holdout=holdout, seed=seed, flip=flip)
+    print(shown(found.summary))
+    net, params, card = bx.zoo.load_for_classes(model, found.labels, seed=seed)
+    if lora:
+        params = _with_adapters(params, card, rank or 8, seed)
+    params = params.freeze(freeze)
+    folder = Path(out).with_suffix('.training')
+    if folder.exists():
+        print(f'{shown(folder)}: going on')
+    try:
+        bx.zoo.finetune(
+            net, params, found, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
+        )
+    except KeyboardInterrupt:
+        what = 'run the same command again to go on' if folder.exists() else 'nothing was kept'
+        click.echo(f'\n{shown(folder)}: {what}', err=True)
+        raise
+    card = bx.zoo.read_card(out)
+    print(card.training)
+    print(f'{shown(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items()))
+    if lora:
+        print(f'{shown(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
+
+
+def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, flip: bool) -> Data:
+    """The data, as the model of the card takes them."""
+    if card.task == 'text-generation':
+        sizes = card.config.context, card.config.vocab_size
+        return bx.zoo.text_file(data, tokenizer_of(card, model), *sizes, holdout=holdout)
+    if card.task != 'image-classification':
+        raise ValueError(f'{model!r} is for {card.task}, expected a model of images or of text')
+    if card.preprocessor is None:
+        raise ValueError(
+            f'no image preprocessing is known for {model!r}: a preprocessor_config.json beside '
+            'its weights would say'
+        )
+    return bx.zoo.image_folder(
+        data, card.preprocessor, holdout=holdout, seed=seed, flip=flip, labels=card.labels
+    )
+
+
+def _with_adapters(params: bx.Params, card: Card, rank: int, seed: int) -> bx.Params:
+    """Adapters to train in all blocks, and the head of a classifier."""
+    adapted = bx.lora(params, _ADAPTED, rank=rank, alpha=2.0 * rank, seed=seed)
+    head = families()[card.family].fresh.get('num_classes')
+    return adapted.unfreeze(head) if head else adapted
+
+
+def _print_epoch(row: Epoch) -> None:
+    """Above the bar, and at once where there is none."""
+    tqdm.tqdm.write(
+        f'epoch {row.epoch}: loss {row.loss:.3f}, accuracy {row.accuracy:.1%}; '
+        f'held out {row.held_out_loss:.3f}, {row.held_out_accuracy:.1%}'
+    )
+    sys.stdout.flush()
+
+
+COMMANDS = (finetune,)

@@ -1,0 +1,1 @@
+"""Two models beside each other: parameters, or layers against the reference library."""

@@ -1,0 +1,245 @@
+"""Images as a model wants them: decoded, resized, cropped and normalized."""
+
+import dataclasses
+import io
+import math
+import os
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from blox.zoo.inputs.processors import (
+    INTERPOLATIONS,
+    are_lengths,
+    are_numbers,
+    expect,
+    read_hf,
+    read_timm,
+    write_hf,
+    write_timm,
+)
+
+# Well below Pillow's own limit of 179 million, from which it raises.
+MAX_PIXELS = 50_000_000
+
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+_OPENING = threading.Lock()
+_ROUNDINGS = {'even': round, 'down': math.floor}
+
+
+@dataclass(frozen=True)
+class ImagePreprocessor:
+    """From images to the batch [batch, height, width, channels], float32, that a model takes.
+
+    Attributes:
+      size: height and width in pixels of what the model sees, cut from the centre of the image
+        as it is after resizing.
+      resize: height and width for resizing, neither less than in `size`.
+      keep_ratio: whether an image keeps its proportions, and so just covers `resize`, or is
+        stretched to exactly `resize`.
+      interpolation: 'nearest', 'box', 'bilinear', 'hamming', 'bicubic' or 'lanczos', by Pillow.
+      mean, std: of each channel, for pixels scaled to [0, 1]; their number is the channels'.
+      crop_rounding: where the crop starts when it leaves an odd number of pixels: half of that
+        rounded to the 'even' neighbour, as torchvision and timm do, or 'down', as transformers.
+    """
+
+    size: tuple[int, int]
+    resize: tuple[int, int]
+    keep_ratio: bool
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_rounding: str = 'even'
+
+    def __post_init__(self) -> None:
+        are_pairs = are_lengths(self.size, 2) and are_lengths(self.resize, 2)
+        holds = {
+            'size two positive integers': are_lengths(self.size, 2),
+            f'resize no less than size {self.size}, at most {MAX_PIXELS} pixels': are_pairs
+            and all(long >= length for long, length in zip(self.resize, self.size))
+            and math.prod(self.resize) <= MAX_PIXELS,
+            'keep_ratio a bool': type(self.keep_ratio) is bool,
+            f'interpolation of {", ".join(INTERPOLATIONS)}': self.interpolation
+            in list(INTERPOLATIONS),
+            'mean one or three numbers': are_numbers(self.mean) and len(self.mean) in (1, 3),
+            'std as many, positive': are_numbers(self.std)
+            and are_numbers(self.mean)
+            and len(self.std) == len(self.mean)
+            and all(value > 0 for value in self.std),
+            f'crop_rounding of {", ".join(_ROUNDINGS)}': self.crop_rounding in list(_ROUNDINGS),
+        }
+        expect('ImagePreprocessor', vars(self), holds)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> 'ImagePreprocessor':
+        """A preprocessor of all its fields, as a file's header has them: lists stand for tuples."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
+        if missing or unknown:
+            raise ValueError(f'ImagePreprocessor: missing {missing}, unknown {unknown}')
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
+        return cls(**values)
+
+    @classmethod
+    def from_hf(cls, fields: Mapping[str, Any], model_type: str = '') -> 'ImagePreprocessor':
+        """What a preprocessor_config.json says, as transformers does it with Pillow.
+
+        Processors of ViT, DeiT, ConvNext and BiT; where the file names none, as old ones do,
+        config.json's `model_type` decides. Raises ValueError, which names the field, for what
+        changes pixels and is not known here.
+        """
+        return cls(**read_hf(fields, model_type))
+
+    @classmethod
+    def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> 'ImagePreprocessor':
+        """What timm does for evaluation with the `pretrained_cfg` of a model's config.json.
+
+        `input_size` holds, not `test_input_size`; empty fields have timm's defaults. Raises
+        ValueError, which names the field, for what timm draws at random or pads.
+        """
+        return cls(**read_timm(pretrained_cfg))
+
+    def to_hf(self) -> dict[str, Any]:
+        """A preprocessor_config.json with which transformers and Pillow make the same pixels.
+
+        Raises ValueError if no processor of transformers does.
+        """
+        self._check_crop('down', 'transformers')
+        return write_hf(vars(self))
+
+    def to_timm(self) -> dict[str, Any]:
+        """The fields of timm's `pretrained_cfg` with which it makes the same pixels.
+
+        Raises ValueError if there are none.
+        """
+        self._check_crop('even', 'timm')
+        return write_timm(vars(self))
+
+    def for_size(self, size: tuple[int, int]) -> 'ImagePreprocessor':
+        """The same for inputs of another size, of which the crop keeps the same part."""
+        resize = tuple(
+            max(round(new * long / old), new)
+            for new, long, old in zip(size, self.resize, self.size)
+        )
+        return dataclasses.replace(self, size=size, resize=resize)
+
+    def _check_crop(self, rounding: str, library: str) -> None:
+        """Raises ValueError if `rounding` may start the crop at another pixel."""
+        left = [(long - short) / 2 for long, short in zip(self.resize, self.size)]
+        differ = self.keep_ratio or any(round(half) != math.floor(half) for half in left)
+        if differ and self.crop_rounding != rounding:
+            raise ValueError(
+                f'{library} crops with crop_rounding={rounding!r}, found {self.crop_rounding!r}; '
+                f'dataclasses.replace(preprocessor, crop_rounding={rounding!r}) moves what the '
+                'model sees by at most one pixel'
+            )
+
+    def __call__(self, images: ImageInput | Sequence[ImageInput]) -> np.ndarray:
+        """A batch of one or several images.
+
+        Each is a path, a file's bytes, a Pillow image, or a uint8 array [height, width] or
+        [height, width, channels]. EXIF orientation is applied and transparency dropped. Raises ValueError, which
+        names the file, for what is not an image, is cut short or has over 50 million pixels.
+        """
+        if isinstance(images, str | os.PathLike | bytes | Image.Image) or (
+            isinstance(images, np.ndarray) and images.ndim < 4
+        ):
+            images = [images]
+        if len(images) == 0:
+            raise ValueError('expected at least one image, found none')
+        return np.stack([self._prepare(image) for image in images])
+
+    def _prepare(self, image: Any) -> np.ndarray:
+        mode = 'L' if len(self.mean) == 1 else 'RGB'
+        pixels = self._fit(read_image(image, mode))
+        scaled = np.asarray(pixels, np.float32).reshape(*self.size, len(self.mean)) / 255
+        return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """`image` resized and cropped to `size`."""
+        high, wide = self._resized(image)
+        if wide * high > MAX_PIXELS:
+            raise ValueError(
+                f'an image of {image.width} x {image.height} pixels is too long to crop: '
+                f'resized it would have {wide} x {high}'
+            )
+        resized = image.resize((wide, high), INTERPOLATIONS[self.interpolation])
+        height, width = self.size
+        half = _ROUNDINGS[self.crop_rounding]
+        left, top = half((wide - width) / 2), half((high - height) / 2)
+        return resized.crop((left, top, left + width, top + height))
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """Height and width of `image` after resizing."""
+        if not self.keep_ratio:
+            return self.resize
+        high, wide = self.resize
+        if high == wide:
+            # A square's longer side is rounded down, by torchvision and transformers alike.
+            short = min(image.size)
+            return high * image.height // short, high * image.width // short
+        # timm alone covers other shapes, and rounds to the nearest.
+        ratio = min(image.height / high, image.width / wide)
+        return round(image.height / ratio), round(image.width / ratio)
+
+
+def read_image(source: ImageInput, mode: str) -> Image.Image:
+    """An upright image of `mode`, 'L' or 'RGB', from any of the kinds that a preprocessor takes."""
+    if isinstance(source, Image.Image):
+        return _convert(source, mode)
+    if isinstance(source, np.ndarray):
+        return _convert(_from_array(source), mode)
+    try:
+        with _open(source) as image:
+            pixels = image.width * image.height
+            if pixels > MAX_PIXELS:
+                raise ValueError(f'expected at most {MAX_PIXELS} pixels, found {pixels}')
+            return _convert(image, mode)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        name = 'these bytes' if isinstance(source, bytes) else repr(str(source))
+        raise ValueError(f'{name} cannot be read as an image: {error}') from error
+
+
+def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    # Threads share the filters of warnings.
+    with _OPENING, warnings.catch_warnings():
+        # Our own limit is lower than the one from which Pillow warns.
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
+        raise ValueError(
+            'expected a uint8 array [height, width] or [height, width, channels], '
+            f'found {array.dtype}{list(array.shape)}'
+        )
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.shape[-1] not in (3, 4):
+        raise ValueError(f'expected 1, 3 or 4 channels last, found {list(array.shape)}')
+    return Image.fromarray(array)
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith('I') or image.mode == 'F':
+        # Pillow would clip 16-bit values at 255; keep their upper eight bits instead.
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535 or image.mode == 'F':
+            raise ValueError(f'pixels of mode {image.mode} have no known range')
+        image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode == 'P':
+        image = image.convert('RGBA')
+    return image.convert(mode)

@@ -1,0 +1,1 @@
+"""From a name, path or repository to a model and its Params."""

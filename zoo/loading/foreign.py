@@ -1,0 +1,152 @@
+"""Folders that transformers, timm or sentence-transformers saved: what they say of their model."""
+
+import functools
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blox import converters
+from blox.converters.sources.source import WEIGHTS, Source
+from blox.paths import nearest
+from blox.tensorfile import CheckpointError, fail
+from blox.zoo.architecture.family import Family
+from blox.zoo.catalog.card import Card
+from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.inputs.tokenizers import TOKENIZER_FILES, read_tokenizer
+from blox.zoo.models import families
+
+_LOG = logging.getLogger('blox')
+
+_PREPROCESSING = 'preprocessor_config.json'
+COMPANIONS = (
+    'config.json',
+    _PREPROCESSING,
+    'modules.json',
+    '1_Pooling/config.json',
+    *TOKENIZER_FILES,
+)
+
+
+def needed(names: list[str]) -> list[str]:
+    """Which of a repository's files a conversion reads; it refuses those without weights."""
+    found = [name for name in WEIGHTS if name in names][:1]
+    if found and found[0].endswith('.index.json'):
+        # 'model.safetensors.index.json' speaks of 'model-00001-of-00002.safetensors' and so on.
+        stem, suffix = found[0].removesuffix('.index.json').split('.')
+        shard = re.compile(rf'{stem}-\d+-of-\d+\.{suffix}')
+        found += [name for name in names if shard.fullmatch(name)]
+    return sorted({*found, *(name for name in COMPANIONS if name in names)})
+
+
+@functools.cache
+def fingerprint() -> str:
+    """A hash of the code that converts: what another version converted is converted again."""
+    digest = hashlib.sha256()
+    for package in (Path(__file__).parent.parent, Path(converters.__file__).parent):
+        for file in sorted(package.rglob('*.py')):
+            digest.update(file.relative_to(package).as_posix().encode() + b'\0' + file.read_bytes())
+    return digest.hexdigest()
+
+
+def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
+    """The family and the layout that a config.json speaks of.
+
+    Raises CheckpointError, which lists what is known, for any other.
+    """
+    if not config:
+        fail(
+            path,
+            'expected a folder with a config.json of transformers or timm; for weights alone '
+            "name the model that they are of: bx.zoo.load('resnet50', source=PATH)",
+        )
+    if 'architecture' in config:
+        return _timm_family(path, str(config['architecture'])), 'timm'
+    found = str(config.get('model_type'))
+    if found not in families():
+        fail(
+            path,
+            f'expected model_type {", ".join(families())} in config.json, found {found!r}',
+        )
+    return families()[found], 'hf'
+
+
+def _timm_family(path: Path, architecture: str) -> Family:
+    tables = {name: converters.layouts(name).get('timm') for name in families()}
+    known = {
+        one: name for name, table in tables.items() if table for one in table.architectures or {}
+    }
+    if architecture not in known:
+        near = ', '.join(nearest(architecture, known)) or 'none'
+        fail(
+            path,
+            f'expected a timm architecture of {", ".join(sorted({*known.values()}))} in '
+            f'config.json, found {architecture!r}; nearest: {near}',
+        )
+    return families()[known[architecture]]
+
+
+def read_card(source: Source, name: str) -> Card:
+    """The card of a folder's model: config, labels, preprocessing, tokenizer.
+
+    Raises CheckpointError, which names the fields, where the model is none of ours.
+    """
+    family, layout = identify(source.path, source.config)
+    read_config = converters.layouts(family.name)[layout].read_config
+    if read_config is None:
+        raise TypeError(f'{family.name} has no reader of {layout!r} configs')
+    try:
+        config = family.override(family.config(), read_config(source))
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        fail(source.path, f'config.json: {error}')
+    return Card(
+        name,
+        family.name,
+        config,
+        family.task,
+        labels=_labels(source.config, getattr(config, 'num_classes', 0)),
+        preprocessor=_preprocessor(source, layout),
+        tokenizer=read_tokenizer(source.path),
+        layout=layout,
+    )
+
+
+def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    """The classes' names, if there is one for each and they are more than numbers."""
+    names = _timm_labels(config)
+    if isinstance(by_index := config.get('id2label'), Mapping):
+        names = [by_index.get(str(i)) for i in range(num_classes)]
+    sound = (
+        len(names) == num_classes
+        and all(isinstance(name, str) and name.isprintable() for name in names)
+        and names != [f'LABEL_{i}' for i in range(num_classes)]
+    )
+    return tuple(names) if sound else ()
+
+
+def _timm_labels(config: Mapping[str, Any]) -> list[Any]:
+    """timm's names of classes: WordNet's synsets come with descriptions."""
+    pretrained = config.get('pretrained_cfg') or {}
+    names = config.get('label_names') or pretrained.get('label_names')
+    if not isinstance(names, list):
+        return []
+    described = config.get('label_descriptions')
+    described = described if isinstance(described, Mapping) else {}
+    return [described.get(name, name) if isinstance(name, str) else name for name in names]
+
+
+def _preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
+    """How the folder says that images become inputs; None, with a warning, if we cannot do that."""
+    try:
+        if layout == 'timm':
+            return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))
+        if source.has(_PREPROCESSING):
+            fields = source.read_object(_PREPROCESSING)
+            return ImagePreprocessor.from_hf(fields, str(source.config.get('model_type')))
+    except ValueError as error:
+        _LOG.warning('%s: its preprocessing is not known here: %s', source.path, error)
+    return None

@@ -1,0 +1,229 @@
+"""Models by name, file, folder or repository: create, init, load, save, push."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from tokenizers import Tokenizer
+
+from blox import paths
+from blox.module import init as init_module
+from blox.param import Param
+from blox.params import Params
+from blox.sharding import shard
+from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.entries import card
+from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.inputs.tokenizers import parse_tokenizer
+from blox.zoo.loading.places import (
+    differences,
+    model_spec,
+    open_checkpoint,
+    shapes,
+)
+from blox.zoo.models import families
+
+_LOG = logging.getLogger('blox')
+
+
+def create(name: str, **overrides: Any) -> Any:
+    """The model of a catalog name, with config fields changed as named; no parameters.
+
+    >>> create('vit-b16', num_classes=10).config.num_classes
+    10
+    """
+    found = card(name)
+    family = families()[found.family]
+    return family.build(family.override(found.config, overrides))
+
+
+def init(model: Any, seed: int | jax.Array = 0) -> Params:
+    """Random Params for a model of the zoo."""
+    return init_module(model, *model.example_inputs(), seed=seed)
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    dtype: Any = None,
+    mesh: Mesh | None = None,
+    rules: Mapping[str, PartitionSpec] | None = None,
+    seed: int | jax.Array = 0,
+    **overrides: Any,
+) -> tuple[Any, Params]:
+    """A pretrained model and its Params.
+
+    `name_or_path` is a name in the catalog, a repository of the Hugging Face Hub ('org/name' or
+    'org/name@revision'), a folder as transformers or timm saves it, or a file that `save` wrote.
+    `source`, one of the latter three or a file of weights alone, takes the place of a catalog
+    entry's own weights.
+
+    `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`;
+    `image_size` resizes position embeddings and `in_channels` the first convolution, as the
+    library does that the weights come from; all else is kept. Any other difference between
+    weights and model is an error that lists all of them. `dtype` casts floating-point values.
+    `rules` from path patterns to PartitionSpec place the Params on `mesh`. The rng of the result
+    is made from `seed`.
+
+    On a CPU the Params of a file of our own are the mapped file itself: replace such a file, as `save`
+    does, but do not overwrite it in place.
+
+    Raises CheckpointError for files that are malformed or fit no model, FileNotFoundError,
+    PermissionError and ConnectionError for repositories that cannot be read.
+
+    >>> model, params = load('vit-digits', num_classes=3, image_size=16)
+    >>> params['vit/pos_embed'], params['vit/head/w']
+    (Param(float32[1,65,96]), Param(float32[96,3]))
+    """
+    if rules and mesh is None:
+        raise ValueError('rules place Params on a mesh: pass mesh= too')
+    checkpoint = open_checkpoint(name_or_path, source, revision)
+    stored, family = checkpoint.card, families()[checkpoint.card.family]
+    config = family.override(stored.config, overrides)
+    model = family.build(stored.config)
+    params = checkpoint.read(model, _precise(dtype) if config != stored.config else dtype)
+    if config != stored.config:
+        model = family.build(config)
+        params = _adapted(params, model, stored, seed)
+        if wrong := differences(shapes(model_spec(model)), shapes(params)):
+            what = 'these overrides do not fit its weights'
+            raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
+    for change in _changes(stored, config):
+        _LOG.info('%s: %s', name_or_path, change)
+    params = params.merge(Params(seed)).finalize()
+    if dtype is not None:
+        params = params.cast(dtype)
+    return model, params if mesh is None else shard(params, mesh, rules or {})
+
+
+def read_card(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> Card:
+    """The card of what `load` gives for the same arguments, from the checkpoint itself.
+
+    Its `changes` say what the overrides start anew or resize. Pass it to `save` to keep it.
+
+    >>> read_card('vit-digits', num_classes=3).changes
+    ('num_classes 10 -> 3: vit/head/* started anew',)
+    """
+    found = open_checkpoint(name_or_path, source, revision).card
+    config = families()[found.family].override(found.config, overrides)
+    changes = found.changes + _changes(found, config)
+    labels = found.labels if len(found.labels) == getattr(config, 'num_classes', 0) else ()
+    return dataclasses.replace(
+        found,
+        config=config,
+        changes=changes,
+        labels=labels,
+        preprocessor=_preprocessor(found, config, {*overrides}),
+    )
+
+
+def _preprocessor(found: Card, config: Any, overridden: set[str]) -> ImagePreprocessor | None:
+    """That of `found`, for images as `config` has them; None for other channels."""
+    prepare = found.preprocessor
+    if prepare is None or ('in_channels' in overridden and len(prepare.mean) != config.in_channels):
+        return None
+    follows = 'image_size' in overridden and prepare.size != config.image_size
+    return prepare.for_size(config.image_size) if follows else prepare
+
+
+def preprocessor(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    **overrides: Any,
+) -> ImagePreprocessor:
+    """How a model's images become its inputs: from paths, Pillow images or arrays to a batch.
+
+    Arguments are as for `load`: with another `image_size`, images are resized to fit it.
+
+    >>> preprocessor('vit-digits').size
+    (8, 8)
+    """
+    found = read_card(name_or_path, source=source, revision=revision, **overrides)
+    if found.preprocessor is None:
+        raise ValueError(
+            f'no image preprocessing is known for {found.name!r} ({found.task}); '
+            'bx.zoo.save keeps it with card=bx.zoo.read_card(NAME) of the model it came from'
+        )
+    return found.preprocessor
+
+
+def tokenizer(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Tokenizer:
+    """A model's tokenizer. Arguments are as for `load`.
+
+    >>> tokenizer('gpt2-pydocs').encode('for').tokens
+    ['for']
+    """
+    found = read_card(name_or_path, source=source, revision=revision)
+    if not found.tokenizer:
+        raise ValueError(f'no tokenizer is known for {found.name!r} ({found.task})')
+    return parse_tokenizer(Path(found.name), found.tokenizer)
+
+
+# Overrides.
+
+
+def _precise(dtype: Any) -> Any:
+    """`dtype`, but float32 for narrower ones: what is resized is rounded once, at the end."""
+    is_narrow = dtype is not None and jnp.dtype(dtype).itemsize < 4
+    return jnp.float32 if is_narrow else dtype
+
+
+def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
+    """`params` of the stored config, for a model with another one."""
+    family, config = families()[stored.family], model.config
+    fresh = tuple(_changed(stored.config, config, family.fresh).values())
+    for path, adapt in _changed(stored.config, config, family.adapted).values():
+        value = adapt(np.asarray(params[path].value), stored.config, config, stored.layout)
+        params = params.set(path, value, strict=False)
+    params = params.partition(_is_new(fresh))[1]
+    if fresh:
+        params = params.merge(_draw(model, seed, fresh))
+    return params
+
+
+def _changes(stored: Card, config: Any) -> tuple[str, ...]:
+    """A line for each override that starts weights anew or resizes them."""
+    family = families()[stored.family]
+    ways = {field: f'{pattern} started anew' for field, pattern in family.fresh.items()}
+    ways |= {field: f'{path} resized' for field, (path, _) in family.adapted.items()}
+    return tuple(
+        f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
+        for field, way in _changed(stored.config, config, ways).items()
+    )
+
+
+def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `fields` has for those fields in which the two configs differ."""
+    return {f: x for f, x in fields.items() if getattr(stored, f) != getattr(wanted, f)}
+
+
+def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
+    """A predicate over paths: what starts anew, which no file decides."""
+    return lambda path, _: any(paths.matches(p, path) for p in fresh)
+
+
+def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
+    """Initial values of what starts anew, in one program from which XLA drops the rest."""
+    return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()

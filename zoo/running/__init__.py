@@ -1,0 +1,1 @@
+"""Models at work: generating, classifying, embedding."""

@@ -1,0 +1,1 @@
+"""Models to files, folders, programs and the Hub."""

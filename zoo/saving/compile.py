@@ -1,0 +1,139 @@
+"""Models as programs that run without this library."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+from blox.param import RNG, describe
+from blox.params import Params
+from blox.tensorfile import write_tensors
+from blox.zoo.catalog.card import Card
+from blox.zoo.loading.places import check_fit
+from blox.zoo.models import family_of
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+# The tensor that is the program, and the header's metadata entry about it.
+_PROGRAM, _HEADER_KEY = 'program', 'blox.program'
+
+
+def compile(
+    path: str | os.PathLike[str],
+    model: Any,
+    params: Params,
+    *,
+    card: Card | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> dict[str, Any]:
+    """Writes a model with its weights as a program that runs without this library.
+
+    The file is one of safetensors: the weights by their paths, and as the tensor 'program' what
+    `jax.export` makes of the model. JAX, flatbuffers and safetensors run it:
+
+        weights = safetensors.flax.load_file(path)
+        program = jax.export.deserialize(bytearray(weights.pop('program').tobytes()))
+        outputs = jax.jit(program.call)(weights, inputs)
+
+    The weights are no constants of the program: those would be compiled, and kept in memory, once
+    more for every shape of the inputs, and could not exceed 2 GB. Inputs are a batch of any size:
+    of images; of tokens int32, up to the context; for sentence embeddings of tokens and a mask, int32
+    too, 1 at real tokens, and the outputs are then a dict. No rng is in it, nor a gradient.
+
+    The header's metadata has JSON of two entries: 'blox.program', inputs, outputs, platforms and
+    JAX's version, which is returned too; and 'blox.model', the `card`, with labels, preprocessing
+    and tokenizer if `bx.zoo.read_card` gave it.
+
+    JAX promises that its releases run such a program up to six months after, and three weeks before
+    the one that wrote it (docs.jax.dev/en/latest/export/export.html#compatibility-guarantees): keep
+    the model itself too, with `bx.zoo.save`. A program can do what JAX can: run those you trust.
+
+    Raises ValueError if params do not fit, or for a platform that is none of cpu, cuda and tpu.
+    """
+    if not platforms or not set(platforms) <= set(PLATFORMS):
+        raise ValueError(f'expected platforms of {", ".join(PLATFORMS)}, found {list(platforms)}')
+    check_fit(model, params)
+    family = family_of(model)
+    card = card or Card(Path(path).stem, family.name, model.config, family.task)
+    card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
+    inputs = _inputs(model, family.task)
+    exported = _exported(model, params, tuple(inputs.values()), platforms)
+    facts = _facts(inputs, exported)
+    tensors = {name: param.value for name, param in params.items() if name != RNG}
+    tensors[_PROGRAM] = np.frombuffer(exported.serialize(), np.uint8)
+    write_tensors(path, tensors, {**card.to_header(), _HEADER_KEY: json.dumps(facts)})
+    return facts
+
+
+def _inputs(model: Any, task: str) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a model is called with, by name, of symbolic batch size and length."""
+    if task == 'image-classification':
+        (images,) = model.example_inputs()
+        shape = (*export.symbolic_shape('batch'), *images.shape[1:])
+        return {'images': jax.ShapeDtypeStruct(shape, images.dtype)}
+    limit = f'length <= {model.config.context}'
+    shape = export.symbolic_shape('batch, length', constraints=[limit])
+    tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+    return (
+        {'tokens': tokens, 'mask': tokens} if task == 'sentence-embedding' else {'tokens': tokens}
+    )
+
+
+def _exported(
+    model: Any,
+    params: Params,
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    platforms: Sequence[str],
+) -> export.Exported:
+    """The program `(weights, *inputs) -> outputs`; weights is a dict from path to array."""
+    params = params.partition(lambda path, _: path != RNG)[0]
+    structure = jax.tree.structure(params)
+
+    def call(weights: dict[str, jax.Array], *inputs: jax.Array) -> Any:
+        leaves = [weights[path] for path in params]
+        outputs: Any = model(jax.tree.unflatten(structure, leaves), *inputs)[0]
+        return outputs._asdict() if hasattr(outputs, '_asdict') else outputs
+
+    call.__name__ = type(model).__name__
+    weights = {path: jax.ShapeDtypeStruct(p.shape, p.dtype) for path, p in params.items()}
+    with _no_locations():
+        return export.export(jax.jit(call), platforms=platforms)(weights, *inputs)
+
+
+# Who called, from which files, is no part of a program: the same model gives the same bytes.
+_LOCATIONS = {
+    'jax_hlo_source_file_canonicalization_regex': '.*',
+    'jax_traceback_in_locations_limit': 0,
+}
+
+
+@contextlib.contextmanager
+def _no_locations() -> Iterator[None]:
+    """Keeps out of programs where in which code each operation comes from."""
+    before = {name: getattr(jax.config, name) for name in _LOCATIONS}
+    try:
+        for name, value in _LOCATIONS.items():
+            jax.config.update(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+def _facts(inputs: dict[str, jax.ShapeDtypeStruct], exported: export.Exported) -> dict[str, Any]:
+    """What a caller of a program must know."""
+    outputs = [describe(aval) for aval in exported.out_avals]
+    return {
+        'inputs': {name: describe(aval) for name, aval in inputs.items()},
+        'outputs': jax.tree.unflatten(exported.out_tree, outputs),
+        'platforms': list(exported.platforms),
+        'jax': jax.__version__,
+    }

@@ -1,0 +1,1 @@
+"""Fine-tuning: data, steps, the loop, and what is kept of it."""
