@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import math
 import mmap
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.atomic import atomic_write
+from blox.converters.configs import layouts, write_config
 from blox.converters.rules import Entry, Table, plan, respell
 from blox.converters.sources.source import Source, Tensor, open_source, unstacked
 from blox.graph import Graph
@@ -30,18 +30,6 @@ from blox.tensorfile import ALIGNMENT, fail, write_tensors
 
 # Copies and transposes are bound by memory: two threads keep it busy, more hold more of it.
 _THREADS = 2
-
-
-def layouts(family: str) -> Mapping[str, Table]:
-    """A family's tables by the name of their layout: 'hf', 'timm', ..."""
-    name = f'blox.converters.tables.{family}'
-    try:
-        found = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ValueError(f'no checkpoints of family {family!r} are known') from None
-    return found.TABLES
 
 
 @dataclass(frozen=True)
@@ -176,9 +164,9 @@ def export(
     the other library cannot express the model.
     """
     table = _table(model, format)
-    if table.write_config is None:
+    if table.library is None:
         raise ValueError(f'{type(model).__name__} cannot be exported as {format!r}')
-    config = table.write_config(model.config)
+    config = write_config(table, model.config)
     values = external(model, params, format)
     files = {**table.companions(model.config), **(extra or {})}
     files['config.json'] = _joined(config, files.get('config.json', {}))

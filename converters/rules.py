@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from blox.converters.fields import Field
+from blox.converters.libraries import Library
 from blox.converters.sources.source import Source
 from blox.converters.transforms import IDENTITY, Transform
 from blox.param import RNG
@@ -45,10 +47,14 @@ class Rule:
 
     def names(self, fields: Mapping[str, int]) -> tuple[str, ...]:
         """The external names with the fields filled in."""
-        theirs = (self.theirs,) if isinstance(self.theirs, str) else self.theirs
         return tuple(
-            _FIELD.sub(lambda m: str(fields[m[1]] - int(m[2] or 0)), name) for name in theirs
+            _FIELD.sub(lambda m: str(fields[m[1]] - int(m[2] or 0)), name) for name in self.external
         )
+
+    @property
+    def external(self) -> tuple[str, ...]:
+        """Their names, with fields for numbers."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
 @functools.cache
@@ -65,10 +71,21 @@ def _compile(ours: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """How one library's checkpoints hold a family's parameters.
+    """How one library's checkpoints hold a family's parameters, and its configs their settings.
 
     Attributes:
       rules: those of a model's config: which parameters there are depends on it.
+      library: who writes config.json; None where weights come alone.
+      kinds: what config.json calls models of the family: transformers' model_type, timm's class.
+      fields: its settings, one by one, in the order of reading.
+      neutral: other settings that change no output, as regular expressions.
+      beside: fields of our config that the names of the weights and the files beside config.json
+        tell, of an open folder and the fields read so far.
+      header: config.json of our config and the settings that `fields` made of it.
+      unsaid: fields of our config that theirs need not have, for they change no output.
+      companions: other JSON files that the library wants beside config.json, of our config.
+      facts: fields of our config that hold for all checkpoints of this layout, where none of
+        its files says more: an eps, an activation.
       layers: from paths of modules to the names of the library's live modules, whose outputs are
         equal up to `via`; for comparisons layer by layer.
       spellings: how other files of this layout spell what `rules` names, applied in order.
@@ -79,16 +96,18 @@ class Table:
       ignored: names that do not change the function, as regular expressions.
       buffers: those of the ignored that the library wants to find, by the exported names.
       tied: a name that may be absent, and the one whose bits it must have.
-      read_config: our config's fields, of a folder's config.json and of the names in its
-        files. ValueError names what we do not have.
-      facts: fields of our config that hold for all checkpoints of this layout, where none of
-        its files says more: an eps, an activation.
-      architectures: timm's names, each with the fields of our config that it stands for.
-      write_config: theirs of our config. ValueError names what they do not have.
-      companions: other JSON files that the library wants beside config.json, of our config.
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
+    library: Library | None = None
+    kinds: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+    neutral: tuple[str, ...] = ()
+    beside: Callable[[Source, Mapping[str, Any]], dict[str, Any]] = lambda source, ours: {}
+    header: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda config, theirs: {**theirs}
+    unsaid: tuple[str, ...] = ()
+    companions: Callable[[Any], dict[str, Any]] = lambda config: {}
+    facts: Mapping[str, Any] | None = None
     layers: Callable[[Any], tuple[Rule, ...]] | None = None
     spellings: tuple[Respelling, ...] = ()
     published: Callable[[Any], tuple[Respelling, ...]] = lambda config: ()
@@ -97,11 +116,6 @@ class Table:
     ignored: tuple[str, ...] = ()
     buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}
     tied: Mapping[str, str] | None = None
-    facts: Mapping[str, Any] | None = None
-    architectures: Mapping[str, Mapping[str, Any]] | None = None
-    read_config: Callable[[Source], dict[str, Any]] | None = None
-    write_config: Callable[[Any], dict[str, Any]] | None = None
-    companions: Callable[[Any], dict[str, Any]] = lambda config: {}
 
     def ignores(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)

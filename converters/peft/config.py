@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blox.converters.fields import Field, Via, fixed, read_fields
 from blox.converters.sources.source import read_object
-from blox.converters.tables.common import Fields
 from blox.tensorfile import fail
 
 # Starts of training that leave the base as it is.
@@ -112,41 +112,57 @@ def _is_off(value: Any) -> bool:
 
 
 def _parsed(said: Mapping[str, Any]) -> Config:
-    fields = Fields({'peft_type': None, **said})
     start = said.get('init_lora_weights', True)
-    start = start if start in _INITS else True
-    fields.expect({'peft_type': 'LORA', 'bias': 'none', 'init_lora_weights': start})
-
-    def listed(name: str, kind: Any) -> list[Any]:
-        return list(fields.take(name, [kind])) if name in said else []
-
-    def named(name: str) -> str | list[str]:
-        return fields.take(name, '') if isinstance(said.get(name), str) else listed(name, '')
-
-    config = Config(
-        targets=named('target_modules'),
-        excluded=named('exclude_modules'),
-        whole=listed('modules_to_save', ''),
-        rank=fields.take('r', 8),
-        alpha=fields.take('lora_alpha', 8.0),
-        ranks=_by_end(fields, 'rank_pattern', (int,)),
-        alphas=_by_end(fields, 'alpha_pattern', (int, float)),
-        is_rank_stabilized=fields.take('use_rslora', False),
-        blocks=listed('layers_to_transform', 0),
-        lists=listed('layers_pattern', ''),
+    kinds = fixed(
+        peft_type='LORA', bias='none', init_lora_weights=start if start in _INITS else True
     )
-    fields.problems += _problems(config)
-    fields.finish(frozenset(_NEUTRAL.split()))
+    is_neutral = lambda name, value: name in _NEUTRAL.split()  # noqa: E731
+    config = Config(**read_fields((*_FIELDS, *kinds), {'peft_type': '', **said}, is_neutral))
+    if problems := _problems(config):
+        raise ValueError(f'expected {"; ".join(problems)}')
     return config
 
 
-def _by_end(fields: Fields, name: str, kinds: tuple[type, ...]) -> dict[str, Any]:
-    """Numbers by expressions for the ends of names."""
-    found = fields.take(name, {})
-    if all(type(value) in kinds and math.isfinite(value) for value in found.values()):
+def _listed(kind: type, *, or_one: bool = False) -> Via:
+    """Take a list of values of one type, [] for none; with `or_one`, a single one as it is."""
+
+    def read(value: Any, known: Mapping[str, Any]) -> Any:
+        if or_one and type(value) is kind:
+            return value
+        found = [] if value is None else value
+        if not isinstance(found, list) or not all(type(item) is kind for item in found):
+            raise ValueError(f'a list of {kind.__name__}')
         return found
-    fields.problems.append(f'{name} to {kinds[-1].__name__}s, found {found}')
-    return {}
+
+    return Via(read)
+
+
+def _by_end(*kinds: type) -> Via:
+    """Take numbers by expressions for the ends of names."""
+
+    def read(value: Any, known: Mapping[str, Any]) -> Any:
+        found = {} if value is None else value
+        if not isinstance(found, dict) or not all(
+            type(number) in kinds and math.isfinite(number) for number in found.values()
+        ):
+            raise ValueError(f'to {kinds[-1].__name__}s')
+        return found
+
+    return Via(read)
+
+
+_FIELDS = (
+    Field('targets', 'target_modules', None, _listed(str, or_one=True)),
+    Field('excluded', 'exclude_modules', None, _listed(str, or_one=True)),
+    Field('whole', 'modules_to_save', None, _listed(str)),
+    Field('rank', 'r', 8),
+    Field('alpha', 'lora_alpha', 8.0),
+    Field('ranks', 'rank_pattern', None, _by_end(int)),
+    Field('alphas', 'alpha_pattern', None, _by_end(int, float)),
+    Field('is_rank_stabilized', 'use_rslora', False),
+    Field('blocks', 'layers_to_transform', None, _listed(int)),
+    Field('lists', 'layers_pattern', None, _listed(str)),
+)
 
 
 def _problems(config: Config) -> list[str]:

@@ -73,7 +73,7 @@ class Site:
 
 def peft_tables(model: Any) -> dict[str, Table]:
     """The layouts of libraries whose models PEFT adapts."""
-    return {name: table for name, table in layouts(model.path).items() if table.write_config}
+    return {name: table for name, table in layouts(model.path).items() if table.library}
 
 
 class Modules:
@@ -118,8 +118,7 @@ class Modules:
 
     def task(self) -> str | None:
         """PEFT's name of what the model does, None where it has none that takes our inputs."""
-        write = self.table.write_config
-        fields = write(self.model.config) if write else {}
+        fields = self.table.header(self.model.config, {})
         is_language_model = any('LMHead' in name for name in fields.get('architectures', ()))
         return 'CAUSAL_LM' if is_language_model else None
 

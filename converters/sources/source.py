@@ -55,23 +55,34 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """An open checkpoint: its tensors by name, and what the folder's other files say."""
+    """An open checkpoint: its tensors by name, and what the folder's other files say.
+
+    Attributes:
+      config: the content of config.json.
+      files: other JSON files by name, of a folder that is not written yet.
+    """
 
     path: Path
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Any] = field(default_factory=dict)
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint is a folder with a file of this name."""
-        return self.path.is_dir() and (self.path / name).is_file()
+        """Return whether the checkpoint is a folder with a file of this name."""
+        return name in self.files or (self.path.is_dir() and (self.path / name).is_file())
 
     def read_json(self, name: str) -> Any:
-        """A JSON file of the folder; CheckpointError if it is none."""
+        """Read a JSON file of the folder; CheckpointError if it is none."""
+        if name in self.files:
+            return self.files[name]
         return read_json(_inside(self.path, self.path, name))
 
     def read_object(self, name: str) -> dict[str, Any]:
-        """The JSON object in a file of the folder; CheckpointError if it is none."""
-        return read_object(_inside(self.path, self.path, name))
+        """Read the JSON object in a file of the folder; CheckpointError if it is none."""
+        found = self.read_json(name)
+        if not isinstance(found, dict):
+            fail(self.path / name, 'expected a JSON object, found a list')
+        return found
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:

@@ -1,18 +1,13 @@
 """BERT's encoder: google-bert/bert-* and sentence-transformers/all-MiniLM-*, as transformers has it."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from blox.converters.fields import Field, fixed
+from blox.converters.libraries import TRANSFORMERS
+from blox.converters.parts import ACTIVATION, dense, norm, qkv
 from blox.converters.rules import Rule, Table
 from blox.converters.sources.source import Source
-from blox.converters.tables.common import (
-    HF_FIXED,
-    HF_NEUTRAL,
-    Fields,
-    dense,
-    hf_activation,
-    norm,
-    qkv,
-)
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
@@ -48,39 +43,29 @@ def _layers(config: Any) -> tuple[Rule, ...]:
     )
 
 
-def _read_config(source: Source) -> dict[str, Any]:
-    fields = Fields(source.config)
-    ours = {
-        'vocab_size': fields.take('vocab_size', 30522),
-        'context': fields.take('max_position_embeddings', 512),
-        'token_types': fields.take('type_vocab_size', 2),
-        'width': fields.take('hidden_size', 768),
-        'depth': fields.take('num_hidden_layers', 12),
-        'heads': fields.take('num_attention_heads', 12),
-        'mlp_dim': fields.take('intermediate_size', 3072),
-        'activation': fields.activation('hidden_act', 'gelu'),
-        'norm_eps': fields.take('layer_norm_eps', 1e-12),
-        'pooler': any(name.endswith('pooler.dense.weight') for name in source.tensors),
-        'embed_dropout_rate': fields.take('hidden_dropout_prob', 0.1),
-        'attention_dropout_rate': fields.take('attention_probs_dropout_prob', 0.1),
-        **_read_pooling(source),
-    }
-    ours['dropout_rate'] = ours['embed_dropout_rate']
-    fields.expect({**HF_FIXED, 'position_embedding_type': 'absolute'})
-    # The head that it would tie is not part of the encoder.
-    fields.finish(HF_NEUTRAL | {'tie_word_embeddings', *_UNUSED})
-    return ours
-
-
-# Written by early versions for a pooler that no model in PyTorch has.
-_UNUSED = (
-    'directionality',
-    'pooler_fc_size',
-    'pooler_num_attention_heads',
-    'pooler_num_fc_layers',
-    'pooler_size_per_head',
-    'pooler_type',
+_FIELDS = (
+    Field('vocab_size', 'vocab_size', 30522),
+    Field('context', 'max_position_embeddings', 512),
+    Field('token_types', 'type_vocab_size', 2),
+    Field('width', 'hidden_size', 768),
+    Field('depth', 'num_hidden_layers', 12),
+    Field('heads', 'num_attention_heads', 12),
+    Field('mlp_dim', 'intermediate_size', 3072),
+    Field('activation', 'hidden_act', 'gelu', ACTIVATION),
+    Field('norm_eps', 'layer_norm_eps', 1e-12),
+    Field(('embed_dropout_rate', 'dropout_rate'), 'hidden_dropout_prob', 0.1),
+    Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.1),
+    *fixed(position_embedding_type='absolute'),
 )
+
+
+def _header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    return {'architectures': ['BertModel'], 'model_type': 'bert', **theirs, 'pad_token_id': 0}
+
+
+def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    has_pooler = any(name.endswith('pooler.dense.weight') for name in source.tensors)
+    return {'pooler': has_pooler, **_read_pooling(source)}
 
 
 def _read_pooling(source: Source) -> dict[str, Any]:
@@ -107,30 +92,6 @@ def _read_pooling(source: Source) -> dict[str, Any]:
     if found not in pools:
         raise ValueError(f'{path}: expected mean or cls pooling, found {set(found)}')
     return {'pool': pools[found], 'normalize': len(kinds) == 3}
-
-
-def _write_config(config: Any) -> dict[str, Any]:
-    if config.embed_dropout_rate != config.dropout_rate:
-        raise ValueError(
-            'transformers has one dropout rate for embeddings and blocks, found '
-            f'embed_dropout_rate {config.embed_dropout_rate}, dropout_rate {config.dropout_rate}'
-        )
-    return {
-        'architectures': ['BertModel'],
-        'model_type': 'bert',
-        'vocab_size': config.vocab_size,
-        'max_position_embeddings': config.context,
-        'type_vocab_size': config.token_types,
-        'hidden_size': config.width,
-        'num_hidden_layers': config.depth,
-        'num_attention_heads': config.heads,
-        'intermediate_size': config.mlp_dim,
-        'hidden_act': hf_activation(config.activation),
-        'layer_norm_eps': config.norm_eps,
-        'hidden_dropout_prob': config.dropout_rate,
-        'attention_probs_dropout_prob': config.attention_dropout_rate,
-        'pad_token_id': 0,
-    }
 
 
 def _pooling_files(config: Any) -> dict[str, Any]:
@@ -165,8 +126,14 @@ TABLES = {
         ),
         # Positions in order, and the heads of pretraining, which the encoder does without.
         ignored=(r'embeddings\.position_ids', r'cls\..*'),
-        read_config=_read_config,
-        write_config=_write_config,
+        library=TRANSFORMERS,
+        kinds=('bert',),
+        fields=_FIELDS,
+        # Written by early versions for a pooler that no model in PyTorch has.
+        neutral=('directionality', 'pooler_.*'),
+        beside=_read_beside,
+        header=_header,
+        unsaid=('remat',),
         companions=_pooling_files,
     )
 }

@@ -1,24 +1,24 @@
 """ViT: transformers, timm, and the .npz files of Google's vision_transformer and big_vision."""
 
-import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.rules import Respelling, Rule, Table
-from blox.converters.sources.source import Source
-from blox.converters.tables.common import (
-    HF_FIXED,
-    HF_NEUTRAL,
+from blox.converters.fields import PAIR, Field, Via, fixed, one_of, times
+from blox.converters.libraries import TIMM, TRANSFORMERS
+from blox.converters.parts import (
+    ACTIVATION,
     NHWC,
-    Fields,
-    count_labels,
+    TIMM_ACTIVATION,
     dense,
-    hf_activation,
-    hf_labels,
+    hf_header,
     norm,
     qkv,
+    read_classes,
+    timm_header,
 )
-from blox.converters.tables.timm import pretrained_config, read_timm
+from blox.converters.rules import Respelling, Rule, Table
+from blox.converters.sources.source import Source
 from blox.converters.transforms import HWIO, IDENTITY, join_axes, merge, prepend_zeros
 
 
@@ -135,170 +135,71 @@ def _timm_layers(config: Any) -> tuple[Rule, ...]:
     )
 
 
-def _read_hf(source: Source) -> dict[str, Any]:
-    fields = Fields(source.config)
-    width = fields.take('hidden_size', 768)
-    has_head = any(name.startswith('classifier.') for name in source.tensors)
-    has_pooler = any(name.endswith('pooler.dense.weight') for name in source.tensors)
-    pooled = fields.take('pooler_output_size', width)
-    ours = {
-        'image_size': fields.pair('image_size', 224),
-        'patch_size': fields.pair('patch_size', 16),
-        'in_channels': fields.take('num_channels', 3),
-        'num_classes': count_labels(source.config) if has_head else 0,
-        'width': width,
-        'depth': fields.take('num_hidden_layers', 12),
-        'heads': fields.take('num_attention_heads', 12),
-        'mlp_dim': fields.take('intermediate_size', 3072),
-        'pre_logits': pooled if has_pooler and not has_head else 0,
-        'qkv_bias': fields.take('qkv_bias', True),
-        'activation': fields.activation('hidden_act', 'gelu'),
-        'norm_eps': fields.take('layer_norm_eps', 1e-12),
-        'dropout_rate': fields.take('hidden_dropout_prob', 0.0),
-        'attention_dropout_rate': fields.take('attention_probs_dropout_prob', 0.0),
-    }
-    fields.expect({**HF_FIXED, 'pooler_act': 'tanh'})
-    fields.finish(HF_NEUTRAL | {'tie_word_embeddings'})
-    return ours
+def _read_heads(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return which of a head and a pooler the weights have; with a head, no pooler is run."""
+    classes = read_classes(source, ours)
+    is_pooled = any(name.endswith('pooler.dense.weight') for name in source.tensors)
+    pre_logits = ours['pre_logits'] if is_pooled and not classes['num_classes'] else 0
+    return {**classes, 'pre_logits': pre_logits}
 
 
-def _write_hf(config: Any) -> dict[str, Any]:
-    if config.pool != 'cls' or (config.pre_logits and config.num_classes):
-        raise ValueError(
-            "transformers has only ViTs with pool 'cls', and with either pre_logits or num_classes"
-            f'; found pool {config.pool!r}, pre_logits {config.pre_logits}, '
-            f'num_classes {config.num_classes}'
-        )
-    return {
-        'architectures': ['ViTForImageClassification' if config.num_classes else 'ViTModel'],
-        'model_type': 'vit',
-        'image_size': _int_or_list(config.image_size),
-        'patch_size': _int_or_list(config.patch_size),
-        'num_channels': config.in_channels,
-        'hidden_size': config.width,
-        'num_hidden_layers': config.depth,
-        'num_attention_heads': config.heads,
-        'intermediate_size': config.mlp_dim,
-        'pooler_output_size': config.pre_logits or config.width,
-        'pooler_act': 'tanh',
-        'qkv_bias': config.qkv_bias,
-        'hidden_act': hf_activation(config.activation),
-        'layer_norm_eps': config.norm_eps,
-        'hidden_dropout_prob': config.dropout_rate,
-        'attention_probs_dropout_prob': config.attention_dropout_rate,
-        **(hf_labels(config.num_classes) if config.num_classes else {}),
-    }
-
-
-def _int_or_list(size: tuple[int, int]) -> int | list[int]:
-    return size[0] if size[0] == size[1] else list(size)
-
-
-_SIZES = {
-    'tiny': {'width': 192, 'depth': 12, 'heads': 3},
-    'small': {'width': 384, 'depth': 12, 'heads': 6},
-    'base': {'width': 768, 'depth': 12, 'heads': 12},
-    'large': {'width': 1024, 'depth': 24, 'heads': 16},
-    'huge': {'width': 1280, 'depth': 32, 'heads': 16},
-}
-ARCHITECTURES = {
-    f'{family}_{size}_patch{patch}_{image}': {**fields, 'patch': patch}
-    for family, sizes in (('vit', tuple(_SIZES)), ('deit', ('tiny', 'small', 'base')))
-    for size, fields in ((size, _SIZES[size]) for size in sizes)
-    for patch in (8, 14, 16, 32)
-    for image in (224, 384)
-}
-
-
-def _read_timm(source: Source) -> dict[str, Any]:
-    architecture, arguments, common = read_timm(source, 'vit', ARCHITECTURES)
-    base = ARCHITECTURES[architecture]
-    width = arguments.take('embed_dim', base['width'])
-    pool = arguments.take('global_pool', 'token')
-    if pool not in ('token', 'avg'):
-        arguments.problems.append(f"global_pool 'token' or 'avg', found {pool!r}")
-    rates = [arguments.take(f'{name}_drop_rate', 0.0) for name in ('pos', 'proj')]
-    if rates[0] != rates[1]:
-        arguments.problems.append(f'pos_drop_rate equal to proj_drop_rate, found {rates}')
-    activation = arguments.take('act_layer', 'gelu')
-    ours = {
-        **common,
-        'patch_size': arguments.pair('patch_size', base['patch']),
-        'width': width,
-        'depth': arguments.take('depth', base['depth']),
-        'heads': arguments.take('num_heads', base['heads']),
-        'mlp_dim': int(width * arguments.take('mlp_ratio', 4.0)),
-        'pool': 'avg' if pool == 'avg' else 'cls',
-        'class_token': arguments.take('class_token', True),
-        'qkv_bias': arguments.take('qkv_bias', True),
-        'activation': activation,
-        'norm_eps': 1e-6,
-        'dropout_rate': rates[0],
-        'attention_dropout_rate': arguments.take('attn_drop_rate', 0.0),
-        'drop_path_rate': arguments.take('drop_path_rate', 0.0),
-    }
-    arguments.expect(_TIMM_FIXED | {'fc_norm': pool == 'avg'})
-    arguments.finish(_TIMM_NEUTRAL)
-    return ours
-
-
-_TIMM_FIXED = {
-    'drop_rate': 0.0,
-    'dynamic_img_pad': False,
-    'embed_norm_layer': None,
-    'final_norm': True,
-    'init_values': None,
-    'no_embed_class': False,
-    'norm_layer': None,
-    'patch_drop_rate': 0.0,
-    'pool_include_prefix': False,
-    'pos_embed': 'learn',
-    'pre_norm': False,
-    'proj_bias': True,
-    'qk_norm': False,
-    'reg_tokens': 0,
-    'scale_attn_norm': False,
-    'scale_mlp_norm': False,
-}
-# They have a say in training's start, or for images of other sizes, which ours refuses.
-_TIMM_NEUTRAL = frozenset({'dynamic_img_size', 'fix_init', 'strict_img_size', 'weight_init'})
-
-
-def _write_timm(config: Any) -> dict[str, Any]:
-    if config.norm_eps != 1e-6 or config.pre_logits:
-        raise ValueError(
-            'timm has only ViTs with norm_eps 1e-6 and without pre_logits, '
-            f'found norm_eps {config.norm_eps}, pre_logits {config.pre_logits}'
-        )
-    ratio = config.mlp_dim / config.width
-    if int(config.width * ratio) != config.mlp_dim:
-        ratio = math.nextafter(ratio, math.inf)
-    pool = 'token' if config.pool == 'cls' else 'avg'
-    return {
-        'architecture': 'vit_base_patch16_224',
-        'num_classes': config.num_classes,
-        'num_features': config.width,
-        'global_pool': pool,
-        'model_args': {
-            'img_size': list(config.image_size),
-            'patch_size': list(config.patch_size),
-            'in_chans': config.in_channels,
-            'num_classes': config.num_classes,
-            'global_pool': pool,
-            'embed_dim': config.width,
-            'depth': config.depth,
-            'num_heads': config.heads,
-            'mlp_ratio': ratio,
-            'qkv_bias': config.qkv_bias,
-            'class_token': config.class_token,
-            'act_layer': config.activation,
-            'pos_drop_rate': config.dropout_rate,
-            'proj_drop_rate': config.dropout_rate,
-            'attn_drop_rate': config.attention_dropout_rate,
-            'drop_path_rate': config.drop_path_rate,
-        },
-        'pretrained_cfg': pretrained_config(config, 'patch_embed.proj', 'head', fixed_size=True),
-    }
+_HF_FIELDS = (
+    Field('image_size', 'image_size', 224, PAIR),
+    Field('patch_size', 'patch_size', 16, PAIR),
+    Field('in_channels', 'num_channels', 3),
+    Field('width', 'hidden_size', 768),
+    Field('depth', 'num_hidden_layers', 12),
+    Field('heads', 'num_attention_heads', 12),
+    Field('mlp_dim', 'intermediate_size', 3072),
+    Field(
+        'pre_logits',
+        'pooler_output_size',
+        lambda known: known['width'],
+        Via(write=lambda size, known: size or known['width']),
+    ),
+    Field('qkv_bias', 'qkv_bias', True),
+    Field('activation', 'hidden_act', 'gelu', ACTIVATION),
+    Field('norm_eps', 'layer_norm_eps', 1e-12),
+    Field('dropout_rate', 'hidden_dropout_prob', 0.0),
+    Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.0),
+    *fixed(pooler_act='tanh'),
+)
+_TIMM_FIELDS = (
+    Field('image_size', 'img_size', 224, PAIR),
+    Field('patch_size', 'patch_size', 16, PAIR),
+    Field('in_channels', 'in_chans', 3),
+    Field('num_classes', 'num_classes', 1000),
+    Field('width', 'embed_dim', 768),
+    Field('depth', 'depth', 12),
+    Field('heads', 'num_heads', 12),
+    Field('mlp_dim', 'mlp_ratio', 4.0, times('width')),
+    Field('pool', 'global_pool', 'token', one_of({'token': 'cls', 'avg': 'avg'})),
+    Field('class_token', 'class_token', True),
+    Field('qkv_bias', 'qkv_bias', True),
+    Field('activation', 'act_layer', 'gelu', TIMM_ACTIVATION),
+    Field('norm_eps', 'norm_layer', None, one_of({None: 1e-6})),
+    Field('dropout_rate', ('pos_drop_rate', 'proj_drop_rate'), 0.0),
+    Field('attention_dropout_rate', 'attn_drop_rate', 0.0),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+    Field((), 'fc_norm', lambda known: known['pool'] == 'avg'),
+    *fixed(
+        drop_rate=0.0,
+        dynamic_img_pad=False,
+        embed_norm_layer=None,
+        final_norm=True,
+        init_values=None,
+        no_embed_class=False,
+        patch_drop_rate=0.0,
+        pool_include_prefix=False,
+        pos_embed='learn',
+        pre_norm=False,
+        proj_bias=True,
+        qk_norm=False,
+        reg_tokens=0,
+        scale_attn_norm=False,
+        scale_mlp_norm=False,
+    ),
+)
 
 
 # On disk, and as transformers 5 calls its live modules; it can save by those names too.
@@ -334,16 +235,26 @@ TABLES = {
         published=lambda config: ((r'^(?!classifier\.)', 'vit.'),) if config.num_classes else (),
         live=tuple((re.escape(old), new) for old, new in _HF_RENAMED),
         facts={'activation': 'gelu', 'norm_eps': 1e-12},
-        read_config=_read_hf,
-        write_config=_write_hf,
+        library=TRANSFORMERS,
+        kinds=('vit',),
+        fields=_HF_FIELDS,
+        beside=_read_heads,
+        header=hf_header('vit', 'ViTForImageClassification', 'ViTModel'),
+        unsaid=('drop_path_rate', 'remat'),
     ),
     'timm': Table(
         timm,
         layers=_timm_layers,
         facts={'activation': 'gelu', 'norm_eps': 1e-6},
-        architectures=ARCHITECTURES,
-        read_config=_read_timm,
-        write_config=_write_timm,
+        library=TIMM,
+        kinds=('VisionTransformer',),
+        fields=_TIMM_FIELDS,
+        # They have a say in training's start, or for images of other sizes, which ours refuses.
+        neutral=('dynamic_img_size', 'fix_init', 'strict_img_size', 'weight_init'),
+        header=timm_header(
+            'patch_embed.proj', 'head', lambda config: config.width, fixed_size=True
+        ),
+        unsaid=('remat',),
     ),
     'google': Table(google, **_FLAX),
     'big_vision': Table(big_vision, **_FLAX),

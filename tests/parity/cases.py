@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import blox as bx
-from blox.converters import convert, layouts, open_source
+from blox.converters import convert, layouts, open_source, read_config
 from blox.zoo.comparing.parity import import_reference, random_inputs, reference_outputs
 from blox.zoo.models import families
 
@@ -233,8 +233,7 @@ def save(case: Case, reference: Any, folder: Path) -> Path:
 def ours(case: Case, saved: Path) -> Any:
     """Our model of a saved reference."""
     family = families()[case.family]
-    read = layouts(case.family)[case.layout].read_config
-    assert read is not None
-    stated = {} if case.name else read(open_source(saved))
+    table = layouts(case.family)[case.layout]
+    stated = {} if case.name else read_config(table, open_source(saved))
     config = family.variants[case.name] if case.name else family.config()
     return family.build(family.override(config, stated | dict(case.fields)))

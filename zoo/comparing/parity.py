@@ -22,7 +22,7 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from blox.converters import layouts
+from blox.converters.configs import layouts, write_config
 from blox.converters.transforms import Transform
 from blox.params import Params
 from blox.tap import tap
@@ -245,9 +245,7 @@ def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtyp
 
 def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
     table = layouts(model.path)['hf']
-    if table.write_config is None:
-        raise ValueError(f'transformers has no {model.path!r}')
-    (name,) = table.write_config(model.config)['architectures']
+    (name,) = write_config(table, model.config)['architectures']
     kind = getattr(import_reference('transformers'), name)
     options = {}
     if 'add_pooling_layer' in inspect.signature(kind.__init__).parameters:

@@ -10,7 +10,6 @@ from typing import Any
 
 from blox import converters
 from blox.converters.sources.source import WEIGHTS, Source
-from blox.paths import nearest
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.architecture.family import Family
 from blox.zoo.catalog.card import Card
@@ -52,40 +51,9 @@ def fingerprint() -> str:
 
 
 def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
-    """The family and the layout that a config.json speaks of.
-
-    Raises CheckpointError, which lists what is known, for any other.
-    """
-    if not config:
-        fail(
-            path,
-            'expected a folder with a config.json of transformers or timm; for weights alone '
-            "name the model that they are of: bx.zoo.load('resnet50', source=PATH)",
-        )
-    if 'architecture' in config:
-        return _timm_family(path, str(config['architecture'])), 'timm'
-    found = str(config.get('model_type'))
-    if found not in families():
-        fail(
-            path,
-            f'expected model_type {", ".join(families())} in config.json, found {found!r}',
-        )
-    return families()[found], 'hf'
-
-
-def _timm_family(path: Path, architecture: str) -> Family:
-    tables = {name: converters.layouts(name).get('timm') for name in families()}
-    known = {
-        one: name for name, table in tables.items() if table for one in table.architectures or {}
-    }
-    if architecture not in known:
-        near = ', '.join(nearest(architecture, known)) or 'none'
-        fail(
-            path,
-            f'expected a timm architecture of {", ".join(sorted({*known.values()}))} in '
-            f'config.json, found {architecture!r}; nearest: {near}',
-        )
-    return families()[known[architecture]]
+    """Find the family and the layout that a config.json speaks of; CheckpointError for others."""
+    family, layout = converters.identify(path, config)
+    return families()[family], layout
 
 
 def read_card(source: Source, name: str) -> Card:
@@ -94,11 +62,9 @@ def read_card(source: Source, name: str) -> Card:
     Raises CheckpointError, which names the fields, where the model is none of ours.
     """
     family, layout = identify(source.path, source.config)
-    read_config = converters.layouts(family.name)[layout].read_config
-    if read_config is None:
-        raise TypeError(f'{family.name} has no reader of {layout!r} configs')
+    table = converters.layouts(family.name)[layout]
     try:
-        config = family.override(family.config(), read_config(source))
+        config = family.override(family.config(), converters.read_config(table, source))
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:

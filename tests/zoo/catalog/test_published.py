@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import blox as bx
-from blox.converters import Source, layouts
+from blox.converters import Source, layouts, read_config
+from blox.converters.configs import write_config
 from blox.converters.sources.source import Tensor
 from blox.zoo.catalog.published import PUBLISHED
 from blox.zoo.comparing.parity import import_reference
@@ -232,9 +233,7 @@ def test_timms_vits_have_as_many_parameters_and_the_same_epsilon(name, timm):
 def test_its_layout_can_say_its_config(row):
     config, family = config_of(row), FAMILY_OF[row.variant]
     table = layouts(family.name)[row.layout]
-    assert table.write_config is not None
-    assert table.read_config is not None
-    fields = table.write_config(config)
+    fields = write_config(table, config)
     if row.layout == 'timm':
         # What the repository's own config.json is sure to say.
         said = {'num_classes': config.num_classes, 'input_size': [3, *config.image_size]}
@@ -244,7 +243,7 @@ def test_its_layout_can_say_its_config(row):
     names = [n for n, field in parts.items() if getattr(config, field, 0)]
     names += ['pooler.dense.weight'] if getattr(config, 'pooler', False) else []
     tensor = Tensor(np.dtype(np.float32), (1,), lambda: np.zeros(1, np.float32), Path())
-    read = table.read_config(Source(Path(), dict.fromkeys(names, tensor), fields))
+    read = read_config(table, Source(Path(), dict.fromkeys(names, tensor), fields))
     # The pooling of sentence-transformers stands in files of its own.
     read |= {name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'}
     # Hugging Face's ResNets take images of any size, and say of none.

@@ -1,0 +1,172 @@
+"""Configs of other libraries to ours and back, by a table's fields."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blox.converters import tables
+from blox.converters.fields import read_fields, write_fields
+from blox.converters.libraries import TIMM, TRANSFORMERS, Library, timm_names, timm_version
+from blox.converters.rules import Table
+from blox.converters.sources.source import Source, Tensor
+from blox.tensorfile import fail
+
+
+class Identity(NamedTuple):
+    """The family that a config.json is of, and the layout of the weights beside it."""
+
+    family: str
+    layout: str
+
+
+def layouts(family: str) -> Mapping[str, Table]:
+    """Return a family's tables by the name of their layout: 'hf', 'timm', ..."""
+    name = f'{tables.__name__}.{family}'
+    try:
+        found = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ValueError(f'no checkpoints of family {family!r} are known') from None
+    return found.TABLES
+
+
+def identify(path: Path, config: Mapping[str, Any]) -> Identity:
+    """Find the family and the layout that a config.json speaks of.
+
+    Raises CheckpointError, which names `path` and lists what is known, for any other.
+    """
+    if not config:
+        fail(
+            path,
+            'expected a folder with a config.json of transformers or timm; for weights alone '
+            "name the model that they are of: bx.zoo.load('resnet50', source=PATH)",
+        )
+    library = TIMM if 'architecture' in config else TRANSFORMERS
+    known = {kind: one for one, table in _tables(library) for kind in table.kinds}
+    if library is TRANSFORMERS:
+        kind = str(config.get('model_type'))
+        if kind not in known:
+            what = f'expected model_type {", ".join(sorted(known))} in config.json'
+            fail(path, f'{what}, found {kind!r}')
+        return known[kind]
+    name = str(config['architecture'])
+    if name not in timm_names():
+        fail(path, f'timm {timm_version()} has no architecture {name!r}, which config.json names')
+    kind = timm_names()[name].kind
+    if kind not in known:
+        what = f'expected a timm architecture of class {", ".join(sorted(known))} in config.json'
+        fail(path, f'{what}, found {name!r}, which is a {kind}')
+    return known[kind]
+
+
+def _tables(library: Library) -> list[tuple[Identity, Table]]:
+    """Return all families' tables of a library."""
+    families = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
+    return [
+        (Identity(family, layout), table)
+        for family in families
+        for layout, table in layouts(family).items()
+        if table.library is library
+    ]
+
+
+def read_config(table: Table, source: Source) -> dict[str, Any]:
+    """Return our config's fields of a folder.
+
+    Raises ValueError that names the settings that no model of ours has.
+    """
+    library = _library(table)
+    name = source.config.get('architecture')
+    try:
+        ours = read_fields(table.fields, library.flatten(source.config), _is_neutral(table))
+    except ValueError as error:
+        if not name:
+            raise
+        raise ValueError(f'{library.name} makes {name} with what is not here: {error}') from error
+    return ours | table.beside(source, ours)
+
+
+def _is_neutral(table: Table) -> Callable[[str, Any], bool]:
+    """Tell which settings change no output, by the table and by its library."""
+    library = _library(table)
+    return lambda name, value: (
+        any(re.fullmatch(pattern, name) for pattern in table.neutral)
+        or library.is_neutral(name, value)
+    )
+
+
+def write_config(table: Table, config: Any) -> dict[str, Any]:
+    """Return the config.json of our config.
+
+    It is read back: what does not come out as it went in, their library cannot express, and a
+    ValueError names it.
+    """
+    library = _library(table)
+    known = _fields(config)
+    try:
+        theirs = write_fields(table.fields, known)
+    except ValueError as error:
+        raise ValueError(f'{library.name} cannot express this {_kind(config)}: {error}') from error
+    made = table.header(config, theirs)
+    if library is TIMM:
+        made = {'architecture': _timm_architecture(table, known, made['model_args']), **made}
+    names = (name for rule in table.rules(config) for name in rule.external)
+    hollow = Tensor(np.dtype(np.float32), (), lambda: np.zeros((), np.float32), Path())
+    source = Source(Path(), dict.fromkeys(names, hollow), made, table.companions(config))
+    back = _fields(dataclasses.replace(type(config)(), **read_config(table, source)))
+    wrong = [
+        f'{name} {value!r}, which would be {back[name]!r} there'
+        for name, value in known.items()
+        if name not in table.unsaid and back[name] != value
+    ]
+    if wrong:
+        raise ValueError(f'{library.name} cannot express this {_kind(config)}: {"; ".join(wrong)}')
+    return made
+
+
+def _timm_architecture(table: Table, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:
+    """Return the timm name that fits best: in what no argument says, then in all, then the shortest."""
+    implied = {f.ours for f in table.fields if f.ours and not {*f.names} & {*arguments}}
+
+    def rank(name: str, ours: Mapping[str, Any]) -> tuple[int, int, int, str]:
+        same = {field for field, value in ours.items() if known[field] == value}
+        return len(same & implied), len(same), -len(name), name
+
+    return max(rank(*item) for item in _timm_configs(table.kinds).items())[-1]
+
+
+@functools.cache
+def _timm_configs(kinds: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return our fields of each timm name of these classes that we have."""
+    (table,) = (table for _, table in _tables(TIMM) if table.kinds == kinds)
+    found = {}
+    for name, (kind, arguments) in timm_names().items():
+        if kind in kinds and arguments is not None:
+            with contextlib.suppress(ValueError):
+                found[name] = read_fields(table.fields, arguments, _is_neutral(table))
+    return found
+
+
+def _library(table: Table) -> Library:
+    if table.library is None:
+        raise ValueError('these weights come without a config, and none is written for them')
+    return table.library
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def _kind(config: Any) -> str:
+    return type(config).__name__.removesuffix('Config')

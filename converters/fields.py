@@ -1,0 +1,197 @@
+"""Fields of configs: one description of each, read in both directions.
+
+As a Rule says which of their arrays make one of ours, a Field says which of their settings is one
+of ours. What no Field names must have the value that their library takes for granted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Fields of our config that are known so far, or all of them.
+Known = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Via:
+    """Translate a value: `read` from theirs to ours, `write` from ours to theirs.
+
+    Both take the value and our other fields, and raise ValueError that says what they expect.
+    `read` gets values of the type of the field's default, of any type if it `takes_any`.
+    """
+
+    read: Callable[[Any, Known], Any] = lambda value, known: value
+    write: Callable[[Any, Known], Any] = lambda value, known: value
+    takes_any: bool = False
+
+
+SAME = Via()
+
+
+@dataclass(frozen=True)
+class Field:
+    """`ours` is `theirs`, through `via`.
+
+    Several of ours, or several of theirs, are equal on the other side. Without `ours`, every model
+    of ours has what `default` says.
+
+    Attributes:
+      default: what theirs is where their config is silent, or a function of our fields before this
+        one.
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str | tuple[str, ...]
+    default: Any
+    via: Via = SAME
+
+    def read(self, theirs: Known, known: Known) -> dict[str, Any]:
+        """Return ours of their config. ValueError says what is expected."""
+        default = self.default(known) if callable(self.default) else self.default
+        values = {
+            name: _value(name, theirs.get(name, default), default, self.via.takes_any)
+            for name in self.names
+        }
+        first, *others = values.values()
+        if any(value != first for value in others):
+            raise ValueError(f'{" equal to ".join(values)}, found {values}')
+        if not self.ours and not _equal(first, default):
+            raise ValueError(f'{self.names[0]} {default!r}, found {first!r}')
+        try:
+            value = self.via.read(first, known)
+        except ValueError as error:
+            raise ValueError(f'{self.names[0]} {error}, found {first!r}') from error
+        return dict.fromkeys(_tuple(self.ours), value)
+
+    def write(self, config: Known) -> dict[str, Any]:
+        """Return theirs of our config. ValueError says what they cannot express."""
+        ours = {name: config[name] for name in _tuple(self.ours)}
+        first, *others = ours.values() or [None]
+        if any(value != first for value in others):
+            raise ValueError(f'{" equal to ".join(ours)}, found {ours}')
+        try:
+            value = self.via.write(first, config) if ours else None
+        except ValueError as error:
+            raise ValueError(f'{next(iter(ours))} {error}, found {first!r}') from error
+        return dict.fromkeys(self.names, value) if ours else {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return _tuple(self.theirs)
+
+
+def fixed(**values: Any) -> tuple[Field, ...]:
+    """Make a Field for each setting of theirs that has this value in every model of ours."""
+    return tuple(Field((), name, value) for name, value in values.items())
+
+
+def read_fields(
+    fields: Iterable[Field], theirs: Mapping[str, Any], is_neutral: Callable[[str, Any], bool]
+) -> dict[str, Any]:
+    """Return our fields of an external config.
+
+    Raises ValueError that lists every setting that no model of ours has, and every name that no
+    Field knows, `is_neutral` ones apart.
+    """
+    left, ours, problems = dict(theirs), {}, []
+    for field in fields:
+        try:
+            ours |= field.read(left, ours)
+        except ValueError as error:
+            problems.append(str(error))
+        except KeyError:  # A field before this one, which it depends on, was refused.
+            pass
+        left = {name: value for name, value in left.items() if name not in field.names}
+    problems += [
+        f'nothing of {name}, found {value!r}'
+        for name, value in sorted(left.items())
+        if not is_neutral(name, value)
+    ]
+    if problems:
+        raise ValueError(f'expected {"; ".join(problems)}')
+    return ours
+
+
+def write_fields(fields: Iterable[Field], config: Known) -> dict[str, Any]:
+    """Return the external fields of our config. ValueError lists what they cannot express."""
+    theirs, problems = {}, []
+    for field in fields:
+        try:
+            theirs |= field.write(config)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError('; '.join(problems))
+    return theirs
+
+
+def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _value(name: str, value: Any, default: Any, takes_any: bool) -> Any:
+    """Check the type of a value; null stands for the default, but is no false."""
+    if value is None and not isinstance(default, bool):
+        return default
+    if default is not None and not takes_any and not _is_like(value, default):
+        raise ValueError(f'{name} like {default!r}, found {value!r}')
+    return value
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Return whether `value` has the type of `default`; an int may stand for a float."""
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and all(_is_like(item, default[0]) for item in value)
+    if type(default) is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    # 1 == True in Python, but not in a config.
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+# Translations that several tables need.
+
+
+def one_of(values: Mapping[Any, Any]) -> Via:
+    """Translate by a table from theirs to ours; of several of theirs the first is written."""
+
+    def pick(table: Mapping[Any, Any], value: Any) -> Any:
+        try:
+            return table[value]
+        except (KeyError, TypeError):
+            raise ValueError(f'of {", ".join(map(repr, table))}') from None
+
+    back = {ours: theirs for theirs, ours in reversed(values.items())}
+    return Via(lambda value, known: pick(values, value), lambda value, known: pick(back, value))
+
+
+def _read_pair(value: Any, known: Known) -> tuple[int, int]:
+    size = [value, value] if type(value) is int else value
+    if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int]:
+        raise ValueError('one integer or two')
+    return size[0], size[1]
+
+
+# Height and width: theirs may be one integer for both.
+PAIR = Via(
+    _read_pair, lambda size, known: size[0] if size[0] == size[1] else list(size), takes_any=True
+)
+TUPLE = Via(lambda values, known: tuple(values), lambda values, known: list(values))
+
+
+def times(name: str) -> Via:
+    """Translate a ratio of theirs to our field `name` into the product."""
+
+    def write(product: int, known: Known) -> float:
+        ratio = product / known[name]
+        # Rounded up where their product, rounded down, would miss ours.
+        return ratio if int(known[name] * ratio) == product else math.nextafter(ratio, math.inf)
+
+    return Via(lambda ratio, known: int(known[name] * ratio), write)

@@ -1,0 +1,142 @@
+"""Libraries whose folders we read and write: what their config.json says, and what it omits."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Library:
+    """How a library writes down which model a folder holds.
+
+    Attributes:
+      flatten: its config.json as one level of fields; ValueError where it is none of its own.
+      is_neutral: whether a field with this value has no say in what a model computes.
+    """
+
+    name: str
+    flatten: Callable[[Mapping[str, Any]], dict[str, Any]]
+    is_neutral: Callable[[str, Any], bool]
+
+
+# Fields of transformers' configs that may say anything: all models have them, none computes by them.
+_ABOUT_NAMES = r"""
+    architectures model_type _name_or_path _commit_hash transformers_version tokenizer_class
+    transformers.js_config dtype torch_dtype torchscript use_bfloat16 attn_implementation
+    _attn_implementation _attn_implementation_autoset
+
+    id2label label2id num_labels _num_labels problem_type finetuning_task task_specific_params
+
+    initializer_range classifier_dropout gradient_checkpointing tie_word_embeddings
+
+    output_attentions output_hidden_states output_past output_scores use_cache return_dict
+    return_dict_in_generate chunk_size_feed_forward out_features out_indices stage_names
+    remove_invalid_values encoder_stride
+
+    bad_words_ids begin_suppress_tokens suppress_tokens do_sample early_stopping temperature
+    top_k top_p typical_p (min|max)_length num_beams num_beam_groups num_return_sequences
+    (encoder_)?no_repeat_ngram_size (diversity|length|repetition)_penalty
+    exponential_decay_length_penalty prefix \w+_token_id
+"""
+_ABOUT = re.compile('|'.join(_ABOUT_NAMES.split()))
+# Others that all models have, as they are where a config says nothing of them.
+_DEFAULTS = {
+    'add_cross_attention': False,
+    'cross_attention_hidden_size': None,
+    'is_decoder': False,
+    'is_encoder_decoder': False,
+    'pruned_heads': {},
+    'quantization_config': None,
+    'tf_legacy_loss': False,
+    'tie_encoder_decoder': False,
+}
+
+
+def _is_neutral_hf(name: str, value: Any) -> bool:
+    if name in _DEFAULTS:
+        default = _DEFAULTS[name]
+        return value == default and isinstance(value, bool) == isinstance(default, bool)
+    return _ABOUT.fullmatch(name) is not None
+
+
+TRANSFORMERS = Library('transformers', dict, _is_neutral_hf)
+
+
+class TimmName(NamedTuple):
+    """One of timm's names: the class that it stands for, and what that is made with.
+
+    Where arguments are no plain values they are not known, and None.
+    """
+
+    kind: str
+    arguments: Mapping[str, Any] | None
+
+
+@functools.cache
+def timm_names() -> Mapping[str, TimmName]:
+    """Return all names of timm, of the version in `timm_version`."""
+    return {name: TimmName(*row) for name, row in _timm_file()['names'].items()}
+
+
+def timm_version() -> str:
+    """Return the version of timm whose names these are."""
+    return _timm_file()['version']
+
+
+@functools.cache
+def _timm_file() -> dict[str, Any]:
+    return json.loads((Path(__file__).parent / 'timm_names.json').read_text('utf-8'))
+
+
+# What timm writes beside the arguments of a model.
+_TIMM_TOP = (
+    'architecture',
+    'global_pool',
+    'label_descriptions',
+    'label_names',
+    'model_args',
+    'num_classes',
+    'num_features',
+    'pretrained_cfg',
+)
+
+
+def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a model was made with.
+
+    Of what stands in several places, timm takes `model_args` first, then the top, then
+    `pretrained_cfg`, then what the name stands for.
+    """
+    # Old files have the fields of pretrained_cfg at the top.
+    is_old = 'pretrained_cfg' not in config
+    if not is_old and (unknown := sorted(set(config) - {*_TIMM_TOP})):
+        raise ValueError(f'expected nothing of {", ".join(unknown)} beside pretrained_cfg')
+    pretrained = config if is_old else _object(config, 'pretrained_cfg')
+    size = pretrained.get('input_size') or [3, 224, 224]
+    if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int, int]:
+        raise ValueError(f'expected input_size of three integers, found {size!r}')
+    said = {
+        'in_chans': size[0],
+        'img_size': list(size[1:]),
+        'num_classes': config.get('num_classes', pretrained.get('num_classes', 1000)),
+        **({'global_pool': config['global_pool']} if config.get('global_pool') else {}),
+    }
+    made_with = timm_names()[str(config['architecture'])].arguments or {}
+    return {**made_with, **said, **_object(config, 'model_args')}
+
+
+def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return the object that a field is, an empty one where it is absent or null."""
+    found = fields.get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f'expected {name} to be an object, found {found!r}')
+    return dict(found)
+
+
+TIMM = Library('timm', _flatten_timm, lambda name, value: False)

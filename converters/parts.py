@@ -1,0 +1,125 @@
+"""Parts of tables that several families share: rules of torch's layers, fields, headers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from blox.converters.fields import one_of
+from blox.converters.rules import Rule
+from blox.converters.sources.source import Source
+from blox.converters.transforms import HWIO, T, Transform, merge, transpose
+
+# Outputs of torch's convolutions, [batch, channels, height, width], as ours are.
+NHWC = transpose(0, 2, 3, 1)
+
+# By the names that configs of transformers give them; the first of several is written.
+ACTIVATION = one_of(
+    {
+        'gelu': 'gelu',
+        'gelu_python': 'gelu',
+        'gelu_new': 'gelu_tanh',
+        'gelu_pytorch_tanh': 'gelu_tanh',
+        'gelu_python_tanh': 'gelu_tanh',
+        'relu': 'relu',
+        'silu': 'silu',
+        'swish': 'silu',
+        'tanh': 'tanh',
+    }
+)
+# timm calls them as we do.
+TIMM_ACTIVATION = one_of({name: name for name in ('gelu', 'gelu_tanh', 'relu', 'silu', 'tanh')})
+
+
+def dense(ours: str, theirs: str, via: Transform = T, *, bias: bool = True) -> tuple[Rule, ...]:
+    """Map a torch Linear, or a convolution with `via=HWIO`."""
+    weight = Rule(f'{ours}/w', f'{theirs}.weight', via)
+    return (weight, Rule(f'{ours}/b', f'{theirs}.bias')) if bias else (weight,)
+
+
+def qkv(ours: str, theirs: tuple[str, ...], *, bias: bool = True) -> tuple[Rule, ...]:
+    """Map three torch Linear layers that are one of ours."""
+    # Rows are merged before the transpose: that way whole blocks of memory are copied.
+    weight = Rule(f'{ours}/w', tuple(f'{name}.weight' for name in theirs), merge(axis=0) >> T)
+    if not bias:
+        return (weight,)
+    return (weight, Rule(f'{ours}/b', tuple(f'{name}.bias' for name in theirs), merge(axis=0)))
+
+
+def norm(ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Map a torch LayerNorm."""
+    return (
+        Rule(f'{ours}/scale', f'{theirs}.weight'),
+        Rule(f'{ours}/offset', f'{theirs}.bias'),
+    )
+
+
+def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
+    """Map a torch convolution without bias and the BatchNorm after it."""
+    return (
+        *dense(f'{ours}/conv', conv, HWIO, bias=False),
+        *norm(f'{ours}/norm', batch_norm),
+        Rule(f'{ours}/norm/mean', f'{batch_norm}.running_mean'),
+        Rule(f'{ours}/norm/var', f'{batch_norm}.running_var'),
+    )
+
+
+def read_classes(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return num_classes of a folder of transformers: its labels, if the weights have a head.
+
+    Where config.json says nothing of labels there are two, as in transformers.
+    """
+    if not any(name.startswith('classifier.') for name in source.tensors):
+        return {'num_classes': 0}
+    labels = source.config.get('id2label')
+    is_map = isinstance(labels, Mapping)
+    return {'num_classes': len(labels) if is_map else source.config.get('num_labels', 2)}
+
+
+def hf_header(
+    model_type: str, classifier: str, body: str
+) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]]:
+    """Head config.json with the classes' names in transformers, and labels without names."""
+
+    def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        names = [f'LABEL_{i}' for i in range(config.num_classes)]
+        labels = {
+            'id2label': {str(i): name for i, name in enumerate(names)},
+            'label2id': {name: i for i, name in enumerate(names)},
+        }
+        return {
+            'architectures': [classifier if names else body],
+            'model_type': model_type,
+            **theirs,
+            **(labels if names else {}),
+        }
+
+    return header
+
+
+def timm_header(
+    first_conv: str,
+    classifier: str,
+    num_features: Callable[[Any], int],
+    *,
+    fixed_size: bool,
+    implied: tuple[str, ...] = (),
+) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]]:
+    """Make timm's config.json of arguments, those that the architecture's name implies left out."""
+
+    def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            'num_classes': config.num_classes,
+            'num_features': num_features(config),
+            'global_pool': theirs.get('global_pool', 'avg'),
+            'model_args': {name: value for name, value in theirs.items() if name not in implied},
+            'pretrained_cfg': {
+                'custom_load': False,
+                'input_size': [config.in_channels, *config.image_size],
+                'fixed_input_size': fixed_size,
+                'num_classes': config.num_classes,
+                'pool_size': None,
+                'first_conv': first_conv,
+                'classifier': classifier,
+            },
+        }
+
+    return header
