@@ -1,9 +1,10 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
-from blox.converters.configs import identify, layouts, read_config
+from blox.converters.configs import identify, read_config
 from blox.converters.convert import Explanation, convert, explain, export
 from blox.converters.peft.files import export_peft, import_peft
 from blox.converters.sources.source import Source, open_source, read_object
+from blox.converters.tables import layouts
 
 __all__ = [
     'Explanation',

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blox.converters import tables
-from blox.converters.fields import read_fields, write_fields
-from blox.converters.libraries import TIMM, TRANSFORMERS, Library, timm_names, timm_version
-from blox.converters.rules import Table
+from blox.converters.mapping.fields import read_fields, write_fields
+from blox.converters.mapping.libraries import TIMM, TRANSFORMERS, Library, timm_names, timm_version
+from blox.converters.mapping.rules import Table
 from blox.converters.sources.source import Source, Tensor
+from blox.converters.tables import families, layouts
 from blox.tensorfile import fail
 
 
@@ -27,18 +25,6 @@ class Identity(NamedTuple):
 
     family: str
     layout: str
-
-
-def layouts(family: str) -> Mapping[str, Table]:
-    """Return a family's tables by the name of their layout: 'hf', 'timm', ..."""
-    name = f'{tables.__name__}.{family}'
-    try:
-        found = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise ValueError(f'no checkpoints of family {family!r} are known') from None
-    return found.TABLES
 
 
 def identify(path: Path, config: Mapping[str, Any]) -> Identity:
@@ -72,10 +58,9 @@ def identify(path: Path, config: Mapping[str, Any]) -> Identity:
 
 def _tables(library: Library) -> list[tuple[Identity, Table]]:
     """Return all families' tables of a library."""
-    families = sorted(module.name for module in pkgutil.iter_modules(tables.__path__))
     return [
         (Identity(family, layout), table)
-        for family in families
+        for family in families()
         for layout, table in layouts(family).items()
         if table.library is library
     ]

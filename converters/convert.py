@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.atomic import atomic_write
-from blox.converters.configs import layouts, write_config
-from blox.converters.rules import Entry, Table, plan, respell
+from blox.converters.configs import write_config
+from blox.converters.mapping.rules import Entry, Table, plan, respell
 from blox.converters.sources.source import Source, Tensor, open_source, unstacked
+from blox.converters.tables import layouts
 from blox.graph import Graph
 from blox.lora import is_adapted
 from blox.module import spec

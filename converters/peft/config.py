@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blox.converters.fields import Field, Via, fixed, read_fields
+from blox.converters.mapping.fields import Field, Via, fixed, read_fields
 from blox.converters.sources.source import read_object
 from blox.tensorfile import fail
 

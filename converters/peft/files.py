@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.atomic import atomic_write
+from blox.converters.mapping.rules import Entry
 from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
-from blox.converters.rules import Entry
 from blox.converters.sources.source import Source, open_source
 from blox.lora import TAG, Adapter, adapter_entries, adapters, is_adapted
 from blox.param import Param

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from blox.converters.convert import layouts, model_spec
-from blox.converters.rules import Entry, Respelling, Table, plan, respell
-from blox.converters.transforms import HWIO, IDENTITY, T, Transform
+from blox.converters.convert import model_spec
+from blox.converters.mapping.rules import Entry, Respelling, Table, plan, respell
+from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform
+from blox.converters.tables import layouts
 from blox.layers import Conv, Embed, Linear
 from blox.lora import TAG
 

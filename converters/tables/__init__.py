@@ -1,1 +1,24 @@
-"""What maps to what: one file a family, one `Table` for each library's layout of it."""
+"""What maps to what: one family of architectures a file, each with its TABLES at the bottom."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+
+from blox.converters.mapping.rules import Table
+
+
+def families() -> list[str]:
+    """Return the families that have tables, one for each file in this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def layouts(family: str) -> Mapping[str, Table]:
+    """Return a family's tables by the name of their layout: 'hf', 'timm', ..."""
+    name = f'{__name__}.{family}'
+    try:
+        found = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise ValueError(f'no checkpoints of family {family!r} are known') from None
+    return found.TABLES

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.fields import Field, fixed
-from blox.converters.libraries import TRANSFORMERS
-from blox.converters.parts import ACTIVATION, dense, norm, qkv
-from blox.converters.rules import Rule, Table
+from blox.converters.mapping.fields import Field, fixed
+from blox.converters.mapping.libraries import TRANSFORMERS
+from blox.converters.mapping.parts import ACTIVATION, dense, norm, qkv
+from blox.converters.mapping.rules import Rule, Table
 from blox.converters.sources.source import Source
 
 

@@ -6,11 +6,11 @@ Their Conv1D weights are [inputs, outputs], as ours are, with q, k and v side by
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.fields import Field
-from blox.converters.libraries import TRANSFORMERS
-from blox.converters.parts import ACTIVATION, dense, norm
-from blox.converters.rules import Rule, Table
-from blox.converters.transforms import IDENTITY, T
+from blox.converters.mapping.fields import Field
+from blox.converters.mapping.libraries import TRANSFORMERS
+from blox.converters.mapping.parts import ACTIVATION, dense, norm
+from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.transforms import IDENTITY, T
 
 
 def hf(config: Any) -> tuple[Rule, ...]:

@@ -5,10 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from blox.converters.fields import PAIR, TUPLE, Field, Via, fixed, one_of
-from blox.converters.libraries import TIMM, TRANSFORMERS
-from blox.converters.parts import NHWC, conv_norm, dense, hf_header, read_classes, timm_header
-from blox.converters.rules import Rule, Table
+from blox.converters.mapping.fields import PAIR, TUPLE, Field, Via, fixed, one_of
+from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.parts import (
+    NHWC,
+    conv_norm,
+    dense,
+    hf_header,
+    read_classes,
+    timm_header,
+)
+from blox.converters.mapping.rules import Rule, Table
 
 _BLOCK = 'resnet/stage{s}/block{b}'
 

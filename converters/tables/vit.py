@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.fields import PAIR, Field, Via, fixed, one_of, times
-from blox.converters.libraries import TIMM, TRANSFORMERS
-from blox.converters.parts import (
+from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
+from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.parts import (
     ACTIVATION,
     NHWC,
     TIMM_ACTIVATION,
@@ -17,9 +17,9 @@ from blox.converters.parts import (
     read_classes,
     timm_header,
 )
-from blox.converters.rules import Respelling, Rule, Table
+from blox.converters.mapping.rules import Respelling, Rule, Table
+from blox.converters.mapping.transforms import HWIO, IDENTITY, join_axes, merge, prepend_zeros
 from blox.converters.sources.source import Source
-from blox.converters.transforms import HWIO, IDENTITY, join_axes, merge, prepend_zeros
 
 
 def hf(config: Any) -> tuple[Rule, ...]:

@@ -19,9 +19,17 @@ from hypothesis.extra import numpy as hnp
 import blox as bx
 from blox.converters import convert, explain, export, layouts
 from blox.converters.convert import external, model_spec
-from blox.converters.rules import Entry, Rule, plan, respell
+from blox.converters.mapping.rules import Entry, Rule, plan, respell
+from blox.converters.mapping.transforms import (
+    HWIO,
+    IDENTITY,
+    T,
+    join_axes,
+    merge,
+    prepend_zeros,
+    transpose,
+)
 from blox.converters.sources.source import Source, Tensor
-from blox.converters.transforms import HWIO, IDENTITY, T, join_axes, merge, prepend_zeros, transpose
 from blox.param import Param
 from blox.params import Params
 from blox.tensorfile import TensorFile, write_tensors

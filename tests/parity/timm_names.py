@@ -1,4 +1,4 @@
-"""Writes converters/timm_names.json: `python tests/parity/timm_names.py`. Needs the `parity` extra.
+"""Writes converters/mapping/timm_names.json: `python tests/parity/timm_names.py`. Needs the `parity` extra.
 
 What timm's own entry points ask its builder for, a line for each name: the class, and its arguments
 where those are a few plain values.
@@ -16,7 +16,7 @@ from blox.zoo.comparing.parity import import_reference
 
 # Longer arguments spell out every block.
 _LONGEST = 600
-FILE = Path(__file__).parents[2] / 'converters' / 'timm_names.json'
+FILE = Path(__file__).parents[2] / 'converters' / 'mapping' / 'timm_names.json'
 
 
 class AskedError(Exception):

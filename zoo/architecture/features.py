@@ -1,18 +1,14 @@
 """Named intermediates of a model, for detection and retrieval heads."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
-
-from blox.module import Module
 from blox.params import Params
 
 
 class Feature(NamedTuple):
-    """One of the arrays that `model.features` gives.
+    """Describe one of the arrays that `model.features` gives.
 
     Attributes:
       name: in the model's order of computing.
@@ -31,7 +27,7 @@ Steps: TypeAlias = Iterator[tuple[str, Any, Params]]
 
 
 def finish(steps: Steps) -> tuple[Any, Params]:
-    """What the last of `steps` gives."""
+    """Return what the last of `steps` gives."""
     _, value, params = deque(steps, maxlen=1).pop()
     return value, params
 
@@ -41,7 +37,7 @@ def collect(
     known: Sequence[Feature],
     names: Sequence[str] | None,
 ) -> tuple[OrderedDict[str, Any], Params]:
-    """What `steps` gives at `names`, all known ones if None; what comes after is not run."""
+    """Return what `steps` gives at `names`, all known ones if None; what comes after is not run."""
     available = [feature.name for feature in known]
     wanted = set(available if names is None else names)
     if unknown := sorted(wanted - set(available)) or (not wanted and ['none']):
@@ -60,7 +56,7 @@ def collect(
 
 
 def map_names(known: Sequence[Feature], out_indices: Sequence[int]) -> list[str]:
-    """The names of the maps at `out_indices`; negative ones count from the last."""
+    """Return the names of the maps at `out_indices`; negative ones count from the last."""
     maps = [feature.name for feature in known if feature.strides]
     wrong = [i for i in out_indices if not -len(maps) <= i < len(maps)]
     if wrong or not out_indices:
@@ -68,11 +64,3 @@ def map_names(known: Sequence[Feature], out_indices: Sequence[int]) -> list[str]
             f'expected out_indices of {len(maps)} maps ({", ".join(maps)}), found {out_indices}'
         )
     return [maps[i] for i in out_indices]
-
-
-def block_call(block: Module, config: Any, **options: Any) -> Callable[..., tuple[Any, Params]]:
-    """`block` with `options`; if the config says `remat`, its inner values are not kept for the
-    gradient but computed again.
-    """
-    call = partial(block, **options)
-    return jax.checkpoint(call) if config.remat else call

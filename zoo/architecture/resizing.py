@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-def adapt_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
+def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
     """A convolution's weights [height, width, 3, outputs] for another number of input channels.
 
     As timm does it: one channel gets the sum over colors, more repeat them in turn, scaled so

@@ -139,9 +139,10 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     if not isinstance(labels, list) or not all(map(_is_text, labels)):
         wrong.append('labels a list of texts')
     elif labels and isinstance(fields['config'], dict):
-        classes = fields['config'].get('num_classes')
+        head = families()[family].head if family in families() else None
+        classes = fields['config'].get(head.field) if head else 0
         if classes != len(labels):
-            wrong.append(f'labels for each of num_classes {classes!r}')
+            wrong.append(f'labels for each of {classes!r} classes')
     if not isinstance(fields['changes'], list) or not all(map(_is_text, fields['changes'])):
         wrong.append('changes a list of texts')
     if not isinstance(fields['sha256'], dict) or not all(map(_is_text, fields['sha256'].values())):

@@ -106,8 +106,8 @@ def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, 
 def _with_adapters(params: bx.Params, card: Card, rank: int, seed: int) -> bx.Params:
     """Adapters to train in all blocks, and the head of a classifier."""
     adapted = bx.lora(params, _ADAPTED, rank=rank, alpha=2.0 * rank, seed=seed)
-    head = families()[card.family].fresh.get('num_classes')
-    return adapted.unfreeze(head) if head else adapted
+    head = families()[card.family].head
+    return adapted.unfreeze(head.pattern) if head else adapted
 
 
 def _print_epoch(row: Epoch) -> None:

@@ -22,8 +22,9 @@ import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
-from blox.converters.configs import layouts, write_config
-from blox.converters.transforms import Transform
+from blox.converters.configs import write_config
+from blox.converters.mapping.transforms import Transform
+from blox.converters.tables import layouts
 from blox.params import Params
 from blox.tap import tap
 

@@ -74,7 +74,7 @@ def read_card(source: Source, name: str) -> Card:
         family.name,
         config,
         family.task,
-        labels=_labels(source.config, getattr(config, 'num_classes', 0)),
+        labels=_labels(source.config, family.count_classes(config)),
         preprocessor=_preprocessor(source, layout),
         tokenizer=read_tokenizer(source.path),
         layout=layout,

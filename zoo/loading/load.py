@@ -18,6 +18,8 @@ from blox.module import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
+from blox.zoo.architecture.family import Family
+from blox.zoo.architecture.model import ZooModel
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
@@ -33,8 +35,8 @@ from blox.zoo.models import families
 _LOG = logging.getLogger('blox')
 
 
-def create(name: str, **overrides: Any) -> Any:
-    """The model of a catalog name, with config fields changed as named; no parameters.
+def create(name: str, **overrides: Any) -> ZooModel:
+    """Make the model of a catalog name, with config fields changed as named; no parameters.
 
     >>> create('vit-b16', num_classes=10).config.num_classes
     10
@@ -59,8 +61,8 @@ def load(
     rules: Mapping[str, PartitionSpec] | None = None,
     seed: int | jax.Array = 0,
     **overrides: Any,
-) -> tuple[Any, Params]:
-    """A pretrained model and its Params.
+) -> tuple[ZooModel, Params]:
+    """Load a pretrained model and its Params.
 
     `name_or_path` is a name in the catalog, a repository of the Hugging Face Hub ('org/name' or
     'org/name@revision'), a folder as transformers or timm saves it, or a file that `save` wrote.
@@ -93,7 +95,7 @@ def load(
     params = checkpoint.read(model, _precise(dtype) if config != stored.config else dtype)
     if config != stored.config:
         model = family.build(config)
-        params = _adapted(params, model, stored, seed)
+        params = _resized(params, model, stored, seed)
         if wrong := differences(shapes(model_spec(model)), shapes(params)):
             what = 'these overrides do not fit its weights'
             raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
@@ -122,7 +124,9 @@ def read_card(
     found = open_checkpoint(name_or_path, source, revision).card
     config = families()[found.family].override(found.config, overrides)
     changes = found.changes + _changes(found, config)
-    labels = found.labels if len(found.labels) == getattr(config, 'num_classes', 0) else ()
+    labels = (
+        found.labels if len(found.labels) == families()[found.family].count_classes(config) else ()
+    )
     return dataclasses.replace(
         found,
         config=config,
@@ -190,12 +194,12 @@ def _precise(dtype: Any) -> Any:
     return jnp.float32 if is_narrow else dtype
 
 
-def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
+def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
     """`params` of the stored config, for a model with another one."""
     family, config = families()[stored.family], model.config
-    fresh = tuple(_changed(stored.config, config, family.fresh).values())
-    for path, adapt in _changed(stored.config, config, family.adapted).values():
-        value = adapt(np.asarray(params[path].value), stored.config, config, stored.layout)
+    fresh = tuple(_changed(stored.config, config, _fresh(family)).values())
+    for path, fit in _changed(stored.config, config, family.resized).values():
+        value = fit(np.asarray(params[path].value), stored.config, config, stored.layout)
         params = params.set(path, value, strict=False)
     params = params.partition(_is_new(fresh))[1]
     if fresh:
@@ -206,12 +210,17 @@ def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) ->
 def _changes(stored: Card, config: Any) -> tuple[str, ...]:
     """A line for each override that starts weights anew or resizes them."""
     family = families()[stored.family]
-    ways = {field: f'{pattern} started anew' for field, pattern in family.fresh.items()}
-    ways |= {field: f'{path} resized' for field, (path, _) in family.adapted.items()}
+    ways = {field: f'{pattern} started anew' for field, pattern in _fresh(family).items()}
+    ways |= {field: f'{path} resized' for field, (path, _) in family.resized.items()}
     return tuple(
         f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
         for field, way in _changed(stored.config, config, ways).items()
     )
+
+
+def _fresh(family: Family) -> dict[str, str]:
+    """Return config fields whose parameters start anew where they change, with those's pattern."""
+    return {family.head.field: family.head.pattern} if family.head else {}
 
 
 def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,12 +156,12 @@ def card_of_weights(opened: Source, entry: Card) -> Card:
 
 
 def _classes(source: Source, explanation: converters.Explanation, family: Family) -> dict[str, int]:
-    """The num_classes that weights alone have: as many as the head's bias, 0 without a head."""
-    pattern = family.fresh.get('num_classes')
+    """The classes that weights alone have: as many as the head's bias, 0 without a head."""
+    head = family.head
     for path, entry in explanation.entries.items():
-        if pattern and path.endswith('/b') and paths.matches(pattern, path):
+        if head and path.endswith('/b') and paths.matches(head.pattern, path):
             name = explanation.names.get(entry.names[0])
-            return {'num_classes': source.tensors[name].shape[0] if name else 0}
+            return {head.field: source.tensors[name].shape[0] if name else 0}
     return {}
 
 
@@ -171,8 +171,7 @@ def _named(entry: Card, found: Checkpoint, fields: Sequence[str]) -> Checkpoint:
     where = theirs.source or theirs.name
     _check_family(entry, theirs.family, where)
     if theirs.config != entry.config:
-        head = tuple(families()[entry.family].fresh.values())
-        expected, shapes = (_body(one, head) for one in (entry, theirs))
+        expected, shapes = (_body(one) for one in (entry, theirs))
         _check_same(entry, where, differences(expected, shapes))
     known = dataclasses.replace(
         theirs,
@@ -195,11 +194,13 @@ def _check_same(entry: Card, where: str, wrong: list[str]) -> None:
         )
 
 
-def _body(one: Card, head: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def _body(one: Card) -> dict[str, tuple[int, ...]]:
     """Shapes of a card's model, its head apart."""
-    params = model_spec(families()[one.family].build(one.config))
-    has_head = [pattern for pattern in head if getattr(one.config, 'num_classes', 0)]
-    return shapes(params.partition(has_head)[1])
+    family = families()[one.family]
+    params = model_spec(family.build(one.config))
+    if family.head and family.count_classes(one.config):
+        params = params.partition(family.head.pattern)[1]
+    return shapes(params)
 
 
 # Our own files.

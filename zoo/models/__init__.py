@@ -1,4 +1,4 @@
-"""One family of architectures a file, each with a FAMILY at its bottom."""
+"""Architectures, one family a file, each with a FAMILY at its bottom."""
 
 import functools
 import importlib
@@ -11,14 +11,14 @@ from blox.zoo.architecture.family import Family
 
 @functools.cache
 def families() -> Mapping[str, Family]:
-    """All families by name: one for each file in `zoo.models`."""
+    """Return all families by name: one for each file in this folder."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
     modules = (importlib.import_module(f'{__name__}.{name}') for name in names)
     return {module.FAMILY.name: module.FAMILY for module in modules}
 
 
 def family_of(model: Module) -> Family:
-    """The family that `model` is of. TypeError if it is none of the zoo's."""
+    """Return the family that `model` is of. TypeError if it is none of the zoo's."""
     for family in families().values():
         if type(model) is family.model:
             return family

@@ -8,9 +8,9 @@ Supported: the encoder with or without its pooler; embeddings from the first tok
 all tokens or the pooler, normalized or not; any activation, exact and tanh gelu among them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,14 @@ from blox.layers import (
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.architecture.family import Family, check
-from blox.zoo.architecture.features import Feature, block_call, collect, finish
+from blox.zoo.architecture.config import Config, heads_divide_width
+from blox.zoo.architecture.family import Family
+from blox.zoo.architecture.features import Feature, Steps, collect, finish
+from blox.zoo.architecture.model import TextModel, run_block
 
 
 @dataclass(frozen=True)
-class BERTConfig:
+class BERTConfig(Config):
     """Choices that make a BERT.
 
     Attributes:
@@ -45,7 +47,6 @@ class BERTConfig:
       pool: what the embedding is: 'first' (the first token's state), 'mean' (of the tokens that
         the mask keeps) or 'pooler' (its output).
       normalize: whether the embedding is scaled to length 1.
-      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     vocab_size: int = 30522
@@ -63,29 +64,13 @@ class BERTConfig:
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
-    remat: bool = False
 
-    def __post_init__(self) -> None:
-        check(self, _conditions)
-
-
-def _conditions(config: BERTConfig) -> dict[str, bool]:
-    """What must hold of a config, besides its fields' types."""
-    rates = (config.embed_dropout_rate, config.attention_dropout_rate, config.dropout_rate)
-    return {
-        'positive vocab_size, context and token_types': min(
-            config.vocab_size, config.context, config.token_types
-        )
-        > 0,
-        '0 < depth <= 256': 0 < config.depth <= 256,
-        'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
-        'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
-        f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,
-        'norm_eps > 0': config.norm_eps > 0,
-        "pool 'first', 'mean', or 'pooler' with a pooler": config.pool in ('first', 'mean')
-        or (config.pool == 'pooler' and config.pooler),
-        'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
-    }
+    def conditions(self) -> Mapping[str, bool]:
+        return {
+            **heads_divide_width(self),
+            "pool 'first', 'mean', or 'pooler' with a pooler": self.pool in ('first', 'mean')
+            or (self.pool == 'pooler' and self.pooler),
+        }
 
 
 class BERTOutputs(NamedTuple):
@@ -145,16 +130,17 @@ class Block(Module):
         return self.norm2(params, x + y)
 
 
-class BERT(Module):
+class BERT(TextModel):
     """Token ids [batch, length] to BERTOutputs: the tokens' states and the sequences' embeddings.
 
     `mask` is True or 1 at real tokens and False or 0 at padding, all real if None. `types` says
     which segment a token is of, all of the first if None.
     """
 
+    config: BERTConfig
+
     def __init__(self, graph: Graph, config: BERTConfig) -> None:
-        super().__init__(graph)
-        self.config = config
+        super().__init__(graph, config)
         self.token_embed = Embed(
             graph.child('token_embed'), config.vocab_size, config.width, w_init=_trunc_normal
         )
@@ -170,54 +156,14 @@ class BERT(Module):
         if config.pooler:
             self.pooler = Linear(graph.child('pooler'), config.width, w_init=_trunc_normal)
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shape and dtype of one sequence of one token."""
-        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
-
-    def __call__(
-        self,
-        params: Params,
-        tokens: Int[Array, 'batch length'],
-        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
-        types: Int[Array, 'batch length'] | None = None,
-        *,
-        is_training: bool = False,
-    ) -> tuple[BERTOutputs, Params]:
-        return finish(self._steps(params, tokens, mask, types, is_training))
-
-    def feature_info(self) -> tuple[Feature, ...]:
-        """What `features` gives: 'embed', 'block0' and so on, 'embedding'."""
-        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'embedding')
-        return tuple(Feature(name, self.config.width) for name in names)
-
-    def features(
-        self,
-        params: Params,
-        tokens: Int[Array, 'batch length'],
-        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
-        types: Int[Array, 'batch length'] | None = None,
-        *,
-        names: Sequence[str] | None = None,
-    ) -> tuple[dict[str, jax.Array], Params]:
-        """Intermediates by name: states [batch, length, width], and the sequences' embeddings.
-
-        Nothing is run that comes after the last of `names`; None stands for all.
-        """
-        steps = self._steps(params, tokens, mask, types, False)
-        found, params = collect(steps, self.feature_info(), names)
-        if 'embedding' in found:
-            found['embedding'] = found['embedding'].embedding
-        return found, params
-
     def _steps(
         self,
         params: Params,
         tokens: jax.Array,
-        mask: jax.Array | None,
-        types: jax.Array | None,
         is_training: bool,
-    ) -> Iterator[tuple[str, Any, Params]]:
-        """The computation, one named step after the other; the last gives all outputs."""
+        mask: jax.Array | None = None,
+        types: jax.Array | None = None,
+    ) -> Steps:
         self._check(tokens, mask=mask, types=types)
         mask = jnp.ones_like(tokens, bool) if mask is None else mask.astype(bool)
         types = jnp.zeros_like(tokens) if types is None else types
@@ -225,7 +171,7 @@ class BERT(Module):
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'embed', x, params
         for i, block in enumerate(self.blocks):
-            call = block_call(block, self.config, is_training=is_training)
+            call = run_block(block, self.config, is_training=is_training)
             x, params = call(params, x, mask[:, None, None])
             yield f'block{i}', x, params
         pooled = None
@@ -272,6 +218,42 @@ class BERT(Module):
             embedding = x[:, 0] if pooled is None or self.config.pool == 'first' else pooled
         return _normalized(embedding) if self.config.normalize else embedding
 
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
+        types: Int[Array, 'batch length'] | None = None,
+        *,
+        is_training: bool = False,
+    ) -> tuple[BERTOutputs, Params]:
+        """Return BERTOutputs; `mask` and `types` are as the class says."""
+        return finish(self._steps(params, tokens, is_training, mask, types))
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Return 'embed', 'block0' and so on, and 'embedding', one for each sequence."""
+        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'embedding')
+        return tuple(Feature(name, self.config.width) for name in names)
+
+    def features(  # pyright: ignore[reportIncompatibleMethodOverride]  # The mask before the names.
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
+        types: Int[Array, 'batch length'] | None = None,
+        *,
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Params]:
+        """Return intermediates by name: states [batch, length, width], and the sequences' embeddings.
+
+        Nothing is run that comes after the last of `names`; None stands for all.
+        """
+        steps = self._steps(params, tokens, False, mask, types)
+        found, params = collect(steps, self.feature_info(), names)
+        if 'embedding' in found:
+            found['embedding'] = found['embedding'].embedding
+        return found, params
+
 
 def _masked_mean(
     x: Float[Array, 'batch length width'], mask: Bool[Array, 'batch length']
@@ -298,4 +280,4 @@ VARIANTS = {
     'minilm-l12': BERTConfig(width=384, depth=12, mlp_dim=1536, pool='mean', normalize=True),
 }
 
-FAMILY = Family('bert', 'sentence-embedding', BERTConfig, BERT, VARIANTS, fresh={})
+FAMILY = Family('bert', 'sentence-embedding', BERTConfig, BERT, VARIANTS)

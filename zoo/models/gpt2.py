@@ -8,7 +8,7 @@ without scaling or scaled by depth too, a head of its own. A key-value cache mak
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,12 +29,14 @@ from blox.layers import (
 )
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.architecture.family import Family, check
-from blox.zoo.architecture.features import Feature, block_call, collect, finish
+from blox.zoo.architecture.config import Config, heads_divide_width
+from blox.zoo.architecture.family import Family
+from blox.zoo.architecture.features import Feature, Steps
+from blox.zoo.architecture.model import TextModel, run_block
 
 
 @dataclass(frozen=True)
-class GPT2Config:
+class GPT2Config(Config):
     """Choices that make a GPT-2.
 
     Attributes:
@@ -43,7 +45,6 @@ class GPT2Config:
       scale_attention: whether attention's inner products are divided by sqrt(head_dim).
       scale_attention_by_depth: whether block i's are divided by i + 1 too.
       tied_head: whether the token table is the head as well.
-      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     vocab_size: int = 50257
@@ -60,24 +61,9 @@ class GPT2Config:
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
-    remat: bool = False
 
-    def __post_init__(self) -> None:
-        check(self, _conditions)
-
-
-def _conditions(config: GPT2Config) -> dict[str, bool]:
-    """What must hold of a config, besides its fields' types."""
-    rates = (config.embed_dropout_rate, config.attention_dropout_rate, config.dropout_rate)
-    return {
-        'positive vocab_size and context': min(config.vocab_size, config.context) > 0,
-        '0 < depth <= 256': 0 < config.depth <= 256,
-        'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
-        'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
-        f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,
-        'norm_eps > 0': config.norm_eps > 0,
-        'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
-    }
+    def conditions(self) -> Mapping[str, bool]:
+        return heads_divide_width(self)
 
 
 class GPT2State(NamedTuple):
@@ -151,12 +137,13 @@ class Block(Module):
         return x + y, params
 
 
-class GPT2(Module):
+class GPT2(TextModel):
     """Token ids [batch, length] to logits [batch, length, vocab_size] for the token that follows."""
 
+    config: GPT2Config
+
     def __init__(self, graph: Graph, config: GPT2Config) -> None:
-        super().__init__(graph)
-        self.config = config
+        super().__init__(graph, config)
         self.token_embed = Embed(
             graph.child('token_embed'), config.vocab_size, config.width, w_init=_normal
         )
@@ -174,47 +161,7 @@ class GPT2(Module):
                 graph.child('head'), config.vocab_size, use_bias=False, w_init=_normal
             )
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shape and dtype of one sequence of one token."""
-        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
-
-    def __call__(
-        self,
-        params: Params,
-        tokens: Int[Array, 'batch length'],
-        *,
-        is_training: bool = False,
-    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
-        return finish(self._steps(params, tokens, is_training))
-
-    def feature_info(self) -> tuple[Feature, ...]:
-        """What `features` gives: 'embed', 'block0' and so on, 'pre_logits'."""
-        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'pre_logits')
-        return tuple(Feature(name, self.config.width) for name in names)
-
-    def features(
-        self,
-        params: Params,
-        tokens: Int[Array, 'batch length'],
-        names: Sequence[str] | None = None,
-    ) -> tuple[dict[str, Float[Array, 'batch length width']], Params]:
-        """States by name; 'pre_logits' is normalized, those before are not.
-
-        Nothing is run that comes after the last of `names`; None stands for all.
-        """
-        return collect(self._steps(params, tokens, False), self.feature_info(), names)
-
-    def logits(
-        self, params: Params, x: Float[Array, 'batch length width']
-    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
-        """What the head makes of states after the last block, or before it: a logit lens."""
-        x, params = self.norm(params, x)
-        return self._head(params, x)
-
-    def _steps(
-        self, params: Params, tokens: jax.Array, is_training: bool
-    ) -> Iterator[tuple[str, jax.Array, Params]]:
-        """The computation, one named step after the other."""
+    def _steps(self, params: Params, tokens: jax.Array, is_training: bool) -> Steps:
         if tokens.shape[1] > self.config.context:
             raise ValueError(
                 f'{self.path!r} sees at most {self.config.context} tokens, found {tokens.shape[1]}'
@@ -223,15 +170,22 @@ class GPT2(Module):
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'embed', x, params
         for i, block in enumerate(self.blocks):
-            x, params = block_call(block, self.config, is_training=is_training)(params, x)
+            x, params = run_block(block, self.config, is_training=is_training)(params, x)
             yield f'block{i}', x, params
         x, params = self.norm(params, x)
         yield 'pre_logits', x, params
         x, params = self._head(params, x)
         yield 'logits', x, params
 
+    def logits(
+        self, params: Params, x: Float[Array, 'batch length width']
+    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        """Return what the head makes of states after the last block, or before it: a logit lens."""
+        x, params = self.norm(params, x)
+        return self._head(params, x)
+
     def initial_state(self, batch_size: int, room: int = 0, dtype: Any = jnp.float32) -> GPT2State:
-        """An empty state with room for `room` tokens of each sequence, `context` if 0."""
+        """Return an empty state with room for `room` tokens of each sequence, `context` if 0."""
         room = room or self.config.context
         caches = tuple(block.attn.initial_state(batch_size, room, dtype) for block in self.blocks)
         return GPT2State(jnp.zeros((batch_size,), jnp.int32), caches)
@@ -243,7 +197,7 @@ class GPT2(Module):
         state: GPT2State,
         lengths: Int[Array, ' batch'] | None = None,
     ) -> tuple[tuple[Float[Array, 'batch length vocab'], GPT2State], Params]:
-        """Logits for the next one or several tokens of each sequence, and the state after them.
+        """Return logits for the next one or several tokens of each sequence, and the state after them.
 
         Where sequences go on by fewer tokens than others, `lengths` says by how many; the
         tokens after those are padding, and their logits mean nothing. Going on past the state's
@@ -279,6 +233,11 @@ class GPT2(Module):
             return self.token_embed.attend(params, x)
         return self.head(params, x)
 
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Return 'embed', 'block0' and so on, and 'pre_logits', which alone is normalized."""
+        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'pre_logits')
+        return tuple(Feature(name, self.config.width) for name in names)
+
 
 def _size(width: int, depth: int, heads: int) -> GPT2Config:
     return GPT2Config(width=width, depth=depth, heads=heads, mlp_dim=4 * width)
@@ -292,4 +251,4 @@ VARIANTS = {
     'distilgpt2': _size(768, 6, 12),
 }
 
-FAMILY = Family('gpt2', 'text-generation', GPT2Config, GPT2, VARIANTS, fresh={})
+FAMILY = Family('gpt2', 'text-generation', GPT2Config, GPT2, VARIANTS)

@@ -9,24 +9,25 @@ Supported: basic and bottleneck blocks, widened and grouped 3x3 convolutions, th
 `downsample_in_bottleneck`), and a plain 3x3 stem for small images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
 from blox.layers import BatchNorm, Conv, DropPath, Linear, max_pool
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.architecture.family import Family, cast_like, check
-from blox.zoo.architecture.features import Feature, block_call, collect, finish, map_names
-from blox.zoo.architecture.resizing import adapt_channels
+from blox.zoo.architecture.config import Config
+from blox.zoo.architecture.family import Family, Head, Resized
+from blox.zoo.architecture.features import Feature, Steps
+from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_block
+from blox.zoo.architecture.resizing import resize_channels
 
 
 @dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(Config):
     """Choices that make a ResNet.
 
     Attributes:
@@ -39,7 +40,6 @@ class ResNetConfig:
       stride_on: 'conv2' (v1.5) or 'conv1' (v1): which convolution of a bottleneck has the stride.
       bn_decay: of batch statistics, 1 minus torch's momentum.
       drop_path_rate: of the last block; it grows from 0 with depth.
-      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -56,34 +56,20 @@ class ResNetConfig:
     bn_eps: float = 1e-5
     bn_decay: float = 0.9
     drop_path_rate: float = 0.0
-    remat: bool = False
 
-    def __post_init__(self) -> None:
-        check(self, _conditions)
-
-
-def _conditions(config: ResNetConfig) -> dict[str, bool]:
-    """What must hold of a config, besides its fields' types."""
-    grouped = config.groups == 1 and config.group_width == 64
-    return {
-        'image_size of two positive ints': len(config.image_size) == 2
-        and min(config.image_size) > 0,
-        'in_channels > 0': config.in_channels > 0,
-        'num_classes >= 0': config.num_classes >= 0,
-        "block 'basic' or 'bottleneck'": config.block in ('basic', 'bottleneck'),
-        'as many depths as widths': len(config.depths) == len(config.widths) > 0,
-        'positive depths of at most 256 blocks': all(depth > 0 for depth in config.depths)
-        and sum(config.depths) <= 256,
-        'positive widths': min((*config.widths, config.stem_width)) > 0,
-        'groups and group_width only with bottlenecks': config.block == 'bottleneck' or grouped,
-        'groups and group_width that leave each 3x3 some channels': config.groups > 0
-        and min(config.widths, default=0) * config.group_width >= 64,
-        "stem 'imagenet' or 'small'": config.stem in ('imagenet', 'small'),
-        "stride_on 'conv1' or 'conv2'": config.stride_on in ('conv1', 'conv2'),
-        'bn_eps > 0': config.bn_eps > 0,
-        '0 <= bn_decay <= 1': 0 <= config.bn_decay <= 1,
-        '0 <= drop_path_rate < 1': 0 <= config.drop_path_rate < 1,
-    }
+    def conditions(self) -> Mapping[str, bool]:
+        is_plain = self.groups == 1 and self.group_width == 64
+        return {
+            "block 'basic' or 'bottleneck'": self.block in ('basic', 'bottleneck'),
+            'as many depths as widths': len(self.depths) == len(self.widths),
+            'stem_width > 0': self.stem_width > 0,
+            'groups and group_width only with bottlenecks': self.block == 'bottleneck' or is_plain,
+            'groups and group_width that leave each 3x3 some channels': self.groups > 0
+            and min(self.widths) * self.group_width >= 64,
+            "stem 'imagenet' or 'small'": self.stem in ('imagenet', 'small'),
+            "stride_on 'conv1' or 'conv2'": self.stride_on in ('conv1', 'conv2'),
+            '0 <= bn_decay <= 1': 0 <= self.bn_decay <= 1,
+        }
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.
@@ -210,15 +196,16 @@ def _shortcut(graph: Graph, config: ResNetConfig, width: int, stride: int) -> Co
 _BLOCKS = {'basic': BasicBlock, 'bottleneck': Bottleneck}
 
 
-class ResNet(Module):
+class ResNet(ImageModel):
     """Images [batch, height, width, channels] to logits [batch, num_classes].
 
     With `num_classes=0` there is no head, and the outputs are the pooled features.
     """
 
+    config: ResNetConfig
+
     def __init__(self, graph: Graph, config: ResNetConfig) -> None:
-        super().__init__(graph)
-        self.config = config
+        super().__init__(graph, config)
         small = config.stem == 'small'
         self.stem = ConvNorm(
             graph.child('stem'),
@@ -231,9 +218,27 @@ class ResNet(Module):
         if config.num_classes:
             self.head = Linear(graph.child('head'), config.num_classes)
 
+    def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
+        images = cast_like(images, params, f'{self.stem.path}/conv/w')
+        x, params = self.stem(params, images, is_training=is_training)
+        x = jax.nn.relu(x)
+        yield 'stem', x, params
+        if self.config.stem == 'imagenet':
+            x = max_pool(x, 3, stride=2, padding=1)
+        for s, blocks in enumerate(self.stages):
+            for block in blocks:
+                x, params = run_block(block, self.config, is_training=is_training)(params, x)
+            yield f'stage{s + 1}', x, params
+        x = x.mean((1, 2))
+        yield 'pre_logits', x, params
+        if self.config.num_classes:
+            x, params = self.head(params, x)
+            yield 'logits', x, params
+
     def _stages(self) -> list[list[BasicBlock | Bottleneck]]:
         config, block = self.config, _BLOCKS[self.config.block]
-        total, channels, built = sum(config.depths), config.stem_width, 0
+        rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
+        channels = config.stem_width
         stages = []
         for s, (depth, width) in enumerate(zip(config.depths, config.widths)):
             node = self.graph.child(f'stage{s + 1}')
@@ -247,30 +252,15 @@ class ResNet(Module):
                         width,
                         stride=stride,
                         has_shortcut=stride > 1 or channels != width * block.expansion,
-                        drop_path_rate=config.drop_path_rate * built / max(total - 1, 1),
+                        drop_path_rate=next(rates),
                     )
                 )
                 channels = width * block.expansion
-                built += 1
             stages.append(blocks)
         return stages
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shape and dtype of a batch of one image."""
-        shape = (1, *self.config.image_size, self.config.in_channels)
-        return (jax.ShapeDtypeStruct(shape, jnp.float32),)
-
-    def __call__(
-        self,
-        params: Params,
-        images: Float[Array, 'batch height width channels'],
-        *,
-        is_training: bool = False,
-    ) -> tuple[Float[Array, 'batch classes'], Params]:
-        return finish(self._steps(params, images, is_training))
-
     def feature_info(self) -> tuple[Feature, ...]:
-        """What `features` gives: 'stem', 'stage1' and so on, 'pre_logits'."""
+        """Return 'stem', 'stage1' and so on, which are maps, and 'pre_logits'."""
         config = self.config
         stride, later = (2, 2) if config.stem == 'imagenet' else (1, 1)
         found = [Feature('stem', config.stem_width, (stride, stride))]
@@ -279,49 +269,6 @@ class ResNet(Module):
             channels = width * _BLOCKS[config.block].expansion
             found.append(Feature(f'stage{s + 1}', channels, (stride, stride)))
         return (*found, Feature('pre_logits', found[-1].channels))
-
-    def features(
-        self,
-        params: Params,
-        images: Float[Array, 'batch height width channels'],
-        names: Sequence[str] | None = None,
-    ) -> tuple[dict[str, jax.Array], Params]:
-        """Intermediates by name: maps [batch, height, width, channels], and what the head sees.
-
-        Nothing is run that comes after the last of `names`; None stands for all.
-        """
-        return collect(self._steps(params, images, False), self.feature_info(), names)
-
-    def feature_maps(
-        self,
-        params: Params,
-        images: Float[Array, 'batch height width channels'],
-        out_indices: Sequence[int],
-    ) -> tuple[tuple[Float[Array, 'batch rows columns features'], ...], Params]:
-        """The maps of these indices: 0 is the stem's, 1 the first stage's."""
-        names = map_names(self.feature_info(), out_indices)
-        found, params = self.features(params, images, names)
-        return tuple(found[name] for name in names), params
-
-    def _steps(
-        self, params: Params, images: jax.Array, is_training: bool
-    ) -> Iterator[tuple[str, jax.Array, Params]]:
-        """The computation, one named step after the other."""
-        images = cast_like(images, params, f'{self.stem.path}/conv/w')
-        x, params = self.stem(params, images, is_training=is_training)
-        x = jax.nn.relu(x)
-        yield 'stem', x, params
-        if self.config.stem == 'imagenet':
-            x = max_pool(x, 3, stride=2, padding=1)
-        for s, blocks in enumerate(self.stages):
-            for block in blocks:
-                x, params = block_call(block, self.config, is_training=is_training)(params, x)
-            yield f'stage{s + 1}', x, params
-        x = x.mean((1, 2))
-        yield 'pre_logits', x, params
-        if self.config.num_classes:
-            x, params = self.head(params, x)
-            yield 'logits', x, params
 
 
 _50, _101, _152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
@@ -346,6 +293,6 @@ FAMILY = Family(
     ResNetConfig,
     ResNet,
     VARIANTS,
-    fresh={'num_classes': 'resnet/head/*'},
-    adapted={'in_channels': ('resnet/stem/conv/w', adapt_channels)},
+    head=Head('num_classes', 'resnet/head/*'),
+    resized={'in_channels': Resized('resnet/stem/conv/w', resize_channels)},
 )

@@ -8,7 +8,7 @@ Supported: class-token and average-pooled heads (the latter normalizes after poo
 or none, any image and patch size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -28,13 +28,15 @@ from blox.layers import (
 )
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.architecture.family import Family, cast_like, check
-from blox.zoo.architecture.features import Feature, block_call, collect, finish, map_names
-from blox.zoo.architecture.resizing import adapt_channels, resize_positions
+from blox.zoo.architecture.config import Config, heads_divide_width, patches_tile_image
+from blox.zoo.architecture.family import Family, Head, Resized
+from blox.zoo.architecture.features import Feature, Steps
+from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_block
+from blox.zoo.architecture.resizing import resize_channels, resize_positions
 
 
 @dataclass(frozen=True)
-class ViTConfig:
+class ViTConfig(Config):
     """Choices that make a ViT.
 
     Attributes:
@@ -45,7 +47,6 @@ class ViTConfig:
       activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
       drop_path_rate: of the last block; it grows from 0 with depth.
-      remat: whether a gradient computes blocks again instead of keeping their inner values.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -65,35 +66,15 @@ class ViTConfig:
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
-    remat: bool = False
 
-    def __post_init__(self) -> None:
-        check(self, _conditions)
-
-
-def _conditions(config: ViTConfig) -> dict[str, bool]:
-    """What must hold of a config, besides its fields' types."""
-    sizes = (*config.image_size, *config.patch_size)
-    rates = (config.dropout_rate, config.attention_dropout_rate, config.drop_path_rate)
-    return {
-        'image_size and patch_size of two positive ints': len(config.image_size) == 2
-        and len(config.patch_size) == 2
-        and min(sizes) > 0,
-        'patches that tile the image': all(
-            patch > 0 and image % patch == 0
-            for image, patch in zip(config.image_size, config.patch_size)
-        ),
-        'in_channels > 0': config.in_channels > 0,
-        'num_classes, pre_logits >= 0': min(config.num_classes, config.pre_logits) >= 0,
-        '0 < depth <= 256': 0 < config.depth <= 256,
-        'positive width and mlp_dim': min(config.width, config.mlp_dim) > 0,
-        'heads that divide width': config.heads > 0 and config.width % config.heads == 0,
-        "pool 'avg', or 'cls' with a class token": config.pool == 'avg'
-        or (config.pool == 'cls' and config.class_token),
-        f'activation of {", ".join(ACTIVATIONS)}': config.activation in ACTIVATIONS,
-        'norm_eps > 0': config.norm_eps > 0,
-        'dropout rates in [0, 1)': all(0 <= rate < 1 for rate in rates),
-    }
+    def conditions(self) -> Mapping[str, bool]:
+        return {
+            **patches_tile_image(self),
+            **heads_divide_width(self),
+            'pre_logits >= 0': self.pre_logits >= 0,
+            "pool 'avg', or 'cls' with a class token": self.pool == 'avg'
+            or (self.pool == 'cls' and self.class_token),
+        }
 
 
 _trunc_normal = jax.nn.initializers.truncated_normal(0.02)
@@ -142,15 +123,16 @@ class Block(Module):
         return x + y, params
 
 
-class ViT(Module):
+class ViT(ImageModel):
     """Images [batch, height, width, channels] to logits [batch, num_classes].
 
     With `num_classes=0` there is no head, and the outputs are the pooled features.
     """
 
+    config: ViTConfig
+
     def __init__(self, graph: Graph, config: ViTConfig) -> None:
-        super().__init__(graph)
-        self.config = config
+        super().__init__(graph, config)
         self.patch_embed = Conv(
             graph.child('patch_embed'),
             config.width,
@@ -159,10 +141,9 @@ class ViT(Module):
             padding='VALID',
         )
         self.dropout = Dropout(graph.child('dropout'), config.dropout_rate)
-        last = max(config.depth - 1, 1)
         self.blocks = [
-            Block(graph.child(f'block{i}'), config, drop_path_rate=config.drop_path_rate * i / last)
-            for i in range(config.depth)
+            Block(graph.child(f'block{i}'), config, drop_path_rate=rate)
+            for i, rate in enumerate(drop_path_rates(config.drop_path_rate, config.depth))
         ]
         self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
         if config.pre_logits:
@@ -172,62 +153,12 @@ class ViT(Module):
                 graph.child('head'), config.num_classes, w_init=jax.nn.initializers.zeros
             )
 
-    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Shape and dtype of a batch of one image."""
-        shape = (1, *self.config.image_size, self.config.in_channels)
-        return (jax.ShapeDtypeStruct(shape, jnp.float32),)
-
-    def __call__(
-        self,
-        params: Params,
-        images: Float[Array, 'batch height width channels'],
-        *,
-        is_training: bool = False,
-    ) -> tuple[Float[Array, 'batch classes'], Params]:
-        return finish(self._steps(params, images, is_training))
-
-    def feature_info(self) -> tuple[Feature, ...]:
-        """What `features` gives: 'patch_embed', 'block0' and so on, 'pre_logits'."""
-        width, strides = self.config.width, self.config.patch_size
-        blocks = (Feature(f'block{i}', width, strides) for i in range(self.config.depth))
-        last = Feature('pre_logits', self.config.pre_logits or width)
-        return (Feature('patch_embed', width), *blocks, last)
-
-    def features(
-        self,
-        params: Params,
-        images: Float[Array, 'batch height width channels'],
-        names: Sequence[str] | None = None,
-    ) -> tuple[dict[str, jax.Array], Params]:
-        """Intermediates by name: states [batch, tokens, width], and what the head sees.
-
-        Nothing is run that comes after the last of `names`; None stands for all.
-        """
-        return collect(self._steps(params, images, False), self.feature_info(), names)
-
-    def feature_maps(
-        self,
-        params: Params,
-        images: Float[Array, 'batch height width channels'],
-        out_indices: Sequence[int],
-    ) -> tuple[tuple[Float[Array, 'batch rows columns features'], ...], Params]:
-        """The states after blocks of these indices, as maps of the patches."""
-        names = map_names(self.feature_info(), out_indices)
-        found, params = self.features(params, images, names)
-        rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))
-        shape = (images.shape[0], rows, columns, self.config.width)
-        first = int(self.config.class_token)
-        return tuple(found[name][:, first:].reshape(shape) for name in names), params
-
-    def _steps(
-        self, params: Params, images: jax.Array, is_training: bool
-    ) -> Iterator[tuple[str, jax.Array, Params]]:
-        """The computation, one named step after the other."""
-        x, params = self._embed(params, images)
+    def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
+        x, params = self._embed(params, cast_like(images, params, f'{self.patch_embed.path}/w'))
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'patch_embed', x, params
         for i, block in enumerate(self.blocks):
-            x, params = block_call(block, self.config, is_training=is_training)(params, x)
+            x, params = run_block(block, self.config, is_training=is_training)(params, x)
             yield f'block{i}', x, params
         x, params = self._pool(params, x)
         if self.config.pre_logits:
@@ -246,7 +177,6 @@ class ViT(Module):
             raise ValueError(
                 f'{self.path!r} expects images of {config.image_size}, found {images.shape[1:3]}'
             )
-        images = cast_like(images, params, f'{self.patch_embed.path}/w')
         x, params = self.patch_embed(params, images)
         x = x.reshape(x.shape[0], -1, config.width)  # [batch, patches, width]
         if config.class_token:
@@ -266,6 +196,18 @@ class ViT(Module):
             return self.norm(params, x[:, int(self.config.class_token) :].mean(1))
         # LayerNorm treats tokens one by one, so only the class token needs it.
         return self.norm(params, x[:, 0])
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Return 'patch_embed', 'block0' and so on, whose tokens are a map, and 'pre_logits'."""
+        width, strides = self.config.width, self.config.patch_size
+        blocks = (Feature(f'block{i}', width, strides) for i in range(self.config.depth))
+        last = Feature('pre_logits', self.config.pre_logits or width)
+        return (Feature('patch_embed', width), *blocks, last)
+
+    def _as_map(self, x: Float[Array, 'batch tokens width']) -> jax.Array:
+        rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))
+        patches = x[:, int(self.config.class_token) :]
+        return patches.reshape(x.shape[0], rows, columns, self.config.width)
 
 
 def _size(width: int, depth: int, heads: int, patch: int) -> ViTConfig:
@@ -288,9 +230,9 @@ FAMILY = Family(
     ViTConfig,
     ViT,
     VARIANTS,
-    fresh={'num_classes': 'vit/head/*'},
-    adapted={
-        'image_size': ('vit/pos_embed', resize_positions),
-        'in_channels': ('vit/patch_embed/w', adapt_channels),
+    head=Head('num_classes', 'vit/head/*'),
+    resized={
+        'image_size': Resized('vit/pos_embed', resize_positions),
+        'in_channels': Resized('vit/patch_embed/w', resize_channels),
     },
 )

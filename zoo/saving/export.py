@@ -25,9 +25,8 @@ def export(
     the labels, preprocessing and tokenizer too. Where a crop leaves an odd number of pixels it
     is as the other library rounds. Raises ValueError where that cannot express the model.
     """
-    family_of(model)
     check_fit(model, params)
-    classes = getattr(model.config, 'num_classes', 0)
+    classes = family_of(model).count_classes(model.config)
     if card and card.labels and len(card.labels) != classes:
         raise ValueError(
             f'expected a card with {classes} labels, as many as classes, found '

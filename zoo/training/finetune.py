@@ -17,7 +17,7 @@ from blox.lora import is_adapted, merge_lora, save_lora
 from blox.params import Params
 from blox.zoo.catalog.card import Card
 from blox.zoo.loading.load import init, load, read_card
-from blox.zoo.models import family_of
+from blox.zoo.models import families, family_of
 from blox.zoo.saving.save import save
 from blox.zoo.training import curves
 from blox.zoo.training.data import Data
@@ -113,11 +113,14 @@ def load_for_classes(
     if card.labels == tuple(labels):
         model, params = load(name_or_path, dtype=jnp.float32, seed=seed)
         return model, params.unfreeze(), card
-    model, params = load(name_or_path, dtype=jnp.float32, seed=seed, num_classes=len(labels))
-    head = family_of(model).fresh['num_classes']
+    head = families()[card.family].head
+    if head is None:
+        raise ValueError(f'{card.name!r} is for {card.task}: it has no head for classes')
+    classes: dict[str, Any] = {head.field: len(labels)}
+    model, params = load(name_or_path, dtype=jnp.float32, seed=seed, **classes)
     # As many other classes leave the head as it is.
-    drawn = jax.jit(lambda: init(model, seed).partition(head)[0])()
-    change = f'{head} started anew for {len(labels)} other classes'
+    drawn = jax.jit(lambda: init(model, seed).partition(head.pattern)[0])()
+    change = f'{head.pattern} started anew for {len(labels)} other classes'
     card = dataclasses.replace(
         card,
         config=model.config,
@@ -189,7 +192,7 @@ def _check(model: Any, data: Data) -> None:
     expected = 'image-classification' if data.labels else 'text-generation'
     if family.task != expected:
         raise ValueError(f'these data are for {expected}, found a model for {family.task}')
-    classes = getattr(model.config, 'num_classes', 0)
+    classes = family.count_classes(model.config)
     if data.labels and classes != len(data.labels):
         raise ValueError(
             f'expected a model of {len(data.labels)} classes, found {classes}: '

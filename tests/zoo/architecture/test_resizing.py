@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from blox.zoo.architecture.resizing import adapt_channels, resize_positions
+from blox.zoo.architecture.resizing import resize_channels, resize_positions
 from blox.zoo.models.resnet import ResNetConfig
 from blox.zoo.models.vit import ViTConfig
 
@@ -166,7 +166,7 @@ def test_the_dtype_stays_and_is_rounded_to_once(layout, dtype):
 
 
 def adapted(w, count, family=ResNetConfig):
-    return adapt_channels(w, family(), family(in_channels=count), 'timm')
+    return resize_channels(w, family(), family(in_channels=count), 'timm')
 
 
 @pytest.mark.parametrize('family', [ResNetConfig, ViTConfig])

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from blox.converters.fields import one_of
-from blox.converters.rules import Rule
+from blox.converters.mapping.fields import one_of
+from blox.converters.mapping.rules import Rule
+from blox.converters.mapping.transforms import HWIO, T, Transform, merge, transpose
 from blox.converters.sources.source import Source
-from blox.converters.transforms import HWIO, T, Transform, merge, transpose
 
 # Outputs of torch's convolutions, [batch, channels, height, width], as ours are.
 NHWC = transpose(0, 2, 3, 1)

@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from blox.converters.fields import Field
-from blox.converters.libraries import Library
+from blox.converters.mapping.fields import Field
+from blox.converters.mapping.libraries import Library
+from blox.converters.mapping.transforms import IDENTITY, Transform
 from blox.converters.sources.source import Source
-from blox.converters.transforms import IDENTITY, Transform
 from blox.param import RNG
 from blox.params import Params
 

@@ -168,7 +168,7 @@ def one_of(values: Mapping[Any, Any]) -> Via:
         except (KeyError, TypeError):
             raise ValueError(f'of {", ".join(map(repr, table))}') from None
 
-    back = {ours: theirs for theirs, ours in reversed(values.items())}
+    back = {ours: theirs for theirs, ours in reversed(list(values.items()))}
     return Via(lambda value, known: pick(values, value), lambda value, known: pick(back, value))
 
 

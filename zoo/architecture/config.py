@@ -1,0 +1,114 @@
+"""The base of all configs: fields of one name have one meaning, and so one condition, everywhere."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from blox.layers import ACTIVATIONS
+
+_KINDS = {
+    bool: 'true or false',
+    int: 'an integer below 2**31',
+    float: 'a finite number',
+    str: 'a text',
+    tuple: 'a sequence of integers below 2**31',
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Choices that make a model: every field has a value, and a default of its type.
+
+    A family's config adds its fields, and in `conditions` what must hold of them together.
+
+    Attributes:
+      remat: whether a gradient computes blocks again instead of keeping their inner values.
+    """
+
+    remat: bool = dataclasses.field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError that names what does not hold.
+
+        Conditions are looked at only if every field has its type.
+        """
+        fields = {field.name: field.default for field in dataclasses.fields(self)}
+        wrong = [
+            f'{name} {_KINDS[type(default)]}'
+            for name, default in fields.items()
+            if not _is_like(getattr(self, name), default)
+        ]
+        wrong = wrong or [
+            f'{name} {clause}'
+            for name in fields
+            for clause, holds in (_condition(name),)
+            if not holds(getattr(self, name))
+        ]
+        wrong = wrong or [clause for clause, holds in self.conditions().items() if not holds]
+        if wrong:
+            raise ValueError(f'{type(self).__name__}: expected {"; ".join(wrong)}; found {self}')
+
+    def conditions(self) -> Mapping[str, bool]:
+        """Return what must hold of fields together, in words, and whether it does."""
+        return {}
+
+
+def _is_like(value: Any, default: Any) -> bool:
+    """Return whether `value` has the type of `default`; an int may stand for a float."""
+    if type(default) is tuple:
+        return type(value) is tuple and all(_is_like(item, default[0]) for item in value)
+    if type(default) is int:
+        # Larger ones overflow somewhere on the way to a shape, each time in another place.
+        return type(value) is int and abs(value) < 2**31
+    if type(default) is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
+
+
+_Condition = tuple[str, Callable[[Any], bool]]
+
+_SIZE: _Condition = ('> 0', lambda size: size > 0)
+_COUNT: _Condition = ('>= 0', lambda count: count >= 0)
+_PAIR: _Condition = ('of two positive ints', lambda pair: len(pair) == 2 and min(pair) > 0)
+_RATE: _Condition = ('in [0, 1)', lambda rate: 0 <= rate < 1)
+_ANY: _Condition = ('', lambda value: True)
+
+_CONDITIONS: Mapping[str, _Condition] = {
+    'activation': (f'of {", ".join(ACTIVATIONS)}', lambda name: name in ACTIVATIONS),
+    'context': _SIZE,
+    'depth': ('in [1, 256]', lambda depth: 0 < depth <= 256),
+    'depths': (
+        'positive, of at most 256 blocks',
+        lambda depths: min(depths, default=0) > 0 and sum(depths) <= 256,
+    ),
+    'heads': _SIZE,
+    'image_size': _PAIR,
+    'in_channels': _SIZE,
+    'mlp_dim': _SIZE,
+    'num_classes': _COUNT,
+    'patch_size': _PAIR,
+    'token_types': _SIZE,
+    'vocab_size': _SIZE,
+    'width': _SIZE,
+    'widths': ('positive', lambda widths: min(widths, default=0) > 0),
+}
+
+
+def _condition(name: str) -> _Condition:
+    """Return what must hold of a field of this name."""
+    if name.endswith('_rate'):
+        return _RATE
+    return _SIZE if name.endswith('_eps') else _CONDITIONS.get(name, _ANY)
+
+
+def heads_divide_width(config: Any) -> dict[str, bool]:
+    """Return the condition that all transformers share."""
+    return {'heads that divide width': config.width % config.heads == 0}
+
+
+def patches_tile_image(config: Any) -> dict[str, bool]:
+    """Return the condition of models that cut images into patches."""
+    sizes = zip(config.image_size, config.patch_size)
+    return {'patches that tile the image': all(image % patch == 0 for image, patch in sizes)}

@@ -1,0 +1,149 @@
+"""The bases of all models: what is made of one generator of named steps."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from blox.graph import Graph
+from blox.module import Module
+from blox.params import Params
+from blox.zoo.architecture.features import Feature, Steps, collect, finish, map_names
+
+
+class ZooModel(Module):
+    """A model of the zoo: a config, and a computation in named steps.
+
+    A subclass has its modules in the constructor, and right below it `_steps`, which yields the
+    name, value and Params after each step; the last value is the output. `feature_info` says
+    which of the steps `features` shows.
+    """
+
+    def __init__(self, graph: Graph, config: Any) -> None:
+        super().__init__(graph)
+        self.config = config
+
+    if TYPE_CHECKING:
+        # What `bx.zoo.load` returns has modules and methods of its family besides.
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        """Return the model's outputs and its Params; see the class for what goes in."""
+        raise NotImplementedError(f'{type(self).__name__} defines no __call__')
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Return shape and dtype of the smallest inputs, for `bx.init` and `bx.spec`."""
+        raise NotImplementedError(f'{type(self).__name__} defines no example_inputs')
+
+    def feature_info(self) -> tuple[Feature, ...]:
+        """Return names, channels and strides of what `features` gives, in the order of computing."""
+        raise NotImplementedError(f'{type(self).__name__} defines no feature_info')
+
+    def features(self, params: Params, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], Params]:
+        """Return intermediates by name; nothing is run that comes after the last of `names`."""
+        raise NotImplementedError(f'{type(self).__name__} defines no features')
+
+
+class ImageModel(ZooModel):
+    """A model of images [batch, height, width, channels], scaled as its preprocessor does."""
+
+    def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
+        """Compute, one named step after the other."""
+        raise NotImplementedError(f'{type(self).__name__} defines no _steps')
+
+    def __call__(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch outputs'], Params]:
+        """Return logits [batch, num_classes]; without a head, the pooled features."""
+        return finish(self._steps(params, images, is_training))
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Return shape and dtype of a batch of one image."""
+        shape = (1, *self.config.image_size, self.config.in_channels)
+        return (jax.ShapeDtypeStruct(shape, jnp.float32),)
+
+    def features(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, jax.Array], Params]:
+        """Return intermediates by name, as `feature_info` lists them; all if `names` is None.
+
+        Maps are [batch, height, width, channels], tokens [batch, tokens, width]; the last is what
+        the head sees. Nothing is run that comes after the last of `names`.
+        """
+        return collect(self._steps(params, images, False), self.feature_info(), names)
+
+    def feature_maps(
+        self,
+        params: Params,
+        images: Float[Array, 'batch height width channels'],
+        out_indices: Sequence[int],
+    ) -> tuple[tuple[Float[Array, 'batch rows columns features'], ...], Params]:
+        """Return the maps of these indices, counted among the features that have strides."""
+        names = map_names(self.feature_info(), out_indices)
+        found, params = self.features(params, images, names)
+        return tuple(self._as_map(found[name]) for name in names), params
+
+    def _as_map(self, x: jax.Array) -> Float[Array, 'batch rows columns features']:
+        return x
+
+
+class TextModel(ZooModel):
+    """A model of token ids [batch, length]."""
+
+    def _steps(self, params: Params, tokens: jax.Array, is_training: bool) -> Steps:
+        """Compute, one named step after the other."""
+        raise NotImplementedError(f'{type(self).__name__} defines no _steps')
+
+    def __call__(
+        self, params: Params, tokens: Int[Array, 'batch length'], *, is_training: bool = False
+    ) -> tuple[Any, Params]:
+        """Return logits [batch, length, vocab_size] for the token that follows each."""
+        return finish(self._steps(params, tokens, is_training))
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Return shape and dtype of one sequence of one token."""
+        return (jax.ShapeDtypeStruct((1, 1), jnp.int32),)
+
+    def features(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        names: Sequence[str] | None = None,
+    ) -> tuple[dict[str, Float[Array, 'batch length width']], Params]:
+        """Return states by name, as `feature_info` lists them; all if `names` is None.
+
+        Nothing is run that comes after the last of `names`.
+        """
+        return collect(self._steps(params, tokens, False), self.feature_info(), names)
+
+
+def run_block(block: Module, config: Any, **options: Any) -> Callable[..., tuple[Any, Params]]:
+    """Return the call of `block` with `options`.
+
+    If the config says `remat`, its inner values are not kept for the gradient but computed again.
+    """
+    call = partial(block, **options)
+    return jax.checkpoint(call) if config.remat else call
+
+
+def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:
+    """Return `inputs` in the dtype of the parameter at `path`, once that exists.
+
+    Weights decide what a model computes in: bfloat16 ones take float32 images.
+    """
+    return inputs.astype(params[path].dtype) if path in params else inputs
+
+
+def drop_path_rates(last: float, count: int) -> list[float]:
+    """Return the rates of stochastic depth of `count` blocks: from 0, in equal steps, to `last`."""
+    return [last * i / max(count - 1, 1) for i in range(count)]
