@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from blox.zoo.catalog import entries as catalog
+from blox.zoo.catalog.published import published
 from blox.zoo.cli.main import main
 from blox.zoo.models import families
 
@@ -26,7 +27,7 @@ NAMES = sorted(str(page.relative_to(PAGES)) for page in PAGES.rglob('*.md'))
 REFERENCES = frozenset({'equinox', 'flax', 'peft', 'timm', 'torch', 'torchvision', 'transformers'})
 
 # Packages whose files are found by being there: a page may write some.
-_FOUND_BY_FILE = ('zoo.models', 'converters.tables')
+_FOUND_BY_FILE = ('zoo.models', 'converters.tables', 'zoo.catalog.published')
 _FENCE = re.compile(r'^```(\w+)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -108,6 +109,7 @@ def _forget() -> None:
     """Lets the zoo look anew for families."""
     families.cache_clear()
     catalog._variants.cache_clear()
+    published.cache_clear()
 
 
 def write(path: Path, text: str) -> None:

@@ -9,7 +9,8 @@ from blox.paths import natural_key, nearest
 from blox.tensorfile import TensorFile
 from blox.zoo.architecture.family import Family
 from blox.zoo.catalog.card import Card
-from blox.zoo.catalog.published import PUBLISHED, Published
+from blox.zoo.catalog.published import published
+from blox.zoo.catalog.published.row import Published
 from blox.zoo.models import families
 
 WEIGHTS = Path(__file__).parent.parent / 'weights'
@@ -31,7 +32,7 @@ def list_models(pattern: str = '*') -> list[str]:
     >>> list_models('gpt2*')
     ['gpt2', 'gpt2-large', 'gpt2-medium', 'gpt2-pydocs', 'gpt2-xl']
     """
-    names = {*_variants(), *PUBLISHED, *_shipped()}
+    names = {*_variants(), *published(), *_shipped()}
     return sorted(fnmatch.filter(names, pattern), key=natural_key)
 
 
@@ -46,8 +47,8 @@ def card(name: str) -> Card:
     """
     if name in _shipped():
         return Card.from_file(TensorFile(_shipped()[name]))
-    if name in PUBLISHED:
-        return _card_of(PUBLISHED[name])
+    if name in published():
+        return _card_of(published()[name])
     if name in _variants():
         family = _variants()[name]
         return Card(name, family.name, family.variants[name], family.task)

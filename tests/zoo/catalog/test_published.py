@@ -11,15 +11,15 @@ import blox as bx
 from blox.converters import Source, layouts, read_config
 from blox.converters.configs import write_config
 from blox.converters.sources.source import Tensor
-from blox.zoo.catalog.published import PUBLISHED
+from blox.zoo.catalog.published import published
 from blox.zoo.comparing.parity import import_reference
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
 
 FAMILY_OF = {name: family for family in families().values() for name in family.variants}
-ROWS = pytest.mark.parametrize('row', PUBLISHED.values(), ids=PUBLISHED)
+ROWS = pytest.mark.parametrize('row', published().values(), ids=published())
 IMAGE_ROWS = pytest.mark.parametrize(
-    'row', [row for row in PUBLISHED.values() if row.preprocessor], ids=lambda row: row.name
+    'row', [row for row in published().values() if row.preprocessor], ids=lambda row: row.name
 )
 
 # A name for every pattern of sources; \1 and so on are what the pattern matched.
@@ -59,7 +59,7 @@ def config_of(row):
 
 
 def test_every_group_is_whole():
-    sources = Counter(row.source.split('/')[0] for row in PUBLISHED.values())
+    sources = Counter(row.source.split('/')[0] for row in published().values())
     assert sources == {
         'google': 11,
         'timm': 22 + 25,
@@ -74,7 +74,7 @@ def test_every_group_is_whole():
 
 def test_googles_are_those_that_it_published():
     """Base models of patch 32 and 1000 classes exist at 384 alone, and so do large ones."""
-    sources = {row.source for row in PUBLISHED.values() if row.source.startswith('google/')}
+    sources = {row.source for row in published().values() if row.source.startswith('google/')}
     tuned = ('base-patch16-224', 'base-patch16-384', 'base-patch32-384')
     tuned += ('large-patch16-224', 'large-patch16-384', 'large-patch32-384')
     whole = ('base-patch16', 'base-patch32', 'large-patch16', 'large-patch32', 'huge-patch14')
@@ -97,18 +97,18 @@ def test_googles_are_those_that_it_published():
     }.items(),
 )
 def test_names_lead_to_their_sources(name, source):
-    assert PUBLISHED[name].source == source
+    assert published()[name].source == source
 
 
 @ROWS
 def test_names_follow_the_rule(row):
-    assert PUBLISHED[row.name] is row
+    assert published()[row.name] is row
     assert row.name == name_of(row.source)
     assert re.fullmatch(r'[a-z0-9]+(-[a-z0-9]+)*', row.name)
 
 
 def test_no_two_names_share_a_source():
-    assert len({row.source for row in PUBLISHED.values()}) == len(PUBLISHED)
+    assert len({row.source for row in published().values()}) == len(published())
 
 
 @ROWS
@@ -162,7 +162,7 @@ def test_preprocessors_make_what_the_model_sees(row):
     ],
 )
 def test_images_are_resized_as_the_source_says(name, resize, keep_ratio, interpolation):
-    found = PUBLISHED[name].preprocessor
+    found = published()[name].preprocessor
     assert found is not None
     assert (found.resize, found.keep_ratio) == ((resize, resize), keep_ratio)
     assert found.interpolation == interpolation
@@ -185,7 +185,7 @@ def test_vits_in_hugging_faces_layout_have_its_small_epsilon(row):
     'name', ['vit-b16-in21k', 'vit-b32-in21k', 'vit-l16-in21k', 'vit-l32-in21k', 'vit-h14-in21k']
 )
 def test_googles_in21k_models_end_in_a_pooler_of_their_width(name):
-    config = config_of(PUBLISHED[name])
+    config = config_of(published()[name])
     assert (config.num_classes, config.pre_logits) == (0, config.width)
 
 
@@ -199,7 +199,7 @@ def timm():
 
 
 TIMM_ROWS = pytest.mark.parametrize(
-    'row', [row for row in PUBLISHED.values() if row.layout == 'timm'], ids=lambda row: row.name
+    'row', [row for row in published().values() if row.layout == 'timm'], ids=lambda row: row.name
 )
 
 
@@ -220,10 +220,10 @@ def test_plain_resnets_are_timms_own_choice(row, timm):
         assert (row.name == row.variant) == (row.source == default.hf_hub_id)
 
 
-@pytest.mark.parametrize('name', [name for name in PUBLISHED if '-augreg' in name])
+@pytest.mark.parametrize('name', [name for name in published() if '-augreg' in name])
 def test_timms_vits_have_as_many_parameters_and_the_same_epsilon(name, timm):
-    theirs = timm.create_model(PUBLISHED[name].source.removeprefix('timm/'), device='meta')
-    ours = FAMILY_OF[PUBLISHED[name].variant].build(config_of(PUBLISHED[name]))
+    theirs = timm.create_model(published()[name].source.removeprefix('timm/'), device='meta')
+    ours = FAMILY_OF[published()[name].variant].build(config_of(published()[name]))
     params = bx.spec(ours, *ours.example_inputs()).split_trainable()[0]
     assert params.num_params == sum(value.numel() for value in theirs.parameters())
     assert ours.config.norm_eps == theirs.norm.eps

@@ -21,7 +21,7 @@ import blox as bx
 from blox import CheckpointError, Params
 from blox.converters.convert import external
 from blox.tensorfile import write_tensors
-from blox.zoo.catalog.published import PUBLISHED
+from blox.zoo.catalog.published import published
 from blox.zoo.loading.places import model_spec
 
 TRANSFORMER = {'width': 16, 'depth': 2, 'heads': 2, 'mlp_dim': 32}
@@ -109,7 +109,7 @@ def catalog(exported, monkeypatch):
     """The catalog with the tiny models' sizes under the names that they were made from."""
     for entry, model in (('vit-b16', 'vit-hf'), ('resnet18', 'resnet-hf'), ('gpt2', 'gpt2-hf')):
         overrides = dataclasses.asdict(exported[model][0].config)
-        monkeypatch.setitem(PUBLISHED, entry, PUBLISHED[entry]._replace(overrides=overrides))
+        monkeypatch.setitem(published(), entry, published()[entry]._replace(overrides=overrides))
 
 
 def bits(params):

@@ -20,7 +20,7 @@ from test_foreign import FOLDERS, IMAGES, bits, message, shard, tiny
 import blox as bx
 from blox import CheckpointError
 from blox.tensorfile import TensorFile
-from blox.zoo.catalog.published import PUBLISHED
+from blox.zoo.catalog.published import published as rows
 from blox.zoo.loading import foreign
 
 REPO, WEIGHTS = 'org/vit', 'model.safetensors'
@@ -211,8 +211,8 @@ def test_two_revisions_at_once_are_refused(server):
 def published(repos, monkeypatch):
     """'vit-b16' of the catalog, published in REPO."""
     overrides = dataclasses.asdict(repos[REPO][0].config)
-    row = PUBLISHED['vit-b16']._replace(source=REPO, overrides=overrides)
-    monkeypatch.setitem(PUBLISHED, 'vit-b16', row)
+    row = rows()['vit-b16']._replace(source=REPO, overrides=overrides)
+    monkeypatch.setitem(rows(), 'vit-b16', row)
     return row
 
 

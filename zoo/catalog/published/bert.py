@@ -1,0 +1,26 @@
+"""Published BERTs, by their names at the source, without version and `-uncased`."""
+
+from blox.zoo.catalog.published.row import Published, group
+
+ROWS: tuple[Published, ...] = (
+    *group(
+        {
+            'bert-base': ('bert-base', 'google-bert/bert-base-uncased'),
+            'bert-large': ('bert-large', 'google-bert/bert-large-uncased'),
+        },
+        layout='hf',
+        license='apache-2.0',
+        paper='arXiv:1810.04805',
+        summary='BooksCorpus and English Wikipedia, in lower case',
+    ),
+    *group(
+        {
+            'all-minilm-l6': ('minilm-l6', 'sentence-transformers/all-MiniLM-L6-v2'),
+            'all-minilm-l12': ('minilm-l12', 'sentence-transformers/all-MiniLM-L12-v2'),
+        },
+        layout='hf',
+        license='apache-2.0',
+        paper='arXiv:1908.10084',
+        summary='MiniLM, then over a billion pairs of sentences',
+    ),
+)

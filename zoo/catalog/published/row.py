@@ -1,0 +1,69 @@
+"""A row of the catalog, and what makes many of them of few lines."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from blox.zoo.inputs.images import ImagePreprocessor
+
+
+class Published(NamedTuple):
+    """A checkpoint that someone published on the Hugging Face Hub.
+
+    Attributes:
+      name: in the catalog.
+      variant: a key of its family's VARIANTS.
+      source: the repository, 'org/name'.
+      layout: 'hf' or 'timm', whose names and shapes its tensors have.
+      license: of the weights, as the source states it.
+      paper: of the architecture or of how it was trained, an arXiv id or an address.
+      summary: what it was trained on, in a line.
+      overrides: config fields in which it differs from the variant.
+      preprocessor: how images become its inputs, None if it takes none.
+    """
+
+    name: str
+    variant: str
+    source: str
+    layout: str
+    license: str
+    paper: str
+    summary: str
+    overrides: Mapping[str, Any] = MappingProxyType({})
+    preprocessor: ImagePreprocessor | None = None
+
+
+def group(rows: Mapping[str, tuple[str, str]], **shared: Any) -> tuple[Published, ...]:
+    """Make rows of name to (variant, source), which have all else in common."""
+    return tuple(Published(name, *row, **shared) for name, row in rows.items())
+
+
+class Statistics(NamedTuple):
+    """The mean and standard deviation of each channel, of pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def square(
+    size: int,
+    resize: int,
+    interpolation: str,
+    statistics: Statistics,
+    *,
+    keep_ratio: bool = False,
+    crop_rounding: str = 'even',
+) -> ImagePreprocessor:
+    """Make the preprocessor of square images, resized to `resize` and cropped to `size`."""
+    return ImagePreprocessor(
+        (size, size),
+        (resize, resize),
+        keep_ratio,
+        interpolation,
+        *statistics,
+        crop_rounding=crop_rounding,
+    )

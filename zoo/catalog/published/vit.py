@@ -1,0 +1,158 @@
+"""Published ViTs.
+
+`vit-b16` is Google's, trained on ImageNet-21k and tuned on ImageNet-1k at 224 x 224; `vit-b16-augreg`
+is timm's copy of Google's later one, `-augreg2` was tuned by timm itself; `deit-b16` is Facebook's.
+`-384` was tuned at 384 x 384, `-in21k` is ImageNet-21k alone.
+"""
+
+from blox.zoo.catalog.published.row import HALF, IMAGENET, Published, group, square
+
+ROWS: tuple[Published, ...] = (
+    *group(
+        {
+            'vit-b16': ('vit-b16', 'google/vit-base-patch16-224'),
+            'vit-l16': ('vit-l16', 'google/vit-large-patch16-224'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'image_size': (224, 224)},
+        preprocessor=square(224, 224, 'bilinear', HALF, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2010.11929',
+        summary='ImageNet-21k, then ImageNet-1k at 224 x 224',
+    ),
+    *group(
+        {
+            'vit-b16-384': ('vit-b16', 'google/vit-base-patch16-384'),
+            'vit-b32-384': ('vit-b32', 'google/vit-base-patch32-384'),
+            'vit-l16-384': ('vit-l16', 'google/vit-large-patch16-384'),
+            'vit-l32-384': ('vit-l32', 'google/vit-large-patch32-384'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'image_size': (384, 384)},
+        preprocessor=square(384, 384, 'bilinear', HALF, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2010.11929',
+        summary='ImageNet-21k, then ImageNet-1k at 384 x 384',
+    ),
+    *group(
+        {
+            'vit-b16-in21k': ('vit-b16', 'google/vit-base-patch16-224-in21k'),
+            'vit-b32-in21k': ('vit-b32', 'google/vit-base-patch32-224-in21k'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'num_classes': 0, 'pre_logits': 768},
+        preprocessor=square(224, 224, 'bilinear', HALF, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2010.11929',
+        summary='ImageNet-21k; features of the pooler, no head',
+    ),
+    *group(
+        {
+            'vit-l16-in21k': ('vit-l16', 'google/vit-large-patch16-224-in21k'),
+            'vit-l32-in21k': ('vit-l32', 'google/vit-large-patch32-224-in21k'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'num_classes': 0, 'pre_logits': 1024},
+        preprocessor=square(224, 224, 'bilinear', HALF, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2010.11929',
+        summary='ImageNet-21k; features of the pooler, no head',
+    ),
+    *group(
+        {
+            'vit-h14-in21k': ('vit-h14', 'google/vit-huge-patch14-224-in21k'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'num_classes': 0, 'pre_logits': 1280},
+        preprocessor=square(224, 224, 'bilinear', HALF, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2010.11929',
+        summary='ImageNet-21k; features of the pooler, no head',
+    ),
+    *group(
+        {
+            'vit-ti16-augreg': ('vit-ti16', 'timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k'),
+            'vit-s16-augreg': ('vit-s16', 'timm/vit_small_patch16_224.augreg_in21k_ft_in1k'),
+            'vit-s32-augreg': ('vit-s32', 'timm/vit_small_patch32_224.augreg_in21k_ft_in1k'),
+            'vit-b8-augreg': ('vit-b8', 'timm/vit_base_patch8_224.augreg_in21k_ft_in1k'),
+            'vit-b16-augreg': ('vit-b16', 'timm/vit_base_patch16_224.augreg_in21k_ft_in1k'),
+            'vit-b32-augreg': ('vit-b32', 'timm/vit_base_patch32_224.augreg_in21k_ft_in1k'),
+            'vit-l16-augreg': ('vit-l16', 'timm/vit_large_patch16_224.augreg_in21k_ft_in1k'),
+        },
+        layout='timm',
+        overrides={'num_classes': 1000, 'image_size': (224, 224)},
+        preprocessor=square(224, 248, 'bicubic', HALF, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2106.10270',
+        summary='ImageNet-21k with more augmentation and regularization, then ImageNet-1k',
+    ),
+    *group(
+        {
+            'vit-ti16-augreg-384': ('vit-ti16', 'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k'),
+            'vit-s16-augreg-384': ('vit-s16', 'timm/vit_small_patch16_384.augreg_in21k_ft_in1k'),
+            'vit-s32-augreg-384': ('vit-s32', 'timm/vit_small_patch32_384.augreg_in21k_ft_in1k'),
+            'vit-b16-augreg-384': ('vit-b16', 'timm/vit_base_patch16_384.augreg_in21k_ft_in1k'),
+            'vit-b32-augreg-384': ('vit-b32', 'timm/vit_base_patch32_384.augreg_in21k_ft_in1k'),
+            'vit-l16-augreg-384': ('vit-l16', 'timm/vit_large_patch16_384.augreg_in21k_ft_in1k'),
+        },
+        layout='timm',
+        overrides={'num_classes': 1000, 'image_size': (384, 384)},
+        preprocessor=square(384, 384, 'bicubic', HALF, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2106.10270',
+        summary='ImageNet-21k with more augmentation and regularization, then ImageNet-1k at 384 x 384',
+    ),
+    *group(
+        {
+            'vit-ti16-augreg-in21k': ('vit-ti16', 'timm/vit_tiny_patch16_224.augreg_in21k'),
+            'vit-s16-augreg-in21k': ('vit-s16', 'timm/vit_small_patch16_224.augreg_in21k'),
+            'vit-s32-augreg-in21k': ('vit-s32', 'timm/vit_small_patch32_224.augreg_in21k'),
+            'vit-b8-augreg-in21k': ('vit-b8', 'timm/vit_base_patch8_224.augreg_in21k'),
+            'vit-b16-augreg-in21k': ('vit-b16', 'timm/vit_base_patch16_224.augreg_in21k'),
+            'vit-b32-augreg-in21k': ('vit-b32', 'timm/vit_base_patch32_224.augreg_in21k'),
+            'vit-l16-augreg-in21k': ('vit-l16', 'timm/vit_large_patch16_224.augreg_in21k'),
+        },
+        layout='timm',
+        overrides={'num_classes': 21843, 'image_size': (224, 224)},
+        preprocessor=square(224, 248, 'bicubic', HALF, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2106.10270',
+        summary='ImageNet-21k with more augmentation and regularization, with its 21843 classes',
+    ),
+    *group(
+        {
+            'vit-b8-augreg2': ('vit-b8', 'timm/vit_base_patch8_224.augreg2_in21k_ft_in1k'),
+            'vit-b16-augreg2': ('vit-b16', 'timm/vit_base_patch16_224.augreg2_in21k_ft_in1k'),
+        },
+        layout='timm',
+        overrides={'num_classes': 1000, 'image_size': (224, 224)},
+        preprocessor=square(224, 248, 'bicubic', HALF, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2106.10270',
+        summary='ImageNet-21k with more augmentation and regularization, then ImageNet-1k anew, by timm',
+    ),
+    *group(
+        {
+            'deit-ti16': ('vit-ti16', 'facebook/deit-tiny-patch16-224'),
+            'deit-s16': ('vit-s16', 'facebook/deit-small-patch16-224'),
+            'deit-b16': ('vit-b16', 'facebook/deit-base-patch16-224'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'image_size': (224, 224)},
+        preprocessor=square(224, 256, 'bicubic', IMAGENET, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2012.12877',
+        summary='ImageNet-1k at 224 x 224, without distillation',
+    ),
+    *group(
+        {
+            'deit-b16-384': ('vit-b16', 'facebook/deit-base-patch16-384'),
+        },
+        layout='hf',
+        overrides={'norm_eps': 1e-12, 'image_size': (384, 384)},
+        preprocessor=square(384, 438, 'bicubic', IMAGENET, crop_rounding='down'),
+        license='apache-2.0',
+        paper='arXiv:2012.12877',
+        summary='ImageNet-1k at 384 x 384, without distillation',
+    ),
+)
