@@ -342,6 +342,17 @@ def test_rms_norm_agrees(x64, row):
     assert_agrees(bx.RMSNorm(layer(), **options), expected, normal(*shape))
 
 
+@pytest.mark.parametrize('shape', [(3, 4), (2, 3, 3, 4)])
+@pytest.mark.usefixtures('x64')
+def test_layer_scale_scales_each_channel(shape):
+    assert_agrees(bx.LayerScale(layer()), lambda p, x: [x * p['scale']], normal(*shape))
+
+
+def test_layer_scale_starts_small():
+    params = bx.init(bx.LayerScale(layer(), 1e-3), jnp.ones((1, 2)))
+    np.testing.assert_array_equal(params['layer/scale'].value, np.full(2, 1e-3, np.float32))
+
+
 @each_rank_and({**AFFINE, 'one-group': {'groups': 1}, 'single-channels': {'groups': 6}})
 def test_group_norm_agrees(x64, row):
     shape, options = row
@@ -755,6 +766,7 @@ LOW = {
     'conv-transpose': ((2, 5, 4, 4), lambda g: bx.ConvTranspose(g, 3, 3, stride=2)),
     'layer-norm': ((2, 3, 4), bx.LayerNorm),
     'rms-norm': ((2, 3, 4), bx.RMSNorm),
+    'layer-scale': ((2, 3, 4), bx.LayerScale),
     'group-norm': ((2, 3, 4), lambda g: bx.GroupNorm(g, 2)),
     'batch-norm': ((2, 3, 4), bx.BatchNorm),
     'batch-norm-training': ((2, 3, 4), lambda g: training(bx.BatchNorm(g))),
