@@ -1,4 +1,4 @@
-"""Models by name, file, folder or repository: create, init, load, save, push."""
+"""Models by name, file, folder or repository: create, init, load, and what is known of them."""
 
 import dataclasses
 import logging
@@ -14,27 +14,24 @@ from jax.sharding import Mesh, PartitionSpec
 from tokenizers import Tokenizer
 
 from blox import paths
+from blox.converters.convert import model_spec
 from blox.module import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
+from blox.zoo.architecture.fit import differences, shapes
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
-from blox.zoo.loading.places import (
-    differences,
-    model_spec,
-    open_checkpoint,
-    shapes,
-)
+from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
 _LOG = logging.getLogger('blox')
 
 
 def create(name: str, **overrides: Any) -> Any:
-    """The model of a catalog name, with config fields changed as named; no parameters.
+    """Make the model of a catalog name, with config fields changed as named; no parameters.
 
     >>> create('vit-b16', num_classes=10).config.num_classes
     10
@@ -45,7 +42,7 @@ def create(name: str, **overrides: Any) -> Any:
 
 
 def init(model: Any, seed: int | jax.Array = 0) -> Params:
-    """Random Params for a model of the zoo."""
+    """Draw random Params for a model of the zoo."""
     return init_module(model, *model.example_inputs(), seed=seed)
 
 
@@ -60,7 +57,7 @@ def load(
     seed: int | jax.Array = 0,
     **overrides: Any,
 ) -> tuple[Any, Params]:
-    """A pretrained model and its Params.
+    """Load a pretrained model and its Params.
 
     `name_or_path` is a name in the catalog, a repository of the Hugging Face Hub ('org/name' or
     'org/name@revision'), a folder as transformers or timm saves it, or a file that `save` wrote.
@@ -86,11 +83,11 @@ def load(
     """
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
-    checkpoint = open_checkpoint(name_or_path, source, revision)
-    stored, family = checkpoint.card, families()[checkpoint.card.family]
+    place = resolve(name_or_path, source, revision)
+    stored, family = place.card, families()[place.card.family]
     config = family.override(stored.config, overrides)
     model = family.build(stored.config)
-    params = checkpoint.read(model, _precise(dtype) if config != stored.config else dtype)
+    params = place.read(model, _precise(dtype) if config != stored.config else dtype)
     if config != stored.config:
         model = family.build(config)
         params = _adapted(params, model, stored, seed)
@@ -112,14 +109,14 @@ def read_card(
     revision: str | None = None,
     **overrides: Any,
 ) -> Card:
-    """The card of what `load` gives for the same arguments, from the checkpoint itself.
+    """Read the card of what `load` gives for the same arguments, from the checkpoint itself.
 
     Its `changes` say what the overrides start anew or resize. Pass it to `save` to keep it.
 
     >>> read_card('vit-digits', num_classes=3).changes
     ('num_classes 10 -> 3: vit/head/* started anew',)
     """
-    found = open_checkpoint(name_or_path, source, revision).card
+    found = resolve(name_or_path, source, revision).card
     config = families()[found.family].override(found.config, overrides)
     changes = found.changes + _changes(found, config)
     labels = found.labels if len(found.labels) == getattr(config, 'num_classes', 0) else ()
@@ -133,7 +130,7 @@ def read_card(
 
 
 def _preprocessor(found: Card, config: Any, overridden: set[str]) -> ImagePreprocessor | None:
-    """That of `found`, for images as `config` has them; None for other channels."""
+    """Return that of `found`, for images as `config` has them; None for other channels."""
     prepare = found.preprocessor
     if prepare is None or ('in_channels' in overridden and len(prepare.mean) != config.in_channels):
         return None
@@ -148,7 +145,7 @@ def preprocessor(
     revision: str | None = None,
     **overrides: Any,
 ) -> ImagePreprocessor:
-    """How a model's images become its inputs: from paths, Pillow images or arrays to a batch.
+    """Return what makes a model's inputs of images: from paths, Pillow images or arrays to a batch.
 
     Arguments are as for `load`: with another `image_size`, images are resized to fit it.
 
@@ -170,7 +167,7 @@ def tokenizer(
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Tokenizer:
-    """A model's tokenizer. Arguments are as for `load`.
+    """Return a model's tokenizer. Arguments are as for `load`.
 
     >>> tokenizer('gpt2-pydocs').encode('for').tokens
     ['for']
@@ -185,13 +182,13 @@ def tokenizer(
 
 
 def _precise(dtype: Any) -> Any:
-    """`dtype`, but float32 for narrower ones: what is resized is rounded once, at the end."""
+    """Return `dtype`, but float32 for narrower ones: what is resized is rounded once, at the end."""
     is_narrow = dtype is not None and jnp.dtype(dtype).itemsize < 4
     return jnp.float32 if is_narrow else dtype
 
 
 def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
-    """`params` of the stored config, for a model with another one."""
+    """Return `params` of the stored config as those of a model with another one."""
     family, config = families()[stored.family], model.config
     fresh = tuple(_changed(stored.config, config, family.fresh).values())
     for path, adapt in _changed(stored.config, config, family.adapted).values():
@@ -204,7 +201,7 @@ def _adapted(params: Params, model: Any, stored: Card, seed: int | jax.Array) ->
 
 
 def _changes(stored: Card, config: Any) -> tuple[str, ...]:
-    """A line for each override that starts weights anew or resizes them."""
+    """Return a line for each override that starts weights anew or resizes them."""
     family = families()[stored.family]
     ways = {field: f'{pattern} started anew' for field, pattern in family.fresh.items()}
     ways |= {field: f'{path} resized' for field, (path, _) in family.adapted.items()}
@@ -215,15 +212,15 @@ def _changes(stored: Card, config: Any) -> tuple[str, ...]:
 
 
 def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What `fields` has for those fields in which the two configs differ."""
+    """Return the entries of `fields` for those in which the two configs differ."""
     return {f: x for f, x in fields.items() if getattr(stored, f) != getattr(wanted, f)}
 
 
 def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
-    """A predicate over paths: what starts anew, which no file decides."""
+    """Return a predicate over the paths that start anew, which no file decides."""
     return lambda path, _: any(paths.matches(p, path) for p in fresh)
 
 
 def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
-    """Initial values of what starts anew, in one program from which XLA drops the rest."""
+    """Draw initial values of what starts anew, in one program from which XLA drops the rest."""
     return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()

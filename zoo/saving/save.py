@@ -1,4 +1,4 @@
-"""A model and its Params as one file."""
+"""Saving a model and its Params as one file."""
 
 import dataclasses
 import os
@@ -8,17 +8,18 @@ from typing import Any
 import jax.numpy as jnp
 
 from blox import checkpoint
+from blox.converters.convert import model_spec
 from blox.param import RNG
 from blox.params import Params
+from blox.zoo.architecture.fit import check_fit, unmarked_state
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.places import check_fit, model_spec, unmarked_state
 from blox.zoo.models import family_of
 
 
 def save(
     path: str | os.PathLike[str], model: Any, params: Params, *, card: Card | None = None
 ) -> None:
-    """Writes a model and its Params to one self-describing .safetensors file, atomically.
+    """Write a model and its Params to one self-describing .safetensors file, atomically.
 
     `card` says more of it: pass `dataclasses.replace(bx.zoo.read_card(name), ...)` to keep the
     preprocessing, labels and tokenizer of the model that this one came from; labels must be as
