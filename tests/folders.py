@@ -18,17 +18,9 @@ from blox.converters.convert import external, model_spec
 
 REPO, WEIGHTS = 'org/vit', 'model.safetensors'
 TRANSFORMER = {'width': 16, 'depth': 2, 'heads': 2, 'mlp_dim': 32}
-
-
 VIT = {'image_size': (8, 12), 'patch_size': 4, 'num_classes': 3, 'norm_eps': 1e-6, **TRANSFORMER}
-
-
 RESNET = {'image_size': 32, 'depths': (1, 1), 'widths': (8, 16), 'num_classes': 3}
-
-
 TEXT = {'vocab_size': 50, 'context': 32, **TRANSFORMER}
-
-
 # By folder: a name in the catalog, what is changed of it, the layout.
 FOLDERS = {
     'vit-hf': ('vit-b16', VIT, 'hf'),
@@ -38,11 +30,7 @@ FOLDERS = {
     'gpt2-hf': ('gpt2', TEXT, 'hf'),
     'bert-hf': ('all-minilm-l6', TEXT, 'hf'),
 }
-
-
 IMAGES = ('vit-hf', 'vit-timm', 'resnet-hf', 'resnet-timm')
-
-
 LABELS = ('cat', 'dog', 'tröll')
 
 

@@ -8,8 +8,6 @@ import numpy as np
 from blox.tensorfile import TensorFile, write_tensors
 
 TRANSFORMER = {'width': 16, 'depth': 1, 'heads': 2, 'mlp_dim': 32}
-
-
 SIZES = {
     'bert': ('minilm-l6', {'vocab_size': 50, 'context': 32, **TRANSFORMER}),
     'gpt2': ('gpt2', {'vocab_size': 50, 'context': 32, **TRANSFORMER}),
@@ -26,6 +24,7 @@ SIZES = {
         },
     ),
 }
+REMOVED = object()
 
 
 def tampered(source, path, card=None, config=None, tensors=None, metadata=None):
@@ -42,9 +41,6 @@ def tampered(source, path, card=None, config=None, tensors=None, metadata=None):
 
 def changed(old, new):
     return {name: value for name, value in {**old, **new}.items() if value is not REMOVED}
-
-
-REMOVED = object()
 
 
 def same(a, b):

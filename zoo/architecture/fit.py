@@ -1,4 +1,4 @@
-"""Whether Params, or a file's tensors, are those of a model: names, shapes, marks."""
+"""Compare Params, or the tensors of a file, with what a model needs: names, shapes, marks."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -17,6 +17,7 @@ from blox.display import format_bytes
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.loading.place import Place
+from blox.zoo.loading.places import resolve
 from blox.zoo.loading.weights import BareWeights
 from blox.zoo.models import families
 
@@ -201,11 +202,11 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
     Example: blox explain my-bert/
              blox explain resnet50.pth --as resnet50
     """
-    place = find(source)
-    if place.is_own:
+    found = find(source)
+    if found.is_own:
         raise ValueError(f'{source!r} is of no other library: there is nothing to explain')
-    if name:
-        place = BareWeights(place.folder, bx.zoo.card(name))
+    # What was downloaded, not what a repository is converted to: that takes the weights.
+    place = BareWeights(found.folder, bx.zoo.card(name)) if name else resolve(found.folder)
     _check_says(place)
     model = families()[place.card.family].build(place.card.config)
     explanation = converters.explain(place.source, model)

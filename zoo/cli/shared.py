@@ -1,4 +1,4 @@
-"""What the commands of `blox` share: their MODEL argument, opening it, and what they say."""
+"""Open the MODEL of a command, and say what a terminal can show: shared by all commands."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Conversions of a repository's files to files of our own, made once and kept in our cache."""
+"""Keep what a repository's files are converted to, under keys that say by what."""
 
 import contextlib
 import functools
@@ -20,8 +20,8 @@ from blox.zoo.models import families
 
 _LOG = logging.getLogger('blox')
 
-# Raise it where something else changes what a conversion holds: the file format, what is read of
-# labels, preprocessing and tokenizers.
+# Raise it when something outside of the converters changes what a conversion holds: the file format,
+# how a model marks its parameters, what is read of labels, preprocessing and tokenizers.
 _VERSION = 1
 
 

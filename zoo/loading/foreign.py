@@ -1,4 +1,4 @@
-"""What folders of transformers, timm or sentence-transformers say of their model."""
+"""Read what folders of transformers, timm or sentence-transformers say of their model."""
 
 import logging
 import re

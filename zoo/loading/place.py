@@ -1,4 +1,4 @@
-"""What every place of a model knows of itself."""
+"""Places of models, and what each knows of itself."""
 
 import abc
 import functools
@@ -23,7 +23,7 @@ class Place(abc.ABC):
 
     @functools.cached_property
     def source(self) -> Source:
-        """Return the names, shapes and files that another library saved here."""
+        """Open the names, shapes and files that another library saved here."""
         return open_source(self.folder)
 
     @abc.abstractmethod

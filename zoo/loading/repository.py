@@ -89,13 +89,11 @@ class Repository(Place):
             file = OwnFile(path)
             # Whatever is wrong with its header comes to light here.
             return file if file.card else None
-        except CheckpointError as error:
+        # Another process may have swept it just now.
+        except (CheckpointError, FileNotFoundError) as error:
             _LOG.warning('%s; converting it again', error)
             with contextlib.suppress(OSError):
                 path.unlink()
-        except FileNotFoundError:
-            # Another version, whose key it has not, swept it.
-            pass
         return None
 
     def _convert(self, folder: Path, path: Path) -> None:

@@ -17,7 +17,7 @@ from scipy.ndimage import zoom
 
 import blox as bx
 
-# What overrides change.
+# What overrides of our own files change.
 
 
 @pytest.mark.parametrize('family', ['vit', 'resnet'])
@@ -84,6 +84,9 @@ def test_an_unknown_field_is_an_error_that_lists_the_known(saved):
         bx.zoo.load(saved['gpt2'][2], layers=2)
 
 
+# How it is placed.
+
+
 def test_dtype_casts_floating_point_values_alone(saved):
     model, params, path = saved['resnet']
     loaded = bx.zoo.load(path, dtype=jnp.bfloat16)[1]
@@ -138,6 +141,9 @@ def test_rules_without_a_mesh_are_refused(saved):
 def test_a_dtype_that_holds_no_weights_is_refused(saved):
     with pytest.raises((TypeError, ValueError), match='int8'):
         bx.zoo.load(saved['gpt2'][2], dtype=jnp.int8)
+
+
+# What overrides of folders change.
 
 
 @pytest.mark.parametrize('name', IMAGES)
@@ -249,6 +255,8 @@ def test_channels_change_from_three_alone(edited):
     with pytest.raises(ValueError, match='in_channels can change from 3 alone, found 1'):
         bx.zoo.load(folder, in_channels=2)
 
+
+# What is said of changes.
 
 CHANGES: dict[str, Any] = {
     'num_classes': (5, 'num_classes 3 -> 5: vit/head/* started anew'),

@@ -115,6 +115,10 @@ def test_a_model_far_beyond_its_file_is_refused_before_it_is_built(
         bx.zoo.load(path)
 
 
+# Headers. The annotations of blox are checked in these tests; for users they are not, so files with
+# wrong headers are opened in a process where they are not either.
+
+
 def config(family, **fields):
     return family, {'config': fields}
 

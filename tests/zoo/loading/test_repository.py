@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 from folders import FOLDERS, IMAGES, REPO, WEIGHTS, bits, files_in, other
 from helpers import message, table
@@ -24,6 +25,9 @@ from blox.zoo.catalog.published import PUBLISHED
 GOLDEN = sorted(
     path.parent for path in (Path(__file__).parents[2] / 'golden').glob('*/config.json')
 )
+
+
+# What a repository gives.
 
 
 @pytest.mark.parametrize('name', [*FOLDERS, 'sharded'])
@@ -82,6 +86,9 @@ def test_overrides_go_with_a_repository(server, repos):
     assert params['vit/head/w'].value.shape == (16, 5)
     assert model.config.image_size == (16, 16)
     assert len(bx.zoo.read_card(REPO, num_classes=5, image_size=16).changes) == 2
+
+
+# Revisions, and how often the Hub is asked.
 
 
 def test_a_second_load_asks_once_for_a_branch_and_never_for_a_commit(server, repos):
@@ -173,6 +180,9 @@ def test_a_source_of_another_model_is_refused_and_both_are_named(server, publish
     assert message(ValueError, lambda: bx.zoo.load('vit-b16', source='org/gpt2-hf')) == said
 
 
+# Conversions.
+
+
 def test_a_conversion_says_where_it_is_from(server, repos, tmp_path):
     bx.zoo.load(REPO)
     (path,) = conversions(tmp_path)
@@ -222,6 +232,16 @@ def test_what_converts_a_family_makes_its_conversions_anew_and_nothing_else_does
     load('converters/transforms.py')
     assert len({first, second, *conversions(tmp_path)}) == 3
     assert bits(params) == bits(bx.zoo.load(REPO)[1])
+
+
+def test_a_repository_is_explained_without_being_converted(server, repos, tmp_path):
+    params = repos[REPO][1]
+    fields = json.loads(commands.printed('explain', REPO, '--json'))
+    assert fields['ok']
+    assert [entry['ours'] for entry in fields['entries']] == [
+        path for path in params if path != 'rng'
+    ]
+    assert conversions(tmp_path) == []
 
 
 def copied(server, folder):
@@ -293,6 +313,9 @@ def test_a_field_that_changes_the_function_is_refused_by_name(server, repos, tmp
     assert conversions(tmp_path) == []
 
 
+# Repositories that do not open.
+
+
 def test_a_repository_that_is_not_there_is_named(server):
     assert "'org/nosuch'" in message(FileNotFoundError, lambda: bx.zoo.load('org/nosuch'))
 
@@ -319,6 +342,8 @@ def test_an_unreachable_hub_is_an_error_or_what_is_known(server, repos, caplog):
     said = message(ConnectionError, lambda: bx.zoo.load('org/gpt2-hf'))
     assert all(part in said for part in ["'org/gpt2-hf'", 'HF_ENDPOINT', 'try again'])
 
+
+# Several processes, and ones that are killed.
 
 SCRIPT = """
 import sys, time

@@ -1,4 +1,4 @@
-"""The Hub's client: who asks, and each of its errors as one sentence that says what to do."""
+"""Ask the Hub, and say of each error in one sentence what to do."""
 
 import contextlib
 from collections.abc import Iterator
@@ -33,6 +33,7 @@ def explained(what: str, repo: str) -> Iterator[None]:
 
 
 def _explanation(error: Exception, what: str, page: str) -> OSError:
+    """Return the error that says so, of the kind that `open` would raise."""
     login = "log in with 'hf auth login' or set HF_TOKEN"
     match error:
         case OfflineModeIsEnabled():

@@ -1,4 +1,4 @@
-"""Files of a snapshot, downloaded and verified."""
+"""Download and verify files of a snapshot."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""Names that become paths and addresses: those that users type, and those that a server sends."""
+"""Check names that become paths and addresses, whether a user typed them or a server sent them."""
 
 import re
 from typing import Any

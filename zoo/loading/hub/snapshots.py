@@ -1,4 +1,4 @@
-"""What a revision of a repository holds, and what was known of it before."""
+"""Resolve what a revision of a repository holds, and remember it."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ _SHA256 = re.compile('[0-9a-f]{64}')
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """What the Hub states of a file: `sha256` if it is in LFS, git's `blob_id` if it is not."""
+    """A file as the Hub states it: `sha256` if it is in LFS, git's `blob_id` if it is not."""
 
     size: int
     sha256: str | None

@@ -1,4 +1,4 @@
-"""Folders as commits to a repository."""
+"""Upload folders as commits to a repository."""
 
 import os
 from pathlib import Path
