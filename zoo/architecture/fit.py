@@ -28,11 +28,7 @@ def check_header(expected: Params, file: TensorFile) -> None:
     """Compare names, shapes and dtypes with the file's header, before any data is read."""
     found = {name: info for name, info in file.tensors.items() if name not in RNG_TENSORS}
     wrong = differences(shapes(expected), {name: info.shape for name, info in found.items()})
-    wrong += [
-        f'{name!r}: expected a floating-point dtype, found {info.dtype}'
-        for name, info in found.items()
-        if not jnp.issubdtype(info.dtype, jnp.floating)
-    ]
+    wrong += not_floating({name: info.dtype for name, info in found.items()})
     if wrong:
         # All of them, however many: whoever mends the file needs the whole list.
         what = 'its tensors do not fit its config: ' + '; '.join(wrong)
@@ -56,6 +52,15 @@ def differences(
         if path in found and expected[path] != found[path]
     ]
     return missing + unexpected + mismatched
+
+
+def not_floating(dtypes: Mapping[str, Any]) -> list[str]:
+    """Return a clause for each path whose dtype holds no weights."""
+    return [
+        f'{path!r}: expected a floating-point dtype, found {dtype}'
+        for path, dtype in dtypes.items()
+        if not jnp.issubdtype(dtype, jnp.floating)
+    ]
 
 
 def unmarked_state(expected: Params, params: Params) -> list[str]:

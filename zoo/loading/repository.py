@@ -52,7 +52,7 @@ class Repository(Place):
 
     @property
     def is_own(self) -> bool:
-        return says_own(self._config)
+        return 'config.json' in self._needed and says_own(self._config)
 
     @functools.cached_property
     def _config(self) -> Mapping[str, Any]:

@@ -5,13 +5,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from blox import checkpoint
 from blox.converters.convert import model_spec
 from blox.param import RNG
 from blox.params import Params
-from blox.zoo.architecture.fit import check_fit, unmarked_state
+from blox.zoo.architecture.fit import check_fit, not_floating, unmarked_state
 from blox.zoo.catalog.card import Card
 from blox.zoo.models import family_of
 
@@ -30,15 +28,9 @@ def save(
         card = Card(Path(path).stem, family.name, model.config, family.task)
     card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
     check_fit(model, params)
-    wrong = [
-        f'{name}: not marked as batch statistics'
-        for name in unmarked_state(model_spec(model), params)
-    ]
-    wrong += [
-        f'{name}: expected a floating-point dtype, found {param.dtype}'
-        for name, param in params.items()
-        if name != RNG and not jnp.issubdtype(param.dtype, jnp.floating)
-    ]
+    unmarked = unmarked_state(model_spec(model), params)
+    wrong = [f'{path}: not marked as batch statistics' for path in unmarked]
+    wrong += not_floating({path: param.dtype for path, param in params.items() if path != RNG})
     if wrong:
         raise ValueError(f'params do not fit {model!r}: ' + '; '.join(wrong))
     checkpoint.save(path, params, card.to_header())

@@ -6,11 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import commands
 import pytest
+from commands import fails, printed
 from folders import FOLDERS, IMAGES, REPO, WEIGHTS, bits, files_in, other
 from helpers import message, table
 from hub_files import SECRET, conversions, downloads, requests
@@ -236,12 +235,18 @@ def test_what_converts_a_family_makes_its_conversions_anew_and_nothing_else_does
 
 def test_a_repository_is_explained_without_being_converted(server, repos, tmp_path):
     params = repos[REPO][1]
-    fields = json.loads(commands.printed('explain', REPO, '--json'))
+    fields = json.loads(printed('explain', REPO, '--json'))
     assert fields['ok']
     assert [entry['ours'] for entry in fields['entries']] == [
         path for path in params if path != 'rng'
     ]
     assert conversions(tmp_path) == []
+
+
+def test_weights_alone_in_a_repository_are_explained_by_name(server, repos, published):
+    server.put('org/bare', {WEIGHTS: repos[REPO][3][WEIGHTS]})
+    assert json.loads(printed('explain', 'org/bare', '--as', 'vit-b16', '--json'))['ok']
+    assert 'name it, as in --as resnet50' in fails('explain', 'org/bare')
 
 
 def copied(server, folder):
@@ -343,64 +348,17 @@ def test_an_unreachable_hub_is_an_error_or_what_is_known(server, repos, caplog):
     assert all(part in said for part in ["'org/gpt2-hf'", 'HF_ENDPOINT', 'try again'])
 
 
-# Several processes, and ones that are killed.
-
-SCRIPT = """
-import sys, time
-import blox as bx
-from blox import checkpoint
-
-save = checkpoint.save
-
-def slow(path, *rest):
-    print('converting', flush=True)
-    save(path, *rest)
-    time.sleep(float(sys.argv[1]))
-
-checkpoint.save = slow
-model, params = bx.zoo.load('org/vit')
-checkpoint.save = save
-bx.zoo.save(sys.argv[2], model, params)
-"""
+# Several processes.
 
 
-def start(server, folder, name, pause=0.0):
-    """Another process that loads REPO, converting so many seconds longer, and saves it here."""
-    return subprocess.Popen(
-        [sys.executable, '-c', SCRIPT, str(pause), str(folder / name)],
-        env={**os.environ, **server.environment(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def printed(process):
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output
-
-
-def test_of_two_processes_one_downloads_and_converts(server, repos, tmp_path):
+def test_of_two_processes_that_load_one_downloads(server, repos, tmp_path):
     names = ['a.safetensors', 'b.safetensors']
-    processes = [start(server, tmp_path, name, 1.0) for name in names]
-    assert sorted(map(printed, processes)) == ['', 'converting\n']
+    code = 'import sys, blox as bx; bx.zoo.save(sys.argv[1], *bx.zoo.load(sys.argv[2]))'
+    environment = {**os.environ, **server.environment(tmp_path)}
+    commands = [[sys.executable, '-c', code, tmp_path / name, REPO] for name in names]
+    processes = [subprocess.Popen(command, env=environment) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     assert len(downloads(server)) == len(set(downloads(server)))
+    assert len(conversions(tmp_path)) == 1
     for name in names:
         assert bits(bx.zoo.load(tmp_path / name)[1]) == bits(repos[REPO][1])
-
-
-def test_after_a_kill_while_it_converts_the_next_one_converts(server, repos, tmp_path):
-    process = start(server, tmp_path, 'a.safetensors', 100)
-    assert process.stdout
-    assert process.stdout.readline() == 'converting\n'
-    deadline = time.monotonic() + 60
-    while not any(path.name.startswith('part-') for path in conversions(tmp_path)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
-    server.log.clear()
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-    assert downloads(server) == []
-    assert [path for path in conversions(tmp_path) if path.name.startswith('part-')] == []
