@@ -53,6 +53,14 @@ def random_params(call, *inputs, dtype=jnp.float64, seed=0):
     return params
 
 
+def message(error, call):
+    """Return what a call's error says, in one line."""
+    with pytest.raises(error) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
 @contextlib.contextmanager
 def promptly(seconds=10):
     """Fails what would wait for ever."""
