@@ -70,14 +70,14 @@ def first_state(params: Params, plan: Plan) -> State:
 def states(model: Any, params: Params, data: Data, plan: Plan, state: State) -> Iterator[State]:
     """Yield the state after each step that is left."""
     _, frozen = divide(params)
-    dtype = plan.dtype or None
+    dtype, optimizer = plan.dtype or None, _optimizer(plan)
     take = functools.partial(train_step, dtype=dtype, is_training=_learns_statistics(params))
     batches = training_batches(data, plan.batch_size, plan.seed, state.step)
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, plan.steps - state.step):
             number = np.uint32(state.step)
             changing, optimized, measured = take(
-                model, _optimizer(plan), state.params, state.optimizer, frozen, *batch, number
+                model, optimizer, state.params, state.optimizer, frozen, *batch, number
             )
             state = state._replace(
                 step=state.step + 1,
