@@ -18,7 +18,7 @@ import blox as bx
 from blox.atomic import atomic_write
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, shown, tokenizer_of
 from blox.zoo.running import batches
-from blox.zoo.training.data import IMAGE_SUFFIXES
+from blox.zoo.training.images import IMAGE_SUFFIXES
 
 # What ends a text, by the tokenizers of GPT-2 and of models made from it.
 _ENDS = ('<|endoftext|>', '</s>', '<eos>')
