@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from blox.adapters import adapted
 from blox.graph import Graph
-from blox.lora import adapted
 from blox.param import Param
 from blox.params import Params, as_key
 

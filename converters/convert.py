@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blox.adapters import is_adapted
 from blox.atomic import atomic_write
 from blox.converters.rules import Entry, Table, plan, respell
 from blox.converters.sources.source import Source, Tensor, open_source, unstacked
 from blox.graph import Graph
-from blox.lora import is_adapted
 from blox.module import spec
 from blox.param import Param
 from blox.params import Params

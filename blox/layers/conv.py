@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from blox.adapters import adapters
 from blox.graph import Graph
-from blox.lora import adapters
 from blox.module import Initializer, Module
 from blox.params import Params
 

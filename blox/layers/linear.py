@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from blox.adapters import adapters
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
-from blox.lora import adapters
 from blox.module import Initializer, Module
 from blox.params import Params
 

@@ -19,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blox.adapters import TAG, Adapter, adapter_entries, adapters, is_adapted
 from blox.atomic import atomic_write
 from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
 from blox.converters.rules import Entry
 from blox.converters.sources.source import Source, open_source
-from blox.lora import TAG, Adapter, adapter_entries, adapters, is_adapted
 from blox.param import Param
 from blox.params import Params
 from blox.tensorfile import fail, write_tensors

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from blox.adapters import TAG
 from blox.converters.convert import layouts, model_spec
 from blox.converters.rules import Entry, Respelling, Table, plan, respell
 from blox.converters.transforms import HWIO, IDENTITY, T, Transform
 from blox.layers import Conv, Embed, Linear
-from blox.lora import TAG
 
 PREFIX = 'base_model.model.'
 # Of an adapted embedding PEFT may save the weight that it adapts too.

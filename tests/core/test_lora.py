@@ -10,7 +10,7 @@ import pytest
 from helpers import layer, normal, random_params, table
 
 import blox as bx
-from blox.lora import adapter_entries
+from blox.adapters import adapter_entries
 
 IMAGE = normal(2, 6, 5, 4)
 LAYERS = {

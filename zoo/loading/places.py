@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from blox import checkpoint, converters, paths
+from blox.adapters import is_adapted
 from blox.checkpoint import RNG_TENSORS
 from blox.converters.convert import model_spec
 from blox.converters.sources.source import Source, open_source
-from blox.lora import is_adapted
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import CheckpointError, TensorFile, fail

@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 
-from blox.lora import is_adapted, merge_lora, save_lora
+from blox.adapters import is_adapted
+from blox.lora import merge_lora, save_lora
 from blox.params import Params
 from blox.zoo.catalog.card import Card
 from blox.zoo.loading.load import init, load, read_card
