@@ -7,6 +7,7 @@ import jax
 
 from blox import paths
 from blox.params import Params
+from blox.wording import some
 
 _Label = TypeVar('_Label')
 
@@ -26,8 +27,9 @@ def labels(params: Params, rules: Mapping[str, _Label]) -> Params:
     """
     chosen = first_matching(params, rules)
     if missing := [path for path in params if path not in chosen]:
-        some = ', '.join(missing[:3]) + (', ...' if len(missing) > 3 else '')
-        raise ValueError(f"no pattern of {list(rules)} matches {some}: end with '**' for the rest")
+        raise ValueError(
+            f"no pattern of {list(rules)} matches {some(missing, 3)}: end with '**' for the rest"
+        )
     return spread(params, chosen)
 
 

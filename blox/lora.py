@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from blox.param import RNG, Param, describe, is_floating
 from blox.params import Params
 from blox.paths import Where
 from blox.tensorfile import TensorFile, fail, parse_json
+from blox.wording import differences, some
 
 # How the path of an adapter's half ends.
 _END = re.compile(rf'_{TAG}_([{"".join(PARTS)}]_)?[ab]$')
@@ -137,8 +138,8 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
         shapes = (f'{name} of {base[name].shape}, found {own[name].shape}' for name in wrong)
         fail(file.path, f'it is for another base: expected {"; ".join(shapes)}')
     kept = base.partition(lambda name, _: name not in own)[0]
-    if wrong := _differences(hashes, _hashes(kept)):
-        fail(file.path, f'its adapters are for another base: {"; ".join(wrong)}')
+    if wrong := differences(hashes, _hashes(kept)):
+        fail(file.path, f'its adapters are for another base: {some(wrong, 4, "; ")}')
     loaded = kept.freeze().merge(own).finalize()
     if wrong := [clause for path in own for clause in _unfit(loaded, path)]:
         fail(file.path, f'adapters that do not fit: {"; ".join(wrong)}')
@@ -180,16 +181,3 @@ def _hashes(params: Params) -> dict[str, str]:
             data = np.ascontiguousarray(param.value).reshape(-1).view(np.uint8)
             found[path] = f'{describe(param.value)} {hashlib.sha256(data.data).hexdigest()}'
     return found
-
-
-def _differences(expected: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
-    """A clause for the first few paths that are missing, unexpected, or hold other values."""
-    wrong = [f'{path}: missing' for path in expected if path not in found]
-    wrong += [f'{path}: unexpected' for path in found if path not in expected]
-    wrong += [
-        f'{path}: expected {str(expected[path])[:32]}..., found {value[:32]}...'
-        for path, value in found.items()
-        if path in expected and expected[path] != value
-    ]
-    more = [f'and {len(wrong) - 4} more'] if len(wrong) > 4 else []
-    return wrong[:4] + more

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.atomic import atomic_write
+from blox.wording import cut, printable
 
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 16 * 2**20
@@ -201,13 +202,8 @@ def fail(path: Path, what: str, tensor: str | None = None, *, most: int = 500) -
 
     No part of it is longer than `most` characters, for a file's own text may be of any length.
     """
-    where = '' if tensor is None else f': tensor {_cut(repr(tensor), most)}'
-    shown = ''.join(char if char.isprintable() else repr(char)[1:-1] for char in _cut(what, most))
-    raise CheckpointError(f'{str(path)!r}{where}: {shown}')
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f'{text[:most]}...'
+    where = '' if tensor is None else f': tensor {cut(repr(tensor), most)}'
+    raise CheckpointError(f'{str(path)!r}{where}: {printable(cut(what, most))}')
 
 
 def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[str, Any], int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from blox.graph import Graph
 from blox.params import Params
+from blox.wording import misfits
 
 
 class Family(NamedTuple):
@@ -45,9 +46,8 @@ class Family(NamedTuple):
         Raises ValueError that names missing and unknown fields.
         """
         names = {field.name for field in dataclasses.fields(self.config)}
-        missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
-        if missing or unknown:
-            raise ValueError(f'{self.name} config: missing {missing}, unknown {unknown}')
+        if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
+            raise ValueError(f'{self.name} config: {"; ".join(wrong)}')
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return self.config(**values)
 

@@ -8,8 +8,9 @@ import click
 import tqdm
 
 import blox as bx
+from blox.wording import printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import shown, status, tokenizer_of
+from blox.zoo.cli.shared import status, tokenizer_of
 from blox.zoo.models import families
 from blox.zoo.training.data import Data
 from blox.zoo.training.resuming import Epoch
@@ -63,27 +64,29 @@ def finetune(
     with status(f'reading {data}'):
         card = bx.zoo.read_card(model)
         found = _read_data(card, model, data, holdout=holdout, seed=seed, flip=flip)
-    print(shown(found.summary))
+    print(printable(found.summary))
     net, params, card = bx.zoo.load_for_classes(model, found.labels, seed=seed)
     if lora:
         params = _with_adapters(params, card, rank or 8, seed)
     params = params.freeze(freeze)
     folder = Path(out).with_suffix('.training')
     if folder.exists():
-        print(f'{shown(folder)}: going on')
+        print(f'{printable(folder)}: going on')
     try:
         bx.zoo.finetune(
             net, params, found, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
         )
     except KeyboardInterrupt:
         what = 'run the same command again to go on' if folder.exists() else 'nothing was kept'
-        click.echo(f'\n{shown(folder)}: {what}', err=True)
+        click.echo(f'\n{printable(folder)}: {what}', err=True)
         raise
     card = bx.zoo.read_card(out)
     print(card.training)
-    print(f'{shown(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items()))
+    print(
+        f'{printable(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items())
+    )
     if lora:
-        print(f'{shown(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
+        print(f'{printable(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
 
 
 def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, flip: bool) -> Data:

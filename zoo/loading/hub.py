@@ -39,6 +39,7 @@ from huggingface_hub.utils import WeakFileLock, validate_repo_id
 from blox import __version__
 from blox.atomic import atomic_write
 from blox.tensorfile import fail
+from blox.wording import some
 
 _LOG = logging.getLogger('blox')
 
@@ -226,10 +227,9 @@ def _check_names(repo: str, revision: str) -> None:
 
 def _check_files(snapshot: Snapshot, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in snapshot.files]:
-        first = [*snapshot.files][:20]
         raise FileNotFoundError(
-            f'{snapshot.repo!r} at {snapshot.revision!r} has no {missing}; of its '
-            f'{len(snapshot.files)} files, the first are {first}'
+            f'{snapshot.repo!r} at {snapshot.revision!r} has no {missing}; it has '
+            f'{some([*snapshot.files], 20) or "no files"}'
         )
 
 

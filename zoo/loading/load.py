@@ -18,12 +18,12 @@ from blox.module import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
+from blox.wording import differences
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
 from blox.zoo.loading.places import (
-    differences,
     model_spec,
     open_checkpoint,
     shapes,
@@ -94,7 +94,7 @@ def load(
     if config != stored.config:
         model = family.build(config)
         params = _adapted(params, model, stored, seed)
-        if wrong := differences(shapes(model_spec(model)), shapes(params)):
+        if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
             what = 'these overrides do not fit its weights'
             raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
     for change in _changes(stored, config):

@@ -21,6 +21,7 @@ from blox.converters.sources.source import Source, open_source
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import CheckpointError, TensorFile, fail
+from blox.wording import differences, some
 from blox.zoo.architecture.family import Family
 from blox.zoo.catalog.card import HEADER_KEY, Card
 from blox.zoo.catalog.entries import card, list_models
@@ -173,7 +174,7 @@ def _named(entry: Card, found: Checkpoint, fields: Sequence[str]) -> Checkpoint:
     if theirs.config != entry.config:
         head = tuple(families()[entry.family].fresh.values())
         expected, shapes = (_body(one, head) for one in (entry, theirs))
-        _check_same(entry, where, differences(expected, shapes))
+        _check_same(entry, where, differences(expected, shapes, 'shape'))
     known = dataclasses.replace(
         theirs,
         name=entry.name,
@@ -191,7 +192,7 @@ def _check_same(entry: Card, where: str, wrong: list[str]) -> None:
     if wrong:
         raise ValueError(
             f'{entry.name!r} and the weights from {where!r} are of different models: '
-            f'{"; ".join(wrong[:8])}'
+            f'{some(wrong, 8, "; ")}'
         )
 
 
@@ -338,7 +339,9 @@ def unmarked_state(expected: Params, params: Params) -> list[str]:
 def _check_fit(expected: Params, file: TensorFile) -> None:
     """Compares names, shapes and dtypes with the file's header, before any data is read."""
     found = {name: info for name, info in file.tensors.items() if name not in RNG_TENSORS}
-    wrong = differences(shapes(expected), {name: info.shape for name, info in found.items()})
+    wrong = differences(
+        shapes(expected), {name: info.shape for name, info in found.items()}, 'shape'
+    )
     wrong += [
         f'{name!r}: expected a floating-point dtype, found {info.dtype}'
         for name, info in found.items()
@@ -357,19 +360,5 @@ def check_fit(model: Any, params: Params) -> None:
             'these Params have adapters: bx.merge_lora(params) makes them plain, '
             'bx.save_lora writes them alone'
         )
-    if wrong := differences(shapes(model_spec(model)), shapes(params)):
+    if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
         raise ValueError(f'params do not fit {model!r}: {"; ".join(wrong)}')
-
-
-def differences(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-    """One clause for each path that is missing, unexpected, or has another shape."""
-    missing = [f'{path}: missing' for path in expected if path not in found]
-    unexpected = [f'{path!r}: unexpected' for path in found if path not in expected]
-    mismatched = [
-        f'{path}: expected shape {expected[path]}, found {found[path]}'
-        for path in expected
-        if path in found and expected[path] != found[path]
-    ]
-    return missing + unexpected + mismatched

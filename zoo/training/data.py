@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
 
+from blox.wording import printable, some
 from blox.zoo.inputs.images import ImagePreprocessor, read_image
 from blox.zoo.inputs.processors import INTERPOLATIONS
 
@@ -159,7 +160,7 @@ def _parts(root: Path, holdout: float, seed: int) -> tuple[Files, Files, Counter
         if unknown := sorted(set(measured) - set(found)):
             raise ValueError(
                 f'{str(root / held_out[0])!r}: expected classes of {str(root / "train")!r}, '
-                f'found others: {_some(unknown)}'
+                f'found others: {some(unknown)}'
             )
         return found, measured, others
     return *_divided(root, _classes(root, others), holdout, seed), others
@@ -175,7 +176,7 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     if loose:
         raise ValueError(
             f'{str(root)!r}: expected a directory for each class, found images beside them: '
-            f'{_some(loose)}'
+            f'{some(loose)}'
         )
     found = {entry.name: _images(entry, others) for entry in _directories(root)}
     if strange := [name for name in found if not name.isprintable()]:
@@ -183,12 +184,12 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     if empty := [name for name, files in found.items() if not files]:
         raise ValueError(
             f'{str(root)!r}: expected images ({", ".join(IMAGE_SUFFIXES)}) of every class, found '
-            f'none of {_some(empty)}'
+            f'none of {some(empty)}'
         )
     if len(found) < 2:
         raise ValueError(
             f'{str(root)!r}: expected a directory for each of two classes or more, found '
-            f'{_some(list(found)) or "none"}'
+            f'{some(list(found)) or "none"}'
         )
     return found
 
@@ -218,7 +219,7 @@ def _divided(
     if single := [name for name, files in found.items() if len(files) < 2]:
         raise ValueError(
             f'{str(root)!r}: expected two images or more of every class, for one is held out; '
-            f'found one of {_some(single)}'
+            f'found one of {some(single)}'
         )
     training, held_out = {}, {}
     for i, (name, files) in enumerate(found.items()):
@@ -251,7 +252,7 @@ def _check_images(files: Sequence[Path], prepare: ImagePreprocessor) -> None:
     if wrong:
         raise ValueError(
             f'{len(wrong)} of {len(files)} images cannot be read; mend or remove them: '
-            f'{_some(wrong, 50)}'
+            f'{some(wrong, 50)}'
         )
 
 
@@ -323,7 +324,7 @@ def text_file(
     training, held_out = tokens[:cut], tokens[cut:]
     length = min(context, len(training) - 1)
     count = (len(training) - 1) // length
-    name = _printable(Path(path).resolve().name)
+    name = printable(Path(path).resolve().name)
     return Data(
         training=[(training, i * length) for i in range(count)],
         held_out=[(held_out, start) for start in range(0, len(held_out) - 1, length)],
@@ -381,18 +382,9 @@ def _summary(
     root: Path, parts: Sequence[Sequence[Any]], labels: Sequence[str], others: Counter[str]
 ) -> str:
     training, held_out = map(len, parts)
-    left = ', '.join(f'{count} {_printable(suffix)}' for suffix, count in sorted(others.items()))
+    left = ', '.join(f'{count} {printable(suffix)}' for suffix, count in sorted(others.items()))
     return (
-        f'{_printable(root.resolve().name)}: {training + held_out} images '
+        f'{printable(root.resolve().name)}: {training + held_out} images '
         f'of {len(labels)} classes, {held_out} held out'
         + (f'; left out, as no images: {left}' if left else '')
     )
-
-
-def _printable(name: str) -> str:
-    return ''.join(char if char.isprintable() else '?' for char in name)
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    more = [f'and {len(names) - most} more'] if len(names) > most else []
-    return ', '.join([*names[:most], *more])
