@@ -297,6 +297,14 @@ class Params(Mapping[str, Param]):
         return sum(param.size for param in self.values() if not param.is_state)
 
     @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the floating-point values; of several, the one that JAX promotes them to."""
+        dtypes = {p.dtype for p in self.values() if jnp.issubdtype(p.dtype, jnp.floating)}
+        if not dtypes:
+            raise ValueError(f'no floating-point values among {len(self)} entries')
+        return jnp.result_type(*dtypes)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all values but the rng."""
         return sum(param.nbytes for param in self.values())

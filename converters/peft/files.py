@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from blox.adapters import TAG, Adapter, adapter_entries, adapters, is_adapted
+from blox.adapters import TAG, Adapter, adapter_entries, adapters, is_adapted, wider
 from blox.atomic import atomic_write
 from blox.converters.convert import mismatched
 from blox.converters.peft.config import Config, config_fields, read_config
@@ -186,7 +185,7 @@ def _array(source: Source, key: str) -> np.ndarray:
 def _replaced(params: Params, entry: Entry, value: np.ndarray) -> Param:
     """A parameter with another value, to train, in the dtype of more bits."""
     param = _fitting(params, entry)
-    dtype = max(value.dtype, param.dtype, key=lambda dtype: jnp.finfo(dtype).bits)
+    dtype = wider(value.dtype, param.dtype)
     return Param(value.astype(dtype), True, param.metadata)
 
 
