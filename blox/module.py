@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,16 @@ from blox.adapters import adapted
 from blox.graph import Graph
 from blox.param import Param
 from blox.params import Params, as_key
+from blox.pickling import packed, unpacked
 
-Initializer: TypeAlias = Callable[[jax.Array, Sequence[int], Any], jax.Array]
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Makes initial values, as those of `jax.nn.initializers` and `blox.layers.initializers` do."""
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any, /) -> jax.Array:
+        """Return an array of `shape` and `dtype`, made from `key`."""
+        ...
 
 
 class Module:
@@ -92,13 +100,31 @@ class Module:
                 kept[name] = value
         return kept
 
+    # Used by pickle and copy: compiled functions, such as jax.nn.relu, are kept by their names.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: packed(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update((name, unpacked(value)) for name, value in state.items())
+
     def __repr__(self) -> str:
-        arguments = ', '.join(f'{name}={value!r}' for name, value in self.arguments().items())
+        arguments = ', '.join(f'{name}={short(value)}' for name, value in self.arguments().items())
         return f'{type(self).__name__}({self.path!r}{", " + arguments if arguments else ""})'
 
 
+def short(value: Any) -> str:
+    """Write a module's argument on one line; a function by its name."""
+    if isinstance(value, Module):
+        return f'<{type(value).__name__} at {value.path}>'
+    if callable(value) and hasattr(value, '__name__'):
+        return value.__name__
+    if isinstance(value, tuple | list) and any(callable(item) for item in value):
+        return f'[{", ".join(short(item) for item in value)}]'
+    return repr(value)
+
+
 def _equal(a: Any, b: Any) -> bool:
-    """a == b, where arrays and the like, whose == is no truth value, count as different."""
+    """Compare by ==; arrays and the like, whose == is no truth value, count as different."""
     return type(a) is type(b) and (a == b) is True
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from jax.sharding import NamedSharding
 
 from blox.graph import Graph
-from blox.module import Module
+from blox.module import Module, short
 from blox.param import RNG, Param
 from blox.params import Params
 from blox.statistics import Statistics, statistics
@@ -154,14 +154,3 @@ def place(value: Any) -> str:
         axes = ', '.join(f'{name} {size}' for name, size in sharding.mesh.shape.items())
         return f'{tuple(sharding.spec)} over {where} ({axes})'
     return f'split over {where}'
-
-
-def short(value: Any) -> str:
-    """Write a value on one line; a function by its name."""
-    if isinstance(value, Module):
-        return f'<{type(value).__name__} at {value.path}>'
-    if callable(value) and hasattr(value, '__name__'):
-        return value.__name__
-    if isinstance(value, tuple | list) and any(callable(item) for item in value):
-        return f'[{", ".join(short(item) for item in value)}]'
-    return repr(value)

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
+from blox.layers.initializers import LecunNormal
 from blox.layers.linear import Linear
 from blox.layers.precision import widen
 from blox.module import Initializer, Module
@@ -43,8 +44,8 @@ class MultiHeadAttention(Module):
         scale: float | None = None,
         attention_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
-        qkv_init: Initializer = jax.nn.initializers.lecun_normal(),
-        proj_init: Initializer = jax.nn.initializers.lecun_normal(),
+        qkv_init: Initializer = LecunNormal(),
+        proj_init: Initializer = LecunNormal(),
     ) -> None:
         if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from blox.adapters import adapters
 from blox.graph import Graph
+from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -50,8 +51,8 @@ class Conv(Module):
         groups: int = 1,
         padding_mode: str = 'zeros',
         use_bias: bool = True,
-        w_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        w_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         if padding_mode not in _PAD_MODES:
             raise ValueError(
@@ -125,8 +126,8 @@ class ConvTranspose(Module):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         use_bias: bool = True,
-        w_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        w_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         super().__init__(graph)
         self.output_channels = output_channels

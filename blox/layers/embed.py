@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from blox.graph import Graph
+from blox.layers.initializers import Normal
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -22,7 +23,7 @@ class Embed(Module):
         vocab_size: int,
         width: int,
         *,
-        w_init: Initializer = jax.nn.initializers.normal(1.0),
+        w_init: Initializer = Normal(1.0),
     ) -> None:
         super().__init__(graph)
         self.vocab_size = vocab_size

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from blox.adapters import adapters
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
+from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -31,8 +32,8 @@ class Linear(Module):
         output_size: int,
         *,
         use_bias: bool = True,
-        w_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        w_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         super().__init__(graph)
         self.output_size = output_size
@@ -69,9 +70,9 @@ class Mlp(Module):
         *,
         hidden_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
-        fc1_init: Initializer = jax.nn.initializers.lecun_normal(),
-        fc2_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        fc1_init: Initializer = LecunNormal(),
+        fc2_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         super().__init__(graph)
         self.hidden_size = hidden_size

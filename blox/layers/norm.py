@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
+from blox.layers.initializers import Ones, Zeros
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.param import BATCH_STATS
 from blox.params import Params
 
-_ones = jax.nn.initializers.ones
-_zeros = jax.nn.initializers.zeros
+_ones = Ones()
+_zeros = Zeros()
 
 
 class LayerNorm(Module):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from blox.graph import Graph
 from blox.layers import BatchNorm, Conv, DropPath, Linear, max_pool
+from blox.layers.initializers import VarianceScaling
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.family import Family, cast_like, check
@@ -87,7 +88,7 @@ def _conditions(config: ResNetConfig) -> dict[str, bool]:
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.
-_he_normal = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+_he_normal = VarianceScaling(2.0, 'fan_out', 'normal')
 
 
 class ConvNorm(Module):

@@ -26,6 +26,7 @@ from blox.layers import (
     Mlp,
     MultiHeadAttention,
 )
+from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.family import Family, cast_like, check
@@ -96,7 +97,7 @@ def _conditions(config: ViTConfig) -> dict[str, bool]:
     }
 
 
-_trunc_normal = jax.nn.initializers.truncated_normal(0.02)
+_trunc_normal = TruncatedNormal(0.02)
 
 
 class Block(Module):
@@ -168,9 +169,7 @@ class ViT(Module):
         if config.pre_logits:
             self.pre_logits = Linear(graph.child('pre_logits'), config.pre_logits)
         if config.num_classes:
-            self.head = Linear(
-                graph.child('head'), config.num_classes, w_init=jax.nn.initializers.zeros
-            )
+            self.head = Linear(graph.child('head'), config.num_classes, w_init=Zeros())
 
     def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
         """Shape and dtype of a batch of one image."""
