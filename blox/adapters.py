@@ -22,7 +22,7 @@ PARTS = ('q', 'k', 'v')
 
 
 class Adapter(NamedTuple):
-    """One adapter of a weight: `scale * a b` is added to its output columns from `start` on.
+    """An adapter of a weight: `scale * a b` is added to its output columns from `start` on.
 
     Attributes:
       path: of `a` without the 'a', such as 'net/w_lora_'; that of `b` differs in its last letter.
@@ -41,27 +41,27 @@ class Adapter(NamedTuple):
         inputs: jax.Array,
         apply: Callable[[jax.Array, jax.Array], jax.Array],
     ) -> jax.Array:
-        """A layer's `outputs`, with what this adapter adds; `apply(inputs, w)` is the layer itself."""
+        """Add this adapter to a layer's `outputs`; `apply(inputs, w)` is the layer itself."""
         dtype = wider(inputs.dtype, self.a.dtype)
         hidden = apply(inputs.astype(dtype), self.a.astype(dtype))
         added = hidden @ self.b.astype(dtype) * self.scale
         return self._add(outputs, added.astype(outputs.dtype))
 
     def merged(self, w: jax.Array) -> jax.Array:
-        """The weight `w` with this adapter added, in the wider dtype of the two."""
+        """Return the weight `w` with this adapter added, in the wider dtype of the two."""
         dtype = wider(w.dtype, self.a.dtype)
         added = self.a.astype(dtype) @ self.b.astype(dtype) * self.scale
         return self._add(w.astype(dtype), added)
 
     def _add(self, outputs: jax.Array, added: jax.Array) -> jax.Array:
-        """Adds to all output columns, or to the adapter's own."""
+        """Add to all output columns, or to the adapter's own."""
         if added.shape == outputs.shape:
             return outputs + added
         return outputs.at[..., self.start : self.start + added.shape[-1]].add(added)
 
 
 def adapters(params: Params, path: str) -> Iterator[Adapter]:
-    """The adapters of the weight at `path`; mostly there are none."""
+    """Yield the adapters of the weight at `path`; mostly there are none."""
     for part in ('', *(f'{part}_' for part in PARTS)):
         prefix = f'{path}_{TAG}_{part}'
         if f'{prefix}b' in params:
@@ -71,7 +71,7 @@ def adapters(params: Params, path: str) -> Iterator[Adapter]:
 
 
 def adapted(params: Params, path: str, w: Any) -> Any:
-    """The weight `w` at `path` with its adapters added, in the dtype of `w`."""
+    """Return the weight `w` at `path` with its adapters added, in the dtype of `w`."""
     merged = w
     for adapter in adapters(params, path):
         merged = adapter.merged(merged)
@@ -79,7 +79,7 @@ def adapted(params: Params, path: str, w: Any) -> Any:
 
 
 def adapter_entries(prefix: str, a: Any, b: Any, scale: float, start: int) -> dict[str, Param]:
-    """The two entries of an Adapter, by path."""
+    """Return the two entries of an Adapter, by path."""
     return {
         f'{prefix}a': Param(a, metadata={'tag': TAG}),
         f'{prefix}b': Param(b, metadata={'tag': TAG, 'scale': float(scale), 'start': start}),
@@ -87,14 +87,15 @@ def adapter_entries(prefix: str, a: Any, b: Any, scale: float, start: int) -> di
 
 
 def is_adapted(params: Params) -> bool:
-    """Whether there are adapters among `params`."""
+    """Tell whether there are adapters among `params`."""
     return any(is_adapter(param) for param in params.values())
 
 
 def is_adapter(param: Param) -> bool:
+    """Tell whether `param` is half of an adapter."""
     return param.metadata.get('tag') == TAG
 
 
 def wider(a: Any, b: Any) -> Any:
-    """The floating-point dtype of more bits; strict promotion would refuse to choose."""
+    """Return the floating-point dtype of more bits; strict promotion would refuse to choose."""
     return max(a, b, key=lambda dtype: jnp.finfo(dtype).bits)

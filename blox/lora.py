@@ -36,7 +36,7 @@ def lora(
     seed: int | jax.Array = 0,
     parts: str = '',
 ) -> Params:
-    """Params with adapters to train beside the weights that `where` names; all else is frozen.
+    """Add adapters to train beside the weights that `where` names, and freeze all else.
 
     Biases and other vectors that `where` names get none. `a` starts uniform, within
     1 / sqrt(inputs), and `b` at zero, so at first nothing changes; they are float32 at least.
@@ -73,7 +73,7 @@ def _is_weight(param: Param) -> bool:
 def _new_adapters(
     path: str, param: Param, rank: int, scale: float, rng: Params, parts: str
 ) -> dict[str, Param]:
-    """Entries for one weight: one adapter, or one for each of `parts`."""
+    """Return the entries for one weight: one adapter, or one for each of `parts`."""
     *inputs, outputs = param.shape
     if parts and outputs % len(PARTS):
         raise ValueError(f'{path!r}: parts {parts!r} need outputs in thirds, found {outputs}')
@@ -91,7 +91,7 @@ def _new_adapters(
 
 
 def merge_lora(params: Params) -> Params:
-    """Plain Params: each adapter added to the weight that it adapts, in that weight's dtype.
+    """Add each adapter to the weight that it adapts, in that weight's dtype: plain Params.
 
     Trainable flags stay as they are: what was frozen is; `unfreeze()` makes all trainable.
     """
@@ -103,7 +103,7 @@ def merge_lora(params: Params) -> Params:
 
 
 def _owner(path: str) -> str:
-    """The path of the weight that the adapter at `path` adapts."""
+    """Return the path of the weight that the adapter at `path` adapts."""
     return path.rpartition(f'_{TAG}_')[0]
 
 
@@ -111,7 +111,7 @@ def _owner(path: str) -> str:
 
 
 def save_lora(path: str | os.PathLike[str], params: Params) -> None:
-    """Writes adapters alone, without the base that they adapt, to one safetensors file.
+    """Write adapters alone, without the base that they adapt, to one safetensors file.
 
     All else that is trainable (a new head) or state (batch statistics) is in it too; of every
     other entry, the base, the file keeps a hash. Raises ValueError if there are no adapters.
@@ -124,7 +124,7 @@ def save_lora(path: str | os.PathLike[str], params: Params) -> None:
 
 
 def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
-    """`base`, frozen, with the adapters of a file that `save_lora` wrote, trainable as they were.
+    """Freeze `base` and add the adapters of a file that `save_lora` wrote, trainable as they were.
 
     Raises CheckpointError, which names what differs, unless `base` is bit for bit what they were
     trained on, and for malformed files.
@@ -147,7 +147,7 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
 
 
 def _unfit(params: Params, path: str) -> Iterator[str]:
-    """What is wrong with the half of an adapter at `path`, given the rest of it and its weight."""
+    """Yield what is wrong with the half of an adapter at `path`, given the rest and its weight."""
     is_half, owner = is_adapter(params[path]), _owner(path)
     if is_half != bool(_END.search(path)):
         yield f'{path}: expected a path as w_{TAG}_a and the tag {TAG!r}, or neither'
@@ -174,7 +174,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _hashes(params: Params) -> dict[str, str]:
-    """The dtype, shape and sha256 of each entry, by path."""
+    """Return the dtype, shape and sha256 of each entry, by path."""
     found = {}
     for path, param in params.items():
         if path != RNG:

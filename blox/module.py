@@ -44,10 +44,12 @@ class Module:
         self.graph = graph
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        """Return outputs and Params; each kind of module defines its own call."""
         raise NotImplementedError(f'{type(self).__name__} defines no __call__')
 
     @property
     def path(self) -> str:
+        """The module's path in the graph, under which its parameters are."""
         return self.graph.path
 
     def get_param(
@@ -62,7 +64,7 @@ class Module:
         *,
         merged: bool = True,
     ) -> tuple[jax.Array, Params]:
-        """The value of this module's parameter `name`, made with `initializer` if it is new.
+        """Return this module's parameter `name`, made with `initializer` if it is new; and Params.
 
         A stored value is returned in its own dtype; a shape other than `shape` is a
         ValueError. After `finalize()` a missing parameter is a KeyError. Adapters that `bx.lora`
@@ -83,11 +85,11 @@ class Module:
         return value, params.set(path, Param(value, trainable, metadata or {}))
 
     def set_param(self, params: Params, name: str, value: jax.Array) -> Params:
-        """Params with `value` for this module's parameter `name`, in the stored shape and dtype."""
+        """Return Params with `value` for the parameter `name`, in the stored shape and dtype."""
         return params.set(f'{self.path}/{name}', value)
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments that the module keeps under their own names.
+        """Return the constructor's arguments that the module keeps under their own names.
 
         Arguments that have their default value, `graph`, and modules are left out.
         """
@@ -129,7 +131,7 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> Params:
-    """Finalized Params for `model`, in one jitted program that computes no outputs.
+    """Return finalized Params for `model`, made in one jitted program that computes no outputs.
 
     `inputs` are arrays, or `jax.ShapeDtypeStruct`s; only shapes and dtypes matter.
 
@@ -146,7 +148,7 @@ def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> 
 
 
 def spec(model: Callable[..., Any], *inputs: Any) -> Params:
-    """What `init` returns, as shapes and dtypes alone: nothing is computed or allocated."""
+    """Return the Params of `init` as shapes and dtypes alone: nothing is computed or allocated."""
     return jax.eval_shape(lambda: _first_pass(model, inputs, 0))
 
 

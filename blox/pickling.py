@@ -16,7 +16,7 @@ class _Name(NamedTuple):
 
 
 def packed(value: Any) -> Any:
-    """Return `value` with the names of compiled functions in their place, in lists and tuples too."""
+    """Replace compiled functions by their names, in lists and tuples too."""
     if type(value) in (list, tuple):
         return type(value)(map(packed, value))
     if not callable(value) or isinstance(value, type | types.FunctionType):
@@ -30,7 +30,7 @@ def packed(value: Any) -> Any:
 
 
 def unpacked(value: Any) -> Any:
-    """Return `value` with functions in place of their names; undoes `packed`."""
+    """Replace names by the functions that they are of; undoes `packed`."""
     if type(value) in (list, tuple):
         return type(value)(map(unpacked, value))
     return pkgutil.resolve_name(value.text) if isinstance(value, _Name) else value

@@ -33,13 +33,14 @@ class Embed(Module):
     def __call__(
         self, params: Params, ids: Int[Array, '*batch']
     ) -> tuple[Float[Array, '*batch width'], Params]:
+        """Map ids of any shape to vectors: [..., width]."""
         w, params = self._table(params)
         return w.at[ids].get(mode='fill', fill_value=jnp.nan, wrap_negative_indices=False), params
 
     def attend(
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch vocab'], Params]:
-        """Inner products of `inputs` with every row: a language model's tied head."""
+        """Return inner products of `inputs` with every row: a language model's tied head."""
         w, params = self._table(params)
         return inputs @ w.T, params
 

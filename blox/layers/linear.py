@@ -44,6 +44,7 @@ class Linear(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch inputs']
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
+        """Map [..., inputs] to [..., output_size]."""
         shape = (inputs.shape[-1], self.output_size)
         w, params = self.get_param(params, 'w', shape, self.w_init, merged=False)
         outputs = inputs @ w
@@ -86,6 +87,7 @@ class Mlp(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
+        """Map [..., width] to [..., output_size]."""
         x, params = self.fc1(params, inputs)
         x, params = self.hidden_dropout(params, self.activation(x), is_training=is_training)
         x, params = self.fc2(params, x)
@@ -120,6 +122,7 @@ class Sequential(Module):
     def __call__(
         self, params: Params, inputs: jax.Array, *, is_training: bool = False
     ) -> tuple[jax.Array, Params]:
+        """Apply the layers in turn; shapes are those that they take and give."""
         x = inputs
         for layer in self.layers:
             if not isinstance(layer, Module):
