@@ -95,7 +95,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the upper floors at their first use, so that `import blox` stays cheap."""
+    """Import the upper floors at their first use, so that `import blox` stays cheap."""
     if name in ('zoo', 'converters'):
         return importlib.import_module(f'blox.{name}')
     raise AttributeError(f"module 'blox' has no attribute {name!r}")

@@ -1,6 +1,7 @@
 """Every layer agrees with a plain NumPy reference, in outputs and in derivatives."""
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -890,3 +891,14 @@ def test_a_constructor_that_refuses_leaves_its_node_free():
     with pytest.raises(ValueError, match='heads 3 must divide'):
         bx.MultiHeadAttention(node, 8, 3)
     assert bx.MultiHeadAttention(node, 8, 2).path == 'layer'
+
+
+MODULES = [
+    kind for kind in vars(bx).values() if isinstance(kind, type) and issubclass(kind, bx.Module)
+]
+
+
+@pytest.mark.parametrize('kind', MODULES, ids=lambda kind: kind.__name__)
+def test_help_says_what_a_call_does_and_names_its_defaults(kind):
+    assert kind.__call__.__doc__
+    assert ' at 0x' not in str(inspect.signature(kind))

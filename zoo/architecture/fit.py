@@ -5,12 +5,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from blox.adapters import is_adapted
 from blox.checkpoint import RNG_TENSORS
 from blox.converters.convert import model_spec
-from blox.lora import is_adapted
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import TensorFile, fail
+from blox.wording import differences
 
 
 def check_fit(model: Any, params: Params) -> None:
@@ -20,14 +21,16 @@ def check_fit(model: Any, params: Params) -> None:
             'these Params have adapters: bx.merge_lora(params) makes them plain, '
             'bx.save_lora writes them alone'
         )
-    if wrong := differences(shapes(model_spec(model)), shapes(params)):
+    if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
         raise ValueError(f'params do not fit {model!r}: {"; ".join(wrong)}')
 
 
 def check_header(expected: Params, file: TensorFile) -> None:
     """Compare names, shapes and dtypes with the file's header, before any data is read."""
     found = {name: info for name, info in file.tensors.items() if name not in RNG_TENSORS}
-    wrong = differences(shapes(expected), {name: info.shape for name, info in found.items()})
+    wrong = differences(
+        shapes(expected), {name: info.shape for name, info in found.items()}, 'shape'
+    )
     wrong += not_floating({name: info.dtype for name, info in found.items()})
     if wrong:
         # All of them, however many: whoever mends the file needs the whole list.
@@ -38,20 +41,6 @@ def check_header(expected: Params, file: TensorFile) -> None:
 def shapes(params: Params) -> dict[str, tuple[int, ...]]:
     """Return the shape of every entry but the rng."""
     return {path: param.shape for path, param in params.items() if path != RNG}
-
-
-def differences(
-    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
-) -> list[str]:
-    """Return a clause for each path that is missing, unexpected, or has another shape."""
-    missing = [f'{path}: missing' for path in expected if path not in found]
-    unexpected = [f'{path!r}: unexpected' for path in found if path not in expected]
-    mismatched = [
-        f'{path}: expected shape {expected[path]}, found {found[path]}'
-        for path in expected
-        if path in found and expected[path] != found[path]
-    ]
-    return missing + unexpected + mismatched
 
 
 def not_floating(dtypes: Mapping[str, Any]) -> list[str]:

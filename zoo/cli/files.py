@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import blox as bx
 from blox import converters
 from blox.converters.convert import model_spec
-from blox.display import format_bytes
+from blox.wording import format_bytes, some
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.loading.place import Place
@@ -121,8 +121,7 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return ', '.join(f'{name} {item}' for name, item in value.items())
     if isinstance(value, list):
-        more = f', ... ({len(value)} in all)' if len(value) > 10 else ''
-        return ', '.join(map(str, value[:10])) + more
+        return some(value)
     return str(value)
 
 
@@ -267,8 +266,7 @@ def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
     if not layout:
         raise ValueError(f'{against!r} is no folder or repository of the library to compare with')
     if problems := converters.explain(folder, model).problems:
-        more = f'; and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise ValueError(f'{against!r} is of another model: {"; ".join(problems[:4])}{more}')
+        raise ValueError(f'{against!r} is of another model: {some(problems, 4, "; ")}')
 
 
 def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:

@@ -9,10 +9,10 @@ import click
 import blox as bx
 from blox.atomic import atomic_write
 from blox.converters.convert import model_spec
-from blox.display import format_bytes
+from blox.wording import format_bytes, printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.files import FACTS, plain
-from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, shown, status
+from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.models import families
 
 
@@ -95,4 +95,4 @@ COMMANDS = (show, diff)
 
 def _print_lines(text: str) -> None:
     for line in text.split('\n'):
-        print(shown(line))
+        print(printable(line))

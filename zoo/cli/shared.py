@@ -9,6 +9,7 @@ import tqdm
 from tokenizers import Tokenizer
 
 import blox as bx
+from blox.wording import printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.inputs.tokenizers import parse_tokenizer
 from blox.zoo.loading.place import Place
@@ -48,15 +49,7 @@ def tokenizer_of(card: Card, name: str) -> Tokenizer:
 
 def status(text: str) -> tqdm.tqdm:
     """Say, where a terminal shows it, what takes a while, until the block ends."""
-    return tqdm.tqdm(desc=shown(text), bar_format='{desc} ...', leave=False, disable=None)
-
-
-def shown(value: object) -> str:
-    """Return a text, path or error on one line that any terminal takes as it is."""
-    return ''.join(
-        char if char.isprintable() else char.encode('unicode_escape').decode()
-        for char in str(value)
-    )
+    return tqdm.tqdm(desc=printable(text), bar_format='{desc} ...', leave=False, disable=None)
 
 
 def check_free(out: str) -> None:

@@ -8,8 +8,9 @@ import click
 import tqdm
 
 import blox as bx
+from blox.wording import printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import find, shown, status, tokenizer_of
+from blox.zoo.cli.shared import find, status, tokenizer_of
 from blox.zoo.models import families
 from blox.zoo.training.classes import read_for_classes
 from blox.zoo.training.data import Data
@@ -64,7 +65,7 @@ def finetune(
     pretrained = find(model)
     with status(f'reading {data}'):
         examples = _read_data(pretrained.card, model, data, holdout=holdout, seed=seed, flip=flip)
-    print(shown(examples.summary))
+    print(printable(examples.summary))
     with status(f'reading {model}'):
         net, params, card = read_for_classes(pretrained, examples.labels, seed=seed)
     if lora:
@@ -72,20 +73,22 @@ def finetune(
     params = params.freeze(freeze)
     folder = Path(out).with_suffix('.training')
     if folder.exists():
-        print(f'{shown(folder)}: going on')
+        print(f'{printable(folder)}: going on')
     try:
         bx.zoo.finetune(
             net, params, examples, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
         )
     except KeyboardInterrupt:
         what = 'run the same command again to go on' if folder.exists() else 'nothing was kept'
-        click.echo(f'\n{shown(folder)}: {what}', err=True)
+        click.echo(f'\n{printable(folder)}: {what}', err=True)
         raise
     card = bx.zoo.read_card(out)
     print(card.training)
-    print(f'{shown(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items()))
+    print(
+        f'{printable(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items())
+    )
     if lora:
-        print(f'{shown(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
+        print(f'{printable(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
 
 
 def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, flip: bool) -> Data:

@@ -19,8 +19,9 @@ from blox.module import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
+from blox.wording import differences
 from blox.zoo.architecture.family import Family
-from blox.zoo.architecture.fit import differences, shapes
+from blox.zoo.architecture.fit import shapes
 from blox.zoo.architecture.model import ZooModel
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
@@ -93,7 +94,7 @@ def load(
     if config != stored.config:
         model = family.build(config)
         params = _resized(params, model, stored, seed)
-        if wrong := differences(shapes(model_spec(model)), shapes(params)):
+        if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
             what = 'these overrides do not fit its weights'
             raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
     for change in _changes(stored, config):

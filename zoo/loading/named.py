@@ -7,7 +7,8 @@ from typing import Any
 
 from blox.converters.convert import model_spec
 from blox.params import Params
-from blox.zoo.architecture.fit import differences, shapes
+from blox.wording import differences, some
+from blox.zoo.architecture.fit import shapes
 from blox.zoo.catalog.card import Card
 from blox.zoo.loading.place import Place
 from blox.zoo.models import families
@@ -23,7 +24,7 @@ class Named(Place):
         self._check_same([] if self.family == self._entry.family else [self._other_family()])
         found = self._place.card
         if found.config != self._entry.config:
-            self._check_same(differences(_body(self._entry), _body(found)))
+            self._check_same(differences(_body(self._entry), _body(found), 'shape'))
         missing = [field for field in self._fields if not getattr(found, field)]
         known = {field: getattr(self._entry, field) for field in missing}
         return dataclasses.replace(found, name=self._entry.name, **known)
@@ -35,7 +36,7 @@ class Named(Place):
         if wrong:
             raise ValueError(
                 f'{self._entry.name!r} and the weights from {str(self)!r} are of '
-                f'different models: {"; ".join(wrong[:8])}'
+                f'different models: {some(wrong, 8, "; ")}'
             )
 
     def __str__(self) -> str:

@@ -94,8 +94,3 @@ def check_fraction(holdout: float) -> None:
     """Raise ValueError unless a part of the data, and not all, would be held out."""
     if not 0 < holdout < 1:
         raise ValueError(f'expected to hold out a fraction between 0 and 1, found {holdout}')
-
-
-def printable(name: str) -> str:
-    """Return a name with '?' for what a terminal might obey."""
-    return ''.join(char if char.isprintable() else '?' for char in name)

@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from blox.wording import printable, some
 from blox.zoo.inputs.images import ImagePreprocessor, read_image
 from blox.zoo.training.augment import augment
-from blox.zoo.training.data import THREADS, Data, Pair, check_fraction, printable
+from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
@@ -78,7 +79,7 @@ def _parts(root: Path, holdout: float, seed: int) -> tuple[Files, Files, Counter
         if unknown := sorted(set(measured) - set(found)):
             raise ValueError(
                 f'{str(root / held_out[0])!r}: expected classes of {str(root / "train")!r}, '
-                f'found others: {_some(unknown)}'
+                f'found others: {some(unknown)}'
             )
         return found, measured, others
     return *_divided(root, _classes(root, others), holdout, seed), others
@@ -94,7 +95,7 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     if loose:
         raise ValueError(
             f'{str(root)!r}: expected a directory for each class, found images beside them: '
-            f'{_some(loose)}'
+            f'{some(loose)}'
         )
     found = {entry.name: _images(entry, others) for entry in _directories(root)}
     if strange := [name for name in found if not name.isprintable()]:
@@ -102,12 +103,12 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     if empty := [name for name, files in found.items() if not files]:
         raise ValueError(
             f'{str(root)!r}: expected images ({", ".join(IMAGE_SUFFIXES)}) of every class, found '
-            f'none of {_some(empty)}'
+            f'none of {some(empty)}'
         )
     if len(found) < 2:
         raise ValueError(
             f'{str(root)!r}: expected a directory for each of two classes or more, found '
-            f'{_some(list(found)) or "none"}'
+            f'{some(list(found)) or "none"}'
         )
     return found
 
@@ -137,7 +138,7 @@ def _divided(
     if single := [name for name, files in found.items() if len(files) < 2]:
         raise ValueError(
             f'{str(root)!r}: expected two images or more of every class, for one is held out; '
-            f'found one of {_some(single)}'
+            f'found one of {some(single)}'
         )
     training, held_out = {}, {}
     for i, (name, files) in enumerate(found.items()):
@@ -165,7 +166,7 @@ def _check_images(files: Sequence[Path], prepare: ImagePreprocessor) -> None:
     if wrong:
         raise ValueError(
             f'{len(wrong)} of {len(files)} images cannot be read; mend or remove them: '
-            f'{_some(wrong, 50)}'
+            f'{some(wrong, 50)}'
         )
 
 
@@ -205,8 +206,3 @@ def _summary(
         f'of {len(labels)} classes, {held_out} held out'
         + (f'; left out, as no images: {left}' if left else '')
     )
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    more = [f'and {len(names) - most} more'] if len(names) > most else []
-    return ', '.join([*names[:most], *more])

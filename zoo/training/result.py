@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blox.lora import is_adapted, merge_lora, save_lora
+from blox.adapters import is_adapted
+from blox.lora import merge_lora, save_lora
 from blox.params import Params
 from blox.zoo.catalog.card import Card
 from blox.zoo.models import family_of

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from blox.zoo.training.data import IGNORED, Data, Pair, check_fraction, printable
+from blox.wording import printable
+from blox.zoo.training.data import IGNORED, Data, Pair, check_fraction
 
 _MAX_BYTES = 2**30
 
