@@ -91,7 +91,7 @@ def test_a_model_that_is_none_of_the_zoos_is_not_saved(tmp_path):
     ('changes', 'message'),
     [
         ({'metrics': {'loss': math.nan}}, 'metrics an object of finite numbers'),
-        ({'labels': ('a', 'b')}, 'labels for each of num_classes 3'),
+        ({'labels': ('a', 'b')}, 'labels for each of 3 classes'),
         ({'summary': 'two\nlines'}, 'summary a text'),
     ],
 )
