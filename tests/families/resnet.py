@@ -2,20 +2,21 @@
 
 from libraries import timm, torchvision, transformers
 
-TINY = {'image_size': (32, 32), 'num_classes': 3, 'depths': (1, 2), 'widths': (4, 6)}
+TINY = {'image_size': (32, 32), 'num_classes': 3}
+TINY |= {'depths': (1, 2, 1, 1), 'widths': (4, 6, 8, 8)}
 ODD = [
     {'block': 'basic'},
     {'num_classes': 0},
     {'block': 'basic', 'depths': (2,), 'widths': (64,)},
     {'depths': (2,), 'widths': (16,)},
     {'depths': (2,), 'widths': (16,), 'stem_width': 8},
-    {'groups': 2, 'group_width': 32, 'widths': (4, 8)},
-    {'stem': 'small', 'stride_on': 'conv1', 'in_channels': 1},
+    {'groups': 2, 'group_width': 32, 'depths': (1, 1), 'widths': (4, 8)},
+    {'stem': 'small', 'stride_on': 'conv1', 'in_channels': 1, 'depths': (1,), 'widths': (4,)},
 ]
 TOLD = [
     {'drop_path_rate': 0.25},
     {'stride_on': 'conv1'},
-    {'image_size': (32, 16), 'widths': (8, 16)},
+    {'image_size': (32, 16), 'widths': (8, 16, 8, 16)},
     {'depths': (3, 4, 6, 3), 'widths': (64, 128, 256, 512)},
 ]
 BROKEN = [
@@ -44,9 +45,9 @@ NUM_PARAMS = {
 }
 PREFIX = 'resnet.'
 SOURCES = {
-    r'timm/(\w+)\.(a1|a1h|c1|racm)_in1k': (r'\1', 9),
+    r'timm/(\w+)\.(a1|a1h|c1|racm)_in1k': (r'\1', 8),
     r'timm/(wide_resnet101_2|resnext101_32x8d)\.tv_in1k': (r'\1', 2),
-    r'timm/(\w+)\.(tv2?)_in1k': (r'\1-\2', 14),
+    r'timm/(\w+)\.(tv2?)_in1k': (r'\1-\2', 15),
     r'microsoft/resnet-(\d+)': (r'resnet\1-microsoft', 6),
 }
 

@@ -44,14 +44,14 @@ NUM_PARAMS = {
 }
 PREFIX = 'vit.'
 SOURCES = {
-    r'google/vit-(\w+)-patch(\d+)-224': (r'vit-\1\2', 0),
-    r'google/vit-(\w+)-patch(\d+)-(384)': (r'vit-\1\2-\3', 0),
-    r'google/vit-(\w+)-patch(\d+)-224-(in21k)': (r'vit-\1\2-\3', 0),
-    r'facebook/deit-(\w+)-patch(\d+)-224': (r'deit-\1\2', 0),
-    r'facebook/deit-(\w+)-patch(\d+)-(384)': (r'deit-\1\2-\3', 0),
-    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': (r'vit-\1\2-\3', 0),
-    r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': (r'vit-\1\2-\4-\3', 0),
-    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': (r'vit-\1\2-\3-\4', 0),
+    r'google/vit-(\w+)-patch(\d+)-224': (r'vit-\1\2', 2),
+    r'google/vit-(\w+)-patch(\d+)-(384)': (r'vit-\1\2-\3', 4),
+    r'google/vit-(\w+)-patch(\d+)-224-(in21k)': (r'vit-\1\2-\3', 5),
+    r'facebook/deit-(\w+)-patch(\d+)-224': (r'deit-\1\2', 3),
+    r'facebook/deit-(\w+)-patch(\d+)-(384)': (r'deit-\1\2-\3', 1),
+    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': (r'vit-\1\2-\3', 9),
+    r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': (r'vit-\1\2-\4-\3', 6),
+    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': (r'vit-\1\2-\3-\4', 7),
 }
 
 _FULL = transformers('ViTForImageClassification', 'ViTConfig', num_labels=1000)
