@@ -19,6 +19,7 @@ from blox.layers import (
     GroupNorm,
     KVCache,
     LayerNorm,
+    LayerScale,
     Linear,
     LSTMState,
     Mlp,
@@ -59,6 +60,7 @@ __all__ = [
     'KVCache',
     'LSTMState',
     'LayerNorm',
+    'LayerScale',
     'Linear',
     'Mlp',
     'Module',
@@ -93,7 +95,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the upper floors at their first use, so that `import blox` stays cheap."""
+    """Import the upper floors at their first use, so that `import blox` stays cheap."""
     if name in ('zoo', 'converters'):
         return importlib.import_module(f'blox.{name}')
     raise AttributeError(f"module 'blox' has no attribute {name!r}")

@@ -20,7 +20,7 @@ _SUFFIX = '.blox-tmp'
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to that takes the place of `path` when the block ends without error.
+    """Yield a file that takes the place of `path` when the block ends without error.
 
     A link is followed. The new file has the mode of the old one, or that of the umask, and is
     on disk, not only in memory, when the block has ended. Leftovers of savers that were
@@ -46,7 +46,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _errors(path: str | os.PathLike[str], message: str) -> Iterator[None]:
-    """Has any OSError name `path`, the file that the caller knows of."""
+    """Make any OSError name `path`, the file that the caller knows of."""
     try:
         yield
     except OSError as error:
@@ -56,7 +56,7 @@ def _errors(path: str | os.PathLike[str], message: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[BinaryIO]:
-    """A new, locked file beside `target`; unless renamed by then, it is removed at the end."""
+    """Yield a new, locked file beside `target`; unless renamed, it is removed at the end."""
     while True:
         path = target.with_name(f'{_prefix(target)}{secrets.token_hex(8)}{_SUFFIX}')
         file = open(path, 'xb')  # noqa: SIM115
@@ -79,7 +79,7 @@ def _prefix(target: Path) -> str:
 
 
 def _sweep(target: Path) -> None:
-    """Removes temporaries of `target` that no saver holds a lock on."""
+    """Remove temporaries of `target` that no saver holds a lock on."""
     try:
         names = os.listdir(target.parent)
     except OSError:
@@ -94,7 +94,7 @@ def _sweep(target: Path) -> None:
 
 
 def lock(descriptor: int) -> bool | None:
-    """Whether a lock was taken without waiting, None where files have no locks.
+    """Take a lock without waiting: True if it was taken, None where files have no locks.
 
     The file's closing gives it back.
     """

@@ -25,7 +25,7 @@ def save(
     params: Params,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes Params with their flags, metadata and rng to one safetensors file.
+    """Write Params with their flags, metadata and rng to one safetensors file.
 
     The file takes the place of an old one at once and whole, or not at all. The same Params
     give the same bytes. `metadata` is more strings for the file's header.
@@ -67,7 +67,7 @@ def save(
 
 
 def load(path: str | os.PathLike[str], *, copy: bool = False) -> Params:
-    """Reads Params from a safetensors file.
+    """Read Params from a safetensors file.
 
     On CPU the arrays are the mapped file's own memory, read when first used; the file must not
     be overwritten in place while they live (`save` never does). `copy=True` reads it all
@@ -80,7 +80,7 @@ def load(path: str | os.PathLike[str], *, copy: bool = False) -> Params:
 
 
 def params_of(file: TensorFile, *, copy: bool = False) -> Params:
-    """The Params in an open file; see `load`."""
+    """Return the Params in an open file; see `load`."""
     if RNG in file:
         fail(file.path, f'expected the rng as {_RNG_KEY!r} and {_RNG_COUNTER!r}', RNG)
     for name, info in file.tensors.items():
@@ -120,7 +120,7 @@ def _from_entries(path: Path, entries: dict[str, Param], *, finalized: bool) -> 
 
 
 def _description(file: TensorFile) -> dict[str, Any]:
-    """The header's account of flags and metadata, checked."""
+    """Read and check the header's account of flags and metadata."""
     description = parse_json(file.path, file.metadata[_KEY], _KEY)
     frozen, metadata = description.get('frozen'), description.get('metadata')
     sound = (
@@ -137,7 +137,7 @@ def _description(file: TensorFile) -> dict[str, Any]:
 
 
 def _restored_rng(path: Path, values: dict[str, jax.Array], impl: Any) -> tuple[Any, Any]:
-    """Takes the rng's two tensors out of `values`."""
+    """Take the rng's two tensors out of `values`."""
     try:
         key, counter = values.pop(_RNG_KEY), values.pop(_RNG_COUNTER)
         # Params that were made under vmap have a key, and perhaps a counter, for each lane.
@@ -153,7 +153,7 @@ def _restored_rng(path: Path, values: dict[str, jax.Array], impl: Any) -> tuple[
 
 
 def _jsonable(path: str, param: Param) -> dict[str, Any]:
-    """The metadata, if JSON gives back the very same."""
+    """Return the metadata, if JSON gives back the very same."""
     metadata = dict(param.metadata)
     if not all(type(name) is str and _is_plain(value) for name, value in metadata.items()):
         raise ValueError(f'metadata of {path!r} cannot be saved as JSON: {metadata}')

@@ -28,7 +28,7 @@ class Graph:
         self._children: dict[str, Graph] = {}
 
     def child(self, name: str) -> Graph:
-        """Adds a node below this one. Raises ValueError if the name is taken."""
+        """Add a node below this one. Raises ValueError if the name is taken."""
         if name in self._children:
             raise ValueError(f'{self.path!r} already has a child {name!r}; choose another name')
         node = Graph(name)
@@ -45,14 +45,16 @@ class Graph:
 
     @property
     def root(self) -> Graph:
+        """The node without a parent above this one, or this one."""
         return self if self.parent is None else self.parent.root
 
     @property
     def children(self) -> tuple[Graph, ...]:
+        """The nodes right below this one, in the order in which they were added."""
         return tuple(self._children.values())
 
     def attach(self, module: Module) -> None:
-        """Makes `module` the owner of this node. A node has at most one."""
+        """Make `module` the owner of this node. A node has at most one."""
         if self.module is not None:
             raise ValueError(
                 f'{self.path!r} already belongs to a {type(self.module).__name__}; '
@@ -61,7 +63,7 @@ class Graph:
         self.module = module
 
     def walk(self) -> Iterator[tuple[str, Module]]:
-        """Yields (path, module) of every owned node, this one first, depth first."""
+        """Yield (path, module) of every owned node, this one first, depth first."""
         if self.module is not None:
             yield self.path, self.module
         for node in self.children:

@@ -1,4 +1,4 @@
-"""Labels for Params by path pattern: what optimizers and meshes ask for a tree of."""
+"""Labels for Params by path pattern, as optimizers and meshes ask for them."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -7,12 +7,13 @@ import jax
 
 from blox import paths
 from blox.params import Params
+from blox.wording import some
 
 _Label = TypeVar('_Label')
 
 
 def labels(params: Params, rules: Mapping[str, _Label]) -> Params:
-    """The tree of `params` with a label in each value's place: that of the first pattern that fits.
+    """Return the tree of `params` with labels for values: that of the first pattern that fits.
 
     It is what `optax.masked`, `optax.multi_transform` and the `mask` of `optax.adamw` take. A pattern
     that matches nothing, or an entry that none matches, is a ValueError: end with '**'.
@@ -26,13 +27,14 @@ def labels(params: Params, rules: Mapping[str, _Label]) -> Params:
     """
     chosen = first_matching(params, rules)
     if missing := [path for path in params if path not in chosen]:
-        some = ', '.join(missing[:3]) + (', ...' if len(missing) > 3 else '')
-        raise ValueError(f"no pattern of {list(rules)} matches {some}: end with '**' for the rest")
+        raise ValueError(
+            f"no pattern of {list(rules)} matches {some(missing, 3)}: end with '**' for the rest"
+        )
     return spread(params, chosen)
 
 
 def first_matching(params: Params, rules: Mapping[str, _Label]) -> dict[str, _Label]:
-    """For each path that a pattern matches, what the first such pattern maps to."""
+    """Map each path that a pattern matches to the label of the first such pattern."""
     found: dict[str, _Label] = {}
     for pattern, label in rules.items():
         for path in paths.select(pattern, params.items()):
@@ -41,7 +43,7 @@ def first_matching(params: Params, rules: Mapping[str, _Label]) -> dict[str, _La
 
 
 def spread(params: Params, chosen: Mapping[str, _Label]) -> Params:
-    """The tree of `params` with `chosen[path]` in each leaf's place."""
+    """Return the tree of `params` with `chosen[path]` in each leaf's place."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
     # A leaf's key path starts with the entry's path; the rng has two leaves under its own.
     return treedef.unflatten(chosen[keys[0].key] for keys, _ in leaves)

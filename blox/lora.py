@@ -1,9 +1,4 @@
-"""Low-rank adapters: what fine-tuning adds to a weight, as parameters beside it.
-
-Paper: Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685).
-A weight 'net/w' of shape [*inputs, outputs] is adapted by 'net/w_lora_a' [*inputs, rank] and
-'net/w_lora_b' [rank, outputs]: it then counts as `w + scale * a b`, scale being alpha / rank.
-"""
+"""Making, merging, saving and loading low-rank adapters; see `blox.adapters` for what they are."""
 
 from __future__ import annotations
 
@@ -12,83 +7,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from blox import checkpoint
-from blox.param import RNG, Param, cast_value, describe, is_floating
+from blox.adapters import PARTS, TAG, adapted, adapter_entries, is_adapted, is_adapter, wider
+from blox.param import RNG, Param, describe, is_floating
 from blox.params import Params
 from blox.paths import Where
 from blox.tensorfile import TensorFile, fail, parse_json
+from blox.wording import differences, some
 
-TAG = 'lora'
-# The thirds of an attention's fused projection, in their order.
-_PARTS = ('q', 'k', 'v')
 # How the path of an adapter's half ends.
-_END = re.compile(rf'_{TAG}_([{"".join(_PARTS)}]_)?[ab]$')
+_END = re.compile(rf'_{TAG}_([{"".join(PARTS)}]_)?[ab]$')
 # The header's metadata entry that says what base the adapters of a file are for.
 _KEY = 'blox.lora'
-
-
-class Adapter(NamedTuple):
-    """One adapter of a weight: `scale * a b` is added to its output columns from `start` on.
-
-    Attributes:
-      path: of `a` without the 'a', such as 'net/w_lora_'; that of `b` differs in its last letter.
-      a: [*inputs, rank]; b: [rank, columns].
-    """
-
-    path: str
-    a: jax.Array
-    b: jax.Array
-    scale: float
-    start: int
-
-    def __call__(
-        self,
-        outputs: jax.Array,
-        inputs: jax.Array,
-        apply: Callable[[jax.Array, jax.Array], jax.Array],
-    ) -> jax.Array:
-        """A layer's `outputs`, with what this adapter adds; `apply(inputs, w)` is the layer itself."""
-        dtype = _wider(inputs.dtype, self.a.dtype)
-        hidden = apply(inputs.astype(dtype), self.a.astype(dtype))
-        added = hidden @ self.b.astype(dtype) * self.scale
-        return self._add(outputs, added.astype(outputs.dtype))
-
-    def merged(self, w: jax.Array) -> jax.Array:
-        """The weight `w` with this adapter added, in the wider dtype of the two."""
-        dtype = _wider(w.dtype, self.a.dtype)
-        added = self.a.astype(dtype) @ self.b.astype(dtype) * self.scale
-        return self._add(w.astype(dtype), added)
-
-    def _add(self, outputs: jax.Array, added: jax.Array) -> jax.Array:
-        """Adds to all output columns, or to the adapter's own."""
-        if added.shape == outputs.shape:
-            return outputs + added
-        return outputs.at[..., self.start : self.start + added.shape[-1]].add(added)
-
-
-def adapters(params: Params, path: str) -> Iterator[Adapter]:
-    """The adapters of the weight at `path`; mostly there are none."""
-    for part in ('', *(f'{part}_' for part in _PARTS)):
-        prefix = f'{path}_{TAG}_{part}'
-        if f'{prefix}b' in params:
-            b = params[f'{prefix}b']
-            a = params[f'{prefix}a'].value
-            yield Adapter(prefix, a, b.value, b.metadata['scale'], b.metadata['start'])
-
-
-def adapted(params: Params, path: str, w: Any) -> Any:
-    """The weight `w` at `path` with its adapters added, in the dtype of `w`."""
-    merged = w
-    for adapter in adapters(params, path):
-        merged = adapter.merged(merged)
-    return cast_value(merged, w.dtype)
 
 
 def lora(
@@ -99,7 +36,7 @@ def lora(
     seed: int | jax.Array = 0,
     parts: str = '',
 ) -> Params:
-    """Params with adapters to train beside the weights that `where` names; all else is frozen.
+    """Add adapters to train beside the weights that `where` names, and freeze all else.
 
     Biases and other vectors that `where` names get none. `a` starts uniform, within
     1 / sqrt(inputs), and `b` at zero, so at first nothing changes; they are float32 at least.
@@ -117,7 +54,7 @@ def lora(
         raise ValueError(f'expected a rank of 1 or more and a finite alpha, found {rank}, {alpha}')
     if is_adapted(params):
         raise ValueError('these Params have adapters already: bx.merge_lora(params) first')
-    if not set(parts) <= set(_PARTS) or len(set(parts)) < len(parts):
+    if not set(parts) <= set(PARTS) or len(set(parts)) < len(parts):
         raise ValueError(f"expected parts of 'q', 'k', 'v', each once, found {parts!r}")
     chosen, _ = params.partition(where)
     weights = {path: param for path, param in chosen.items() if _is_weight(param)}
@@ -136,59 +73,37 @@ def _is_weight(param: Param) -> bool:
 def _new_adapters(
     path: str, param: Param, rank: int, scale: float, rng: Params, parts: str
 ) -> dict[str, Param]:
-    """Entries for one weight: one adapter, or one for each of `parts`."""
+    """Return the entries for one weight: one adapter, or one for each of `parts`."""
     *inputs, outputs = param.shape
-    if parts and outputs % len(_PARTS):
+    if parts and outputs % len(PARTS):
         raise ValueError(f'{path!r}: parts {parts!r} need outputs in thirds, found {outputs}')
-    columns = outputs // len(_PARTS) if parts else outputs
-    dtype = _wider(jnp.dtype(jnp.float32), param.dtype)
+    columns = outputs // len(PARTS) if parts else outputs
+    dtype = wider(jnp.dtype(jnp.float32), param.dtype)
     bound = 1 / math.sqrt(math.prod(inputs))
     entries = {}
     for part in sorted(parts) or ['']:
         prefix = f'{path}_{TAG}_{part}_' if part else f'{path}_{TAG}_'
         key, _ = rng.initial_key(f'{prefix}a')
         a = jax.random.uniform(key, (*inputs, rank), dtype, -bound, bound)
-        start = columns * _PARTS.index(part) if part else 0
+        start = columns * PARTS.index(part) if part else 0
         entries |= adapter_entries(prefix, a, jnp.zeros((rank, columns), dtype), scale, start)
     return entries
 
 
-def adapter_entries(prefix: str, a: Any, b: Any, scale: float, start: int) -> dict[str, Param]:
-    """The two entries of an Adapter, by path."""
-    return {
-        f'{prefix}a': Param(a, metadata={'tag': TAG}),
-        f'{prefix}b': Param(b, metadata={'tag': TAG, 'scale': float(scale), 'start': start}),
-    }
-
-
-def _wider(a: Any, b: Any) -> Any:
-    """The floating-point dtype of more bits; strict promotion would refuse to choose."""
-    return max(a, b, key=lambda dtype: jnp.finfo(dtype).bits)
-
-
-def is_adapted(params: Params) -> bool:
-    """Whether there are adapters among `params`."""
-    return any(_is_adapter(param) for param in params.values())
-
-
-def _is_adapter(param: Param) -> bool:
-    return param.metadata.get('tag') == TAG
-
-
 def merge_lora(params: Params) -> Params:
-    """Plain Params: each adapter added to the weight that it adapts, in that weight's dtype.
+    """Add each adapter to the weight that it adapts, in that weight's dtype: plain Params.
 
     Trainable flags stay as they are: what was frozen is; `unfreeze()` makes all trainable.
     """
-    owners = {_owner(path) for path, param in params.items() if _is_adapter(param)}
-    _, plain = params.partition(lambda path, param: _is_adapter(param))
+    owners = {_owner(path) for path, param in params.items() if is_adapter(param)}
+    _, plain = params.partition(lambda path, param: is_adapter(param))
     for path in owners:
         plain = plain.set(path, adapted(params, path, params[path].value))
     return plain
 
 
 def _owner(path: str) -> str:
-    """The path of the weight that the adapter at `path` adapts."""
+    """Return the path of the weight that the adapter at `path` adapts."""
     return path.rpartition(f'_{TAG}_')[0]
 
 
@@ -196,20 +111,20 @@ def _owner(path: str) -> str:
 
 
 def save_lora(path: str | os.PathLike[str], params: Params) -> None:
-    """Writes adapters alone, without the base that they adapt, to one safetensors file.
+    """Write adapters alone, without the base that they adapt, to one safetensors file.
 
     All else that is trainable (a new head) or state (batch statistics) is in it too; of every
     other entry, the base, the file keeps a hash. Raises ValueError if there are no adapters.
     """
     if not is_adapted(params):
         raise ValueError('these Params have no adapters to save: bx.lora(params, where) adds some')
-    own, base = params.partition(lambda _, p: p.trainable or p.is_state or _is_adapter(p))
+    own, base = params.partition(lambda _, p: p.trainable or p.is_state or is_adapter(p))
     metadata = {_KEY: json.dumps(_hashes(base), separators=(',', ':'), sort_keys=True)}
     checkpoint.save(path, own, metadata)
 
 
 def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
-    """`base`, frozen, with the adapters of a file that `save_lora` wrote, trainable as they were.
+    """Freeze `base` and add the adapters of a file that `save_lora` wrote, trainable as they were.
 
     Raises CheckpointError, which names what differs, unless `base` is bit for bit what they were
     trained on, and for malformed files.
@@ -223,8 +138,8 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
         shapes = (f'{name} of {base[name].shape}, found {own[name].shape}' for name in wrong)
         fail(file.path, f'it is for another base: expected {"; ".join(shapes)}')
     kept = base.partition(lambda name, _: name not in own)[0]
-    if wrong := _differences(hashes, _hashes(kept)):
-        fail(file.path, f'its adapters are for another base: {"; ".join(wrong)}')
+    if wrong := differences(hashes, _hashes(kept)):
+        fail(file.path, f'its adapters are for another base: {some(wrong, 4, "; ")}')
     loaded = kept.freeze().merge(own).finalize()
     if wrong := [clause for path in own for clause in _unfit(loaded, path)]:
         fail(file.path, f'adapters that do not fit: {"; ".join(wrong)}')
@@ -232,14 +147,14 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
 
 
 def _unfit(params: Params, path: str) -> Iterator[str]:
-    """What is wrong with the half of an adapter at `path`, given the rest of it and its weight."""
-    is_adapter, owner = _is_adapter(params[path]), _owner(path)
-    if is_adapter != bool(_END.search(path)):
+    """Yield what is wrong with the half of an adapter at `path`, given the rest and its weight."""
+    is_half, owner = is_adapter(params[path]), _owner(path)
+    if is_half != bool(_END.search(path)):
         yield f'{path}: expected a path as w_{TAG}_a and the tag {TAG!r}, or neither'
-    if not is_adapter or not _END.search(path):
+    if not is_half or not _END.search(path):
         return
     other = path[:-1] + {'a': 'b', 'b': 'a'}[path[-1]]
-    if owner not in params or other not in params or not _is_adapter(params[other]):
+    if owner not in params or other not in params or not is_adapter(params[other]):
         yield f'{path}: expected beside it {owner} and {other}'
         return
     if not is_floating(params[path].value):
@@ -259,23 +174,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _hashes(params: Params) -> dict[str, str]:
-    """The dtype, shape and sha256 of each entry, by path."""
+    """Return the dtype, shape and sha256 of each entry, by path."""
     found = {}
     for path, param in params.items():
         if path != RNG:
             data = np.ascontiguousarray(param.value).reshape(-1).view(np.uint8)
             found[path] = f'{describe(param.value)} {hashlib.sha256(data.data).hexdigest()}'
     return found
-
-
-def _differences(expected: Mapping[str, Any], found: Mapping[str, str]) -> list[str]:
-    """A clause for the first few paths that are missing, unexpected, or hold other values."""
-    wrong = [f'{path}: missing' for path in expected if path not in found]
-    wrong += [f'{path}: unexpected' for path in found if path not in expected]
-    wrong += [
-        f'{path}: expected {str(expected[path])[:32]}..., found {value[:32]}...'
-        for path, value in found.items()
-        if path in expected and expected[path] != value
-    ]
-    more = [f'and {len(wrong) - 4} more'] if len(wrong) > 4 else []
-    return wrong[:4] + more

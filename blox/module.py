@@ -5,17 +5,25 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
+from blox.adapters import adapted
 from blox.graph import Graph
-from blox.lora import adapted
 from blox.param import Param
 from blox.params import Params, as_key
+from blox.pickling import packed, unpacked
 
-Initializer: TypeAlias = Callable[[jax.Array, Sequence[int], Any], jax.Array]
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Makes initial values, as those of `jax.nn.initializers` and `blox.layers.initializers` do."""
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any, /) -> jax.Array:
+        """Return an array of `shape` and `dtype`, made from `key`."""
+        ...
 
 
 class Module:
@@ -36,10 +44,12 @@ class Module:
         self.graph = graph
 
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> tuple[Any, Params]:
+        """Return outputs and Params; each kind of module defines its own call."""
         raise NotImplementedError(f'{type(self).__name__} defines no __call__')
 
     @property
     def path(self) -> str:
+        """The module's path in the graph, under which its parameters are."""
         return self.graph.path
 
     def get_param(
@@ -54,7 +64,7 @@ class Module:
         *,
         merged: bool = True,
     ) -> tuple[jax.Array, Params]:
-        """The value of this module's parameter `name`, made with `initializer` if it is new.
+        """Return this module's parameter `name`, made with `initializer` if it is new; and Params.
 
         A stored value is returned in its own dtype; a shape other than `shape` is a
         ValueError. After `finalize()` a missing parameter is a KeyError. Adapters that `bx.lora`
@@ -75,11 +85,11 @@ class Module:
         return value, params.set(path, Param(value, trainable, metadata or {}))
 
     def set_param(self, params: Params, name: str, value: jax.Array) -> Params:
-        """Params with `value` for this module's parameter `name`, in the stored shape and dtype."""
+        """Return Params with `value` for the parameter `name`, in the stored shape and dtype."""
         return params.set(f'{self.path}/{name}', value)
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments that the module keeps under their own names.
+        """Return the constructor's arguments that the module keeps under their own names.
 
         Arguments that have their default value, `graph`, and modules are left out.
         """
@@ -92,18 +102,36 @@ class Module:
                 kept[name] = value
         return kept
 
+    # Used by pickle and copy: compiled functions, such as jax.nn.relu, are kept by their names.
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: packed(value) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update((name, unpacked(value)) for name, value in state.items())
+
     def __repr__(self) -> str:
-        arguments = ', '.join(f'{name}={value!r}' for name, value in self.arguments().items())
+        arguments = ', '.join(f'{name}={short(value)}' for name, value in self.arguments().items())
         return f'{type(self).__name__}({self.path!r}{", " + arguments if arguments else ""})'
 
 
+def short(value: Any) -> str:
+    """Write a module's argument on one line; a function by its name."""
+    if isinstance(value, Module):
+        return f'<{type(value).__name__} at {value.path}>'
+    if callable(value) and hasattr(value, '__name__'):
+        return value.__name__
+    if isinstance(value, tuple | list) and any(callable(item) for item in value):
+        return f'[{", ".join(short(item) for item in value)}]'
+    return repr(value)
+
+
 def _equal(a: Any, b: Any) -> bool:
-    """a == b, where arrays and the like, whose == is no truth value, count as different."""
+    """Compare by ==; arrays and the like, whose == is no truth value, count as different."""
     return type(a) is type(b) and (a == b) is True
 
 
 def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> Params:
-    """Finalized Params for `model`, in one jitted program that computes no outputs.
+    """Return finalized Params for `model`, made in one jitted program that computes no outputs.
 
     `inputs` are arrays, or `jax.ShapeDtypeStruct`s; only shapes and dtypes matter.
 
@@ -120,7 +148,7 @@ def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> 
 
 
 def spec(model: Callable[..., Any], *inputs: Any) -> Params:
-    """What `init` returns, as shapes and dtypes alone: nothing is computed or allocated."""
+    """Return the Params of `init` as shapes and dtypes alone: nothing is computed or allocated."""
     return jax.eval_shape(lambda: _first_pass(model, inputs, 0))
 
 

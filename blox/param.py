@@ -1,4 +1,4 @@
-"""Param: one entry of Params, and what may be put in its place."""
+"""Param: one entry of Params, and the rules for what takes its place."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class Param:
 
     @property
     def is_state(self) -> bool:
-        """Whether this is state that a model updates itself, by its metadata's 'tag'."""
+        """Tell by the metadata's 'tag' whether this is state, which a model updates itself."""
         return self.metadata.get('tag') in STATE_TAGS
 
     @property
     def size(self) -> int:
-        """How many numbers the value holds."""
+        """The number of numbers in the value."""
         return math.prod(self.shape) if hasattr(self.value, 'shape') else 0
 
     @property
@@ -64,7 +64,7 @@ class Param:
 
 
 def as_param(path: str, value: Any) -> Param:
-    """`value` as a Param of a JAX array, with `path` checked."""
+    """Return `value` as a Param of a JAX array, with `path` checked."""
     if not isinstance(path, str) or '' in path.split('/'):
         raise ValueError(f"a path is non-empty names joined by '/', not {path!r}")
     param = value if isinstance(value, Param) else Param(value)
@@ -85,7 +85,7 @@ def as_param(path: str, value: Any) -> Param:
 
 
 def like(path: str, stored: Any, new: Any) -> Any:
-    """`new`, cast to the dtype of `stored` whose place it takes; ValueError unless it fits."""
+    """Cast `new` to the dtype of `stored`, whose place it takes; ValueError unless it fits."""
     if isinstance(stored, tuple):
         return new
     if tuple(new.shape) != tuple(stored.shape):
@@ -96,13 +96,13 @@ def like(path: str, stored: Any, new: Any) -> Any:
 
 
 def _kind(value: Any) -> int:
-    """Position of a dtype in the order bool, integer, floating, complex (keys come last)."""
+    """Return the place of a dtype in the order bool, integer, floating, complex, keys."""
     kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
     return next((i for i, k in enumerate(kinds) if jnp.issubdtype(value.dtype, k)), len(kinds))
 
 
 def cast_value(value: Any, dtype: Any) -> Any:
-    """An array, or the shape of one, in another dtype."""
+    """Cast an array, or the shape of one, to another dtype."""
     if value.dtype == dtype:
         return value
     if isinstance(value, jax.ShapeDtypeStruct):
@@ -111,11 +111,12 @@ def cast_value(value: Any, dtype: Any) -> Any:
 
 
 def is_floating(value: Any) -> bool:
+    """Tell whether an entry's value is an array of floating-point numbers."""
     return not isinstance(value, tuple) and jnp.issubdtype(value.dtype, jnp.floating)
 
 
 def describe(value: Any) -> str:
-    """'float32[2,3]' for an array, '(key<fry>[], uint32[])' for the rng."""
+    """Write 'float32[2,3]' for an array, '(key<fry>[], uint32[])' for the rng."""
     if isinstance(value, tuple):
         return f'({", ".join(map(describe, value))})'
     if not hasattr(value, 'dtype'):

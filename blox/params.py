@@ -47,7 +47,7 @@ class Params(Mapping[str, Param]):
     _structure: Structure
 
     def __init__(self, seed: int | jax.Array | None = None) -> None:
-        """Params that hold only an rng made from `seed`, an int or a JAX key; without one, nothing."""
+        """Hold only an rng made from `seed`, an int or a JAX key; without one, nothing."""
         entries = {}
         if seed is not None:
             value = (as_key(seed), jnp.zeros((), jnp.uint32))
@@ -58,7 +58,7 @@ class Params(Mapping[str, Param]):
 
     @classmethod
     def from_entries(cls, entries: Mapping[str, Any], *, finalized: bool = False) -> Params:
-        """Params of a mapping from path to Param, or to a bare array (trainable, no metadata)."""
+        """Make Params of a mapping from path to Param or bare array (trainable, no metadata)."""
         ordered = sorted(entries, key=paths.natural_key)
         params = [as_param(path, entries[path]) for path in ordered]
         structure = Structure.of(
@@ -79,7 +79,7 @@ class Params(Mapping[str, Param]):
         return Param(self._values[i], structure.trainable[i], dict(structure.metadata[i]))
 
     def get(self, path: str, default: Any = None) -> Any:
-        """The Param at `path`, or `default`."""
+        """Return the Param at `path`, or `default`."""
         return default if self._structure.index.get(path) is None else self[path]
 
     def __iter__(self) -> Iterator[str]:
@@ -112,7 +112,7 @@ class Params(Mapping[str, Param]):
     # Changing entries.
 
     def set(self, path: str, value: Any, *, strict: bool = True) -> Params:
-        """Params with `value` at `path`.
+        """Return Params with `value` at `path`.
 
         `value` is an array, which keeps the entry's flags and metadata, or a Param, which
         replaces them. A stored entry keeps its shape, else ValueError, and its dtype, to
@@ -154,7 +154,7 @@ class Params(Mapping[str, Param]):
         )
 
     def cast(self, dtype: Any, where: Where = '**') -> Params:
-        """Params whose floating-point values that `where` names have `dtype`, a floating-point one.
+        """Cast the floating-point values that `where` names to `dtype`, a floating-point one.
 
         Batch statistics are values like others: name the rest to keep those that still move in
         float32.
@@ -173,18 +173,18 @@ class Params(Mapping[str, Param]):
     # Dividing and joining.
 
     def partition(self, where: Where) -> tuple[Params, Params]:
-        """Two Params: the entries that `where` names, and the rest. `merge` undoes it."""
+        """Divide into the entries that `where` names, and the rest. `merge` undoes it."""
         selected = self._select(where)
         return self._take(selected), self._take(frozenset(self) - selected)
 
     def split_trainable(self) -> tuple[Params, Params]:
-        """Two Params: trainable entries, and the rest (rng, batch statistics, frozen weights)."""
+        """Divide into trainable entries, and the rest (rng, batch statistics, frozen weights)."""
         structure = self._structure
         chosen = frozenset(p for p, flag in zip(structure.paths, structure.trainable) if flag)
         return self._take(chosen), self._take(frozenset(self) - chosen)
 
     def merge(self, other: Params) -> Params:
-        """The entries of both. Where both have a path, `other`'s value, flag and metadata count.
+        """Join the entries of both; where both have a path, `other`'s value, flag and metadata count.
 
         Its value must have the shape of this one's, and is cast to its dtype, as by `set`. The
         result is finalized if both are: merging is how paths are added on purpose.
@@ -209,11 +209,11 @@ class Params(Mapping[str, Param]):
     # Flags.
 
     def freeze(self, where: Where = '**') -> Params:
-        """Params whose entries that `where` names are not trainable."""
+        """Make the entries that `where` names not trainable."""
         return self._flagged(where, False)
 
     def unfreeze(self, where: Where = '**') -> Params:
-        """Params whose entries that `where` names are trainable, state (the rng, batch statistics) apart."""
+        """Make the entries that `where` names trainable, but no state (rng, batch statistics)."""
         return self._flagged(where, True)
 
     def _flagged(self, where: Where, trainable: bool) -> Params:
@@ -225,23 +225,23 @@ class Params(Mapping[str, Param]):
         return _make(self._structure.replace(trainable=flags), self._values)
 
     def finalize(self) -> Params:
-        """Params that take no new paths."""
+        """Return Params that take no new paths."""
         return _make(self._structure.replace(finalized=True), self._values)
 
     @property
     def initialized(self) -> bool:
-        """Whether `finalize` was called."""
+        """True after `finalize`."""
         return self._structure.finalized
 
     # Randomness.
 
     def next_key(self) -> tuple[jax.Array, Params]:
-        """A fresh key, `fold_in(master_key, counter)`, and Params with the counter moved on."""
+        """Return a fresh key, `fold_in(master_key, counter)`, and Params whose counter moved on."""
         key, counter = self._rng()
         return jax.random.fold_in(key, counter), self._counted()
 
     def initial_key(self, path: str) -> tuple[jax.Array, Params]:
-        """The key of the initial value at `path`, and Params with the counter moved on.
+        """Return the key of the initial value at `path`, and Params with the counter moved on.
 
         It depends on the master key and the path alone, so neither the order of calls nor
         other parameters have a say in it.
@@ -253,7 +253,7 @@ class Params(Mapping[str, Param]):
         return key, self._counted()
 
     def fold_rng(self, data: Any) -> Params:
-        """Params with `data`, an integer, folded into the master key.
+        """Fold `data`, an integer, into the master key.
 
         Under `vmap` or `shard_map`, fold in the lane's index to give each lane its own
         stream, and undo it with `unfold_rng` so that what comes back is the same in all lanes:
@@ -272,7 +272,7 @@ class Params(Mapping[str, Param]):
         return self.set(RNG, (lane, counter))
 
     def unfold_rng(self, original: Params) -> Params:
-        """Params with the master key of `original` and this one's counter."""
+        """Restore the master key of `original`, and keep this one's counter."""
         return self.set(RNG, (original._rng()[0], self._rng()[1]))
 
     def _rng(self) -> tuple[jax.Array, jax.Array]:
@@ -293,8 +293,16 @@ class Params(Mapping[str, Param]):
 
     @property
     def num_params(self) -> int:
-        """How many numbers the parameters hold, frozen ones included, state left out."""
+        """The number of numbers in all parameters, frozen ones included, state left out."""
         return sum(param.size for param in self.values() if not param.is_state)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the floating-point values; of several, the one that JAX promotes them to."""
+        dtypes = {p.dtype for p in self.values() if jnp.issubdtype(p.dtype, jnp.floating)}
+        if not dtypes:
+            raise ValueError(f'no floating-point values among {len(self)} entries')
+        return jnp.result_type(*dtypes)
 
     @property
     def nbytes(self) -> int:
@@ -336,7 +344,7 @@ jax.tree_util.register_pytree_with_keys(Params, _flatten_with_keys, _make, _flat
 
 
 def as_key(seed: Any) -> jax.Array:
-    """The JAX key that `seed` is, or that is made from it when it is an integer."""
+    """Return `seed` if it is a JAX key, or the key made from it if it is an integer."""
     if isinstance(seed, jax.Array | np.ndarray) and (
         jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) or seed.ndim == 1
     ):

@@ -1,7 +1,8 @@
 """Patterns over paths: 'vit/block*/attn/**' names a part of a model.
 
 A path is segments joined by '/'. In a pattern, `*` stands for any text inside one segment, `?` for
-one character, `[abc]` for one of a set, `[!abc]` for one that is not in it, and a segment `**` for any number of whole segments, none included.
+one character, `[abc]` for one of a set, `[!abc]` for one that is not in it, and a
+segment `**` for any number of whole segments, none included.
 """
 
 import difflib
@@ -20,7 +21,7 @@ _DIGITS = re.compile(r'(\d+)')
 
 
 def natural_key(path: str) -> tuple[NaturalKey, str]:
-    """Sort key that puts 'block2' before 'block10', segment by segment.
+    """Return a sort key that puts 'block2' before 'block10', segment by segment.
 
     >>> sorted(['net/block10/w', 'net/block2/w', 'net/b'], key=natural_key)
     ['net/b', 'net/block2/w', 'net/block10/w']
@@ -49,7 +50,7 @@ def _compile(pattern: str) -> re.Pattern[str]:
 
 
 def _segment(glob: str) -> str:
-    """Translates one segment of a pattern to a regular expression."""
+    """Translate one segment of a pattern to a regular expression."""
     out, position = [], 0
     while position < len(glob):
         char = glob[position]
@@ -67,7 +68,7 @@ def _segment(glob: str) -> str:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether `path` as a whole fits `pattern`.
+    """Tell whether `path` as a whole fits `pattern`.
 
     >>> matches('vit/block*/attn/**', 'vit/block3/attn/qkv/w')
     True
@@ -81,12 +82,12 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def nearest(path: str, paths: Iterable[str]) -> list[str]:
-    """Up to three of `paths` that look most like `path`, for error messages."""
+    """Return up to three of `paths` that look most like `path`, for error messages."""
     return difflib.get_close_matches(path, list(paths), n=3, cutoff=0.5)
 
 
 def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[str]:
-    """The paths among `entries` that `where` names.
+    """Return the paths among `entries` that `where` names.
 
     `where` is a pattern, several of them, or a predicate `(path, param) -> bool`.
     A pattern that matches none of them is a ValueError, for a misspelt one would otherwise

@@ -12,7 +12,7 @@ from blox.params import Params
 
 
 def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:
-    """A NamedSharding for each value of `params`, as `jax.jit` and `jax.device_put` take them.
+    """Return a NamedSharding for each value, as `jax.jit` and `jax.device_put` take them.
 
     The first rule whose pattern matches a path decides; what none matches is replicated. A
     pattern that matches nothing, or a spec that does not fit a shape, is a ValueError.
@@ -26,7 +26,7 @@ def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) ->
 
 
 def shard(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:
-    """`params` placed on `mesh` by `rules`; see `shardings`.
+    """Place `params` on `mesh` by `rules`; see `shardings`.
 
     Models are written for meshes whose axes are of type Auto, where the compiler propagates
     shardings: `jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,) * len(shape))`.
@@ -48,7 +48,7 @@ def _check_fit(path: str, shape: tuple[int, ...], spec: PartitionSpec, mesh: Mes
 
 
 def _names(names: Any) -> tuple[str, ...]:
-    """The mesh axes of one entry of a PartitionSpec."""
+    """Return the mesh axes of one entry of a PartitionSpec."""
     if names is None:
         return ()
     return (names,) if isinstance(names, str) else tuple(names)

@@ -1,4 +1,4 @@
-"""What the numbers of an array are like, a piece at a time: arrays may be half of the memory."""
+"""Statistics of an array, summed a piece at a time: arrays may be half of the memory."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _PIECE = 1 << 16
 
 
 class Statistics(NamedTuple):
-    """Of the finite numbers of an array; `zeros` is a fraction, `nans` and `infs` are counts."""
+    """Statistics of finite numbers; `zeros` is a fraction, `nans` and `infs` are counts."""
 
     mean: float
     std: float
@@ -38,7 +38,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(value: Any) -> Statistics | None:
-    """Statistics of an array's real numbers, None where there are none.
+    """Return statistics of an array's real numbers, None where there are none.
 
     Of an array over several hosts, those of the parts that this host holds. They are summed in
     float64, whatever the dtype.
@@ -73,7 +73,7 @@ def statistics(value: Any) -> Statistics | None:
 
 
 def pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """The numbers of an array in order, as flat views of at most 65,536."""
+    """Yield the numbers of an array in order, as flat views of at most 65,536."""
     flat = array.reshape(-1)
     return (flat[start : start + _PIECE] for start in range(0, flat.size, _PIECE))
 
@@ -89,7 +89,7 @@ def _has_numbers(value: Any) -> bool:
 
 
 def _local_pieces(value: Any) -> Iterator[np.ndarray]:
-    """Pieces of what this host holds, each place once; nothing is gathered."""
+    """Yield pieces of the part that this host holds, each place once; nothing is gathered."""
     if isinstance(value, np.ndarray):
         yield from pieces(value)
         return

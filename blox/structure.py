@@ -54,7 +54,7 @@ class Structure:
         return structure
 
     def replace(self, **changes: Any) -> Structure:
-        """This structure with some fields changed."""
+        """Return this structure with some fields changed."""
         fields = ('paths', 'trainable', 'metadata', 'finalized')
         return Structure.of(*(changes.get(name, getattr(self, name)) for name in fields))
 
@@ -69,14 +69,14 @@ class Structure:
 
 
 def _typed(value: Any) -> Any:
-    """`value` with its types, since 1, 1.0 and True are equal and hash alike."""
+    """Return `value` with its types, since 1, 1.0 and True are equal and hash alike."""
     if isinstance(value, tuple):
         return tuple(_typed(item) for item in value)
     return type(value), value
 
 
 def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
-    """`metadata` as sorted pairs, lists as tuples. TypeError for values that cannot be hashed."""
+    """Return `metadata` as sorted pairs, lists as tuples. TypeError for unhashable values."""
 
     def freeze(value: Any) -> Any:
         return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
@@ -92,7 +92,7 @@ def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
 
 
 def subset(structure: Structure, chosen: frozenset[str]) -> Structure:
-    """The part of `structure` whose paths are among `chosen`."""
+    """Return the part of `structure` whose paths are among `chosen`."""
     kept = [i for i, path in enumerate(structure.paths) if path in chosen]
     return Structure.of(
         tuple(structure.paths[i] for i in kept),
@@ -103,7 +103,7 @@ def subset(structure: Structure, chosen: frozenset[str]) -> Structure:
 
 
 def join(mine: Structure, theirs: Structure) -> Structure:
-    """The paths of both; where both have one, with the flag and metadata of `theirs`."""
+    """Join the paths of both; where both have one, the flag and metadata of `theirs` count."""
     entries = {
         path: (trainable, metadata)
         for structure in (mine, theirs)
@@ -121,5 +121,5 @@ def join(mine: Structure, theirs: Structure) -> Structure:
 
 
 def replaced(items: tuple[Any, ...], i: int, item: Any) -> tuple[Any, ...]:
-    """`items` with another one at index `i`."""
+    """Return `items` with another one at index `i`."""
     return (*items[:i], item, *items[i + 1 :])

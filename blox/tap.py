@@ -1,4 +1,4 @@
-"""Tap: what the modules inside a model give, by Graph path."""
+"""Tap: the outputs of the modules inside a model, by Graph path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tapped: TypeAlias = Callable[..., tuple[tuple[Any, OrderedDict[str, Any]], Param
 
 
 def tap(model: Module, where: str | Sequence[str] | Callable[[str, Module], bool]) -> Tapped:
-    """A function like `model` that gives the outputs of modules inside of it too.
+    """Return a function like `model` that gives the outputs of modules inside of it too.
 
     `(outputs, taps), params = tap(model, where)(params, *inputs)`: `taps` maps the path of each
     module that `where` names to what its call gave, in the order of the calls; a second call of
@@ -64,7 +64,7 @@ class _Recorder:
         self.treedefs: OrderedDict[str, Any] = OrderedDict()
 
     def watch(self, model: Module) -> Module:
-        """A copy of `model` in which the chosen modules leave their outputs in Params."""
+        """Copy `model` so that the chosen modules leave their outputs in Params."""
         watched = copy.deepcopy(model)
         for path, module in watched.graph.root.walk():
             if path in self.chosen:
@@ -88,7 +88,7 @@ class _Recorder:
         return outputs, params.merge(Params.from_entries(entries, finalized=params.initialized))
 
     def collect(self, params: Params) -> tuple[OrderedDict[str, Any], Params]:
-        """What was recorded, by path, and the model's own Params."""
+        """Return the recorded outputs, by path, and the model's own Params."""
         if unknown := sorted(set(self.deltas) - set(self.treedefs)):
             raise ValueError(
                 f'deltas for {", ".join(unknown)}: expected tapped modules that the model calls, '

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.atomic import atomic_write
+from blox.wording import cut, printable
 
 ALIGNMENT = 64
 MAX_HEADER_BYTES = 16 * 2**20
@@ -69,7 +70,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies: `start` and `stop` are offsets from the start of the file, in bytes."""
+    """The place of a tensor: `start` and `stop` are bytes from the start of the file."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -87,7 +88,7 @@ class MappedFile(Mapping[str, np.ndarray]):
     _map: mmap.mmap
 
     def release(self, name: str) -> None:
-        """Lets the system take the tensor's memory back; the next use reads the file again."""
+        """Let the system take the tensor's memory back; the next use reads the file again."""
         info = self.tensors[name]
         start = info.start - info.start % mmap.PAGESIZE
         if hasattr(mmap, 'MADV_DONTNEED') and info.stop > start:
@@ -142,7 +143,7 @@ class TensorFile(MappedFile):
 def write_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> None:
-    """Writes arrays, NumPy's or JAX's, to a safetensors file, atomically and durably.
+    """Write arrays, NumPy's or JAX's, to a safetensors file, atomically and durably.
 
     The same tensors in the same order, with the same metadata, give the same bytes.
     """
@@ -179,7 +180,7 @@ def write_tensors(
 
 
 def _code(path: Path, name: str, array: Any) -> str:
-    """The format's name for the array's dtype."""
+    """Return the format's name for the array's dtype."""
     _check_name(path, name)
     if not hasattr(array, '__array__'):
         raise TypeError(f'{name!r}: expected an array, found {type(array).__name__}')
@@ -190,28 +191,23 @@ def _code(path: Path, name: str, array: Any) -> str:
 
 
 def _contiguous_bytes(array: Any) -> memoryview:
-    """The array's bytes in C order, little-endian, whatever its strides."""
+    """Return the array's bytes in C order, little-endian, whatever its strides."""
     array = np.asarray(array, order='C')
     little = array.astype(array.dtype.newbyteorder('<'), copy=False)
     return memoryview(little.reshape(-1).view(np.uint8))
 
 
 def fail(path: Path, what: str, tensor: str | None = None, *, most: int = 500) -> NoReturn:
-    """Raises CheckpointError in one line, safe to print whatever the file holds.
+    """Raise CheckpointError in one line, safe to print whatever the file holds.
 
     No part of it is longer than `most` characters, for a file's own text may be of any length.
     """
-    where = '' if tensor is None else f': tensor {_cut(repr(tensor), most)}'
-    shown = ''.join(char if char.isprintable() else repr(char)[1:-1] for char in _cut(what, most))
-    raise CheckpointError(f'{str(path)!r}{where}: {shown}')
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f'{text[:most]}...'
+    where = '' if tensor is None else f': tensor {cut(repr(tensor), most)}'
+    raise CheckpointError(f'{str(path)!r}{where}: {printable(cut(what, most))}')
 
 
 def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[str, Any], int]:
-    """The parsed header and where the data starts."""
+    """Return the parsed header and where the data starts."""
     if size < 8:
         fail(path, f'expected a safetensors file of 8 bytes or more, found {size} bytes')
     (length,) = struct.unpack('<Q', start)
@@ -242,7 +238,7 @@ def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[s
 
 
 def parse_json(path: Path, text: str, what: str) -> dict[str, Any]:
-    """A JSON object without repeated keys, NaN or Infinity."""
+    """Parse a JSON object without repeated keys, NaN or Infinity."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -268,7 +264,7 @@ def parse_json(path: Path, text: str, what: str) -> dict[str, Any]:
 
 
 def _check_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
-    """Takes the metadata out of the header."""
+    """Take the metadata out of the header."""
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         fail(path, f'expected {_METADATA} to map strings to strings')
@@ -313,7 +309,7 @@ def _are_sizes(values: Any) -> bool:
 
 
 def _check_layout(path: Path, tensors: dict[str, TensorInfo], data_start: int, size: int) -> None:
-    """Tensors must cover the data exactly: no overlap, no hole, nothing cut off or left over."""
+    """Check that tensors cover the data exactly: no overlap, no hole, nothing cut off or left."""
     if not tensors:
         fail(path, 'expected tensors, found none')
     position = data_start

@@ -17,17 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blox.adapters import is_adapted
 from blox.atomic import atomic_write
 from blox.converters.configs import write_config
 from blox.converters.mapping.rules import Entry, Table, plan, respell
 from blox.converters.sources.source import Source, Tensor, open_source, unstacked
 from blox.converters.tables import layouts
 from blox.graph import Graph
-from blox.lora import is_adapted
 from blox.module import spec
 from blox.param import Param
 from blox.params import Params
 from blox.tensorfile import ALIGNMENT, fail, write_tensors
+from blox.wording import misfits
 
 # Copies and transposes are bound by memory: two threads keep it busy, more hold more of it.
 _THREADS = 2
@@ -64,11 +65,7 @@ class Explanation:
     @property
     def problems(self) -> list[str]:
         """One clause for each name that is missing, unexpected or mismatched."""
-        return [
-            *(f'{name}: missing' for name in self.missing),
-            *(f'{name!r}: unexpected' for name in self.unexpected),
-            *self.mismatched,
-        ]
+        return misfits(self.missing, self.unexpected, self.mismatched)
 
     def fields(self) -> dict[str, Any]:
         """All of it as JSON has it."""
@@ -266,7 +263,7 @@ def _fit(
         {name: own[name] for name in shapes if name in own},
         tuple(respell(name, published) for name in shapes if name not in tensors),
         tuple(own[name] for name in loose if name not in ignored),
-        tuple(doubled + _mismatched(tensors, shapes, own)),
+        tuple(doubled + mismatched(tensors, shapes, own)),
         tuple(own[name] for name in ignored),
     )
     return explanation, tensors
@@ -287,11 +284,12 @@ def _respelled(
     return tensors, own, doubled
 
 
-def _mismatched(
+def mismatched(
     tensors: Mapping[str, Tensor],
     shapes: Mapping[str, tuple[int, ...]],
     own: Mapping[str, str],
 ) -> list[str]:
+    """Write a clause for each tensor, by its own name, of another shape or kind than expected."""
     found = {name: tensors[name] for name in shapes if name in tensors}
     return [
         f'{own[name]}: expected shape {shapes[name]}, found {tensor.shape}'

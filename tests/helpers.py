@@ -4,8 +4,10 @@ import base64
 import contextlib
 import html
 import importlib.util
+import os
 import re
 import signal
+import sys
 import zlib
 from pathlib import Path
 from zlib import crc32
@@ -21,6 +23,14 @@ import blox as bx
 EXAMPLES = Path(__file__).parents[1] / 'examples'
 GRAY = bx.zoo.ImagePreprocessor(
     size=(8, 8), resize=(8, 8), keep_ratio=False, interpolation='bilinear', mean=(0.5,), std=(0.5,)
+)
+COLOR = bx.zoo.ImagePreprocessor(
+    size=(8, 6),
+    resize=(10, 9),
+    keep_ratio=True,
+    interpolation='bicubic',
+    mean=(0.5,) * 3,
+    std=(1,) * 3,
 )
 
 
@@ -53,6 +63,14 @@ def random_params(call, *inputs, dtype=jnp.float64, seed=0):
     return params
 
 
+def message(error, call):
+    """Return what a call's error says, in one line."""
+    with pytest.raises(error) as caught:
+        call()
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
 @contextlib.contextmanager
 def promptly(seconds=10):
     """Fails what would wait for ever."""
@@ -67,6 +85,31 @@ def promptly(seconds=10):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@contextlib.contextmanager
+def opened(path):
+    """A list that grows with each time that a file is opened."""
+    times, wanted = [], os.path.realpath(path)
+    _WATCHED.append((times, wanted))
+    try:
+        yield times
+    finally:
+        _WATCHED.remove((times, wanted))
+
+
+_WATCHED = []
+
+
+def _watch(event, args):
+    if _WATCHED and event == 'open' and isinstance(args[0], str | bytes | os.PathLike):
+        path = os.path.realpath(os.fsdecode(args[0]))
+        for times, wanted in _WATCHED:
+            if path == wanted:
+                times.append(path)
+
+
+sys.addaudithook(_watch)  # It stays as long as Python does.
 
 
 def example(name):

@@ -10,8 +10,11 @@ from blox.zoo.saving.compile import compile
 from blox.zoo.saving.export import export
 from blox.zoo.saving.push import push
 from blox.zoo.saving.save import save
-from blox.zoo.training.data import Data, image_folder, text_file
-from blox.zoo.training.finetune import finetune, load_for_classes
+from blox.zoo.training.classes import load_for_classes
+from blox.zoo.training.data import Data
+from blox.zoo.training.finetune import finetune
+from blox.zoo.training.images import image_folder
+from blox.zoo.training.texts import text_file
 
 __all__ = [
     'Card',

@@ -9,6 +9,7 @@ from blox.layers.linear import Linear, Mlp, Sequential
 from blox.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from blox.layers.pool import avg_pool, max_pool
 from blox.layers.recurrent import GRU, LSTM, LSTMState, Recurrent, dynamic_scan, static_scan
+from blox.layers.scale import LayerScale
 
 __all__ = [
     'ACTIVATIONS',
@@ -24,6 +25,7 @@ __all__ = [
     'KVCache',
     'LSTMState',
     'LayerNorm',
+    'LayerScale',
     'Linear',
     'Mlp',
     'MultiHeadAttention',

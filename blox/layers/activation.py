@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x, exactly (by erf)."""
+    """Return x times the normal distribution function of x, exactly (by erf)."""
     return jax.nn.gelu(x, approximate=False)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
-    """gelu's approximation by tanh, which GPT-2 and Google's ViT code use."""
+    """Return gelu's approximation by tanh, which GPT-2 and Google's ViT code use."""
     return jax.nn.gelu(x, approximate=True)
 
 

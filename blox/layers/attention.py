@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
+from blox.layers.initializers import LecunNormal
 from blox.layers.linear import Linear
 from blox.layers.precision import widen
 from blox.module import Initializer, Module
@@ -43,8 +44,8 @@ class MultiHeadAttention(Module):
         scale: float | None = None,
         attention_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
-        qkv_init: Initializer = jax.nn.initializers.lecun_normal(),
-        proj_init: Initializer = jax.nn.initializers.lecun_normal(),
+        qkv_init: Initializer = LecunNormal(),
+        proj_init: Initializer = LecunNormal(),
     ) -> None:
         if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')
@@ -68,6 +69,7 @@ class MultiHeadAttention(Module):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch length width'], Params]:
+        """Attend over [batch, length, width], which is the shape of the outputs too."""
         (q, k, v), params = self._project(params, inputs)
         if self.is_causal:
             causal = jnp.tril(jnp.ones((1, 1, inputs.shape[1], inputs.shape[1]), bool))
@@ -75,7 +77,7 @@ class MultiHeadAttention(Module):
         return self._attend(params, q, k, v, mask, is_training)
 
     def initial_state(self, batch_size: int, room: int, dtype: Any) -> KVCache:
-        """An empty cache for `room` tokens."""
+        """Return an empty cache for `room` tokens."""
         shape = (batch_size, room, self.heads, self.head_dim)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
@@ -86,7 +88,7 @@ class MultiHeadAttention(Module):
         state: KVCache,
         position: Int[Array, ' batch'],
     ) -> tuple[tuple[Float[Array, 'batch length width'], KVCache], Params]:
-        """Causal attention of the next `length` tokens to themselves and those in the cache.
+        """Let the next `length` tokens attend to those in the cache and, causally, to themselves.
 
         `position` is how many tokens of each sequence the cache holds. Tokens past its
         room are not kept.
@@ -128,7 +130,7 @@ class MultiHeadAttention(Module):
 
 
 def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """`cache` with `new` at each sequence's own position."""
+    """Return `cache` with `new` at each sequence's own position."""
     batch = jnp.arange(cache.shape[0])[:, None]
     places = position[:, None] + jnp.arange(new.shape[1], dtype=position.dtype)[None]
     return cache.at[batch, places].set(new.astype(cache.dtype), mode='drop')

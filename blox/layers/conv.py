@@ -12,8 +12,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from blox.adapters import adapters
 from blox.graph import Graph
-from blox.lora import adapters
+from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -50,8 +51,8 @@ class Conv(Module):
         groups: int = 1,
         padding_mode: str = 'zeros',
         use_bias: bool = True,
-        w_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        w_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         if padding_mode not in _PAD_MODES:
             raise ValueError(
@@ -73,6 +74,7 @@ class Conv(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, 'batch *spatial inputs']
     ) -> tuple[Float[Array, 'batch *positions outputs'], Params]:
+        """Map [batch, *spatial, inputs] to [batch, *positions, output_channels]."""
         rank = inputs.ndim - 2
         kernel = per_axis('kernel_size', self.kernel_size, rank)
         stride = per_axis('stride', self.stride, rank)
@@ -125,8 +127,8 @@ class ConvTranspose(Module):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         use_bias: bool = True,
-        w_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        w_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         super().__init__(graph)
         self.output_channels = output_channels
@@ -143,6 +145,7 @@ class ConvTranspose(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, 'batch *spatial inputs']
     ) -> tuple[Float[Array, 'batch *positions outputs'], Params]:
+        """Map [batch, *spatial, inputs] to [batch, *positions, output_channels]."""
         rank = inputs.ndim - 2
         kernel = per_axis('kernel_size', self.kernel_size, rank)
         stride = per_axis('stride', self.stride, rank)
@@ -170,7 +173,7 @@ class ConvTranspose(Module):
         stride: tuple[int, ...],
         dilation: tuple[int, ...],
     ) -> list[tuple[int, int]]:
-        """Padding of the stretched inputs that undoes the padding of the transposed Conv."""
+        """Return padding of the stretched inputs that undoes that of the transposed Conv."""
         extra = per_axis('output_padding', self.output_padding, len(kernel))
         for e, s, d in zip(extra, stride, dilation):
             if not 0 <= e < max(s, d):
@@ -189,7 +192,7 @@ class ConvTranspose(Module):
 
 
 def per_axis(name: str, value: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """`value` as one int for each of `rank` spatial axes."""
+    """Return `value` as one int for each of `rank` spatial axes."""
     values = (int(value),) * rank if isinstance(value, int | np.integer) else tuple(value)
     if rank < 1 or len(values) != rank:
         raise ValueError(
@@ -206,7 +209,7 @@ def explicit_padding(
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
 ) -> list[tuple[int, int]]:
-    """`padding` as a (before, after) pair for each spatial axis."""
+    """Return `padding` as a (before, after) pair for each spatial axis."""
     if isinstance(padding, str):
         if padding not in ('SAME', 'VALID'):
             raise ValueError(f"padding is 'SAME', 'VALID' or numbers, found {padding!r}")
@@ -232,7 +235,7 @@ def _kernel_shape(
 
 
 def _in_one_dtype(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What `@` does by itself and a convolution does not."""
+    """Promote to one dtype, as `@` does by itself and a convolution does not."""
     dtype = jnp.promote_types(x.dtype, w.dtype)
     return x.astype(dtype), w.astype(dtype)
 

@@ -25,6 +25,7 @@ class Dropout(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*shape'], Params]:
+        """Return inputs of any shape, in training with some of them dropped."""
         if not is_training or self.rate == 0:
             return inputs, params
         key, params = params.next_key()
@@ -41,6 +42,7 @@ class DropPath(Dropout):
     def __call__(
         self, params: Params, inputs: Float[Array, 'batch *shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, 'batch *shape'], Params]:
+        """Return [batch, ...] inputs, in training with some of the examples dropped."""
         if not is_training or self.rate == 0:
             return inputs, params
         key, params = params.next_key()

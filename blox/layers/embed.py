@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from blox.graph import Graph
+from blox.layers.initializers import Normal
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -22,7 +23,7 @@ class Embed(Module):
         vocab_size: int,
         width: int,
         *,
-        w_init: Initializer = jax.nn.initializers.normal(1.0),
+        w_init: Initializer = Normal(1.0),
     ) -> None:
         super().__init__(graph)
         self.vocab_size = vocab_size
@@ -32,13 +33,14 @@ class Embed(Module):
     def __call__(
         self, params: Params, ids: Int[Array, '*batch']
     ) -> tuple[Float[Array, '*batch width'], Params]:
+        """Map ids of any shape to vectors: [..., width]."""
         w, params = self._table(params)
         return w.at[ids].get(mode='fill', fill_value=jnp.nan, wrap_negative_indices=False), params
 
     def attend(
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch vocab'], Params]:
-        """Inner products of `inputs` with every row: a language model's tied head."""
+        """Return inner products of `inputs` with every row: a language model's tied head."""
         w, params = self._table(params)
         return inputs @ w.T, params
 

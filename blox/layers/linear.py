@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from blox.adapters import adapters
 from blox.graph import Graph
 from blox.layers.dropout import Dropout
-from blox.lora import adapters
+from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -31,8 +32,8 @@ class Linear(Module):
         output_size: int,
         *,
         use_bias: bool = True,
-        w_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        w_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         super().__init__(graph)
         self.output_size = output_size
@@ -43,6 +44,7 @@ class Linear(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch inputs']
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
+        """Map [..., inputs] to [..., output_size]."""
         shape = (inputs.shape[-1], self.output_size)
         w, params = self.get_param(params, 'w', shape, self.w_init, merged=False)
         outputs = inputs @ w
@@ -69,9 +71,9 @@ class Mlp(Module):
         *,
         hidden_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
-        fc1_init: Initializer = jax.nn.initializers.lecun_normal(),
-        fc2_init: Initializer = jax.nn.initializers.lecun_normal(),
-        b_init: Initializer = jax.nn.initializers.zeros,
+        fc1_init: Initializer = LecunNormal(),
+        fc2_init: Initializer = LecunNormal(),
+        b_init: Initializer = Zeros(),
     ) -> None:
         super().__init__(graph)
         self.hidden_size = hidden_size
@@ -85,6 +87,7 @@ class Mlp(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
+        """Map [..., width] to [..., output_size]."""
         x, params = self.fc1(params, inputs)
         x, params = self.hidden_dropout(params, self.activation(x), is_training=is_training)
         x, params = self.fc2(params, x)
@@ -119,6 +122,7 @@ class Sequential(Module):
     def __call__(
         self, params: Params, inputs: jax.Array, *, is_training: bool = False
     ) -> tuple[jax.Array, Params]:
+        """Apply the layers in turn; shapes are those that they take and give."""
         x = inputs
         for layer in self.layers:
             if not isinstance(layer, Module):

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
+from blox.layers.initializers import Ones, Zeros
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.param import BATCH_STATS
 from blox.params import Params
 
-_ones = jax.nn.initializers.ones
-_zeros = jax.nn.initializers.zeros
+_ones = Ones()
+_zeros = Zeros()
 
 
 class LayerNorm(Module):
@@ -39,6 +40,7 @@ class LayerNorm(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch width'], Params]:
+        """Normalize [..., width] over its last axis."""
         x = widen(inputs)
         x = x - x.mean(-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
@@ -46,7 +48,7 @@ class LayerNorm(Module):
 
 
 class RMSNorm(Module):
-    """Divides by the root mean square of the last axis (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
+    """Divides by the root mean square of the last axis (Zhang et al., 2019, arXiv:1910.07467)."""
 
     def __init__(self, graph: Graph, *, eps: float = 1e-6, use_scale: bool = True) -> None:
         super().__init__(graph)
@@ -57,6 +59,7 @@ class RMSNorm(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch width'], Params]:
+        """Divide [..., width] by the root mean square of its last axis."""
         x = widen(inputs)
         x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
         return _scale_and_offset(self, params, x, inputs.dtype)
@@ -83,6 +86,7 @@ class GroupNorm(Module):
     def __call__(
         self, params: Params, inputs: Float[Array, 'batch *spatial channels']
     ) -> tuple[Float[Array, 'batch *spatial channels'], Params]:
+        """Normalize [batch, *spatial, channels] by groups of channels."""
         batch, channels = inputs.shape[0], inputs.shape[-1]
         if self.groups < 1 or channels % self.groups:
             raise ValueError(
@@ -130,6 +134,7 @@ class BatchNorm(Module):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch *spatial channels'], Params]:
+        """Normalize [batch, *spatial, channels] by channel."""
         shape = (inputs.shape[-1],)
         tag = {'tag': BATCH_STATS}
         mean, params = self.get_param(params, 'mean', shape, _zeros, trainable=False, metadata=tag)
@@ -145,7 +150,7 @@ class BatchNorm(Module):
         return _scale_and_offset(self, params, x, inputs.dtype)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-        """Mean and biased variance of each channel, and of how many values they are."""
+        """Return mean and biased variance of each channel, and the number of their values."""
         axes = tuple(range(x.ndim - 1))
         mean = x.mean(axes)
         count = x.size // x.shape[-1]
@@ -168,7 +173,7 @@ class BatchNorm(Module):
 
 
 def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:
-    """One value for each channel, in the dtype and with the rank of `x`."""
+    """Return one value for each channel, in the dtype and with the rank of `x`."""
     return jnp.expand_dims(values.astype(x.dtype), range(x.ndim - 1))
 
 

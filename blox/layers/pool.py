@@ -20,7 +20,7 @@ def max_pool(
     stride: int | Sequence[int] | None = None,
     padding: Padding = 'VALID',
 ) -> Float[Array, 'batch *pooled channels']:
-    """The largest value in each window. `stride` is the window's size if not given.
+    """Return the largest value in each window. `stride` is the window's size if not given.
 
     `padding` is as for Conv; padded places never win.
     """
@@ -35,7 +35,7 @@ def avg_pool(
     *,
     count_include_pad: bool = True,
 ) -> Float[Array, 'batch *pooled channels']:
-    """The mean of each window. `stride` is the window's size if not given.
+    """Return the mean of each window. `stride` is the window's size if not given.
 
     `padding` is as for Conv. Padded zeros count in the mean, as in torch, unless
     `count_include_pad` is False.

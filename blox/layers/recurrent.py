@@ -16,11 +16,11 @@ class Recurrent(Module):
     """A module with a state that it carries from one time step to the next."""
 
     def initial_state(self, batch_size: int, dtype: Any = jnp.float32) -> Any:
-        """The state before the first step, zeros."""
+        """Return the state before the first step, zeros."""
         raise NotImplementedError(f'{type(self).__name__} defines no initial_state')
 
     def advance(self, params: Params, inputs: jax.Array, state: Any) -> tuple[Any, Params]:
-        """One step without resets: ((outputs, state), params)."""
+        """Take one step without resets: ((outputs, state), params)."""
         raise NotImplementedError(f'{type(self).__name__} defines no advance')
 
     def step(
@@ -30,7 +30,7 @@ class Recurrent(Module):
         state: Any,
         is_reset: Bool[Array, ' batch'] | None = None,
     ) -> tuple[tuple[Any, Any], Params]:
-        """One time step: ((outputs, state), params).
+        """Take one time step: ((outputs, state), params).
 
         Where `is_reset`, the sequence starts anew: its state is the initial one before the step.
         """
@@ -53,7 +53,7 @@ class Recurrent(Module):
         state: Any = None,
         is_reset: Bool[Array, 'batch time'] | None = None,
     ) -> tuple[tuple[Any, Any], Params]:
-        """A whole sequence, by `dynamic_scan`, from `state` or the initial one."""
+        """Run over a whole [batch, time, features] sequence, from `state` or the initial one."""
         if state is None:
             state = self.initial_state(inputs.shape[0], inputs.dtype)
             # Under shard_map the loop's carry must vary over the mesh as the inputs do.
@@ -135,7 +135,7 @@ def static_scan(
     state: Any,
     is_reset: Bool[Array, 'batch time'] | None = None,
 ) -> tuple[tuple[Any, Any], Params]:
-    """Runs `core.step` over time as a Python loop: every step is a part of the program.
+    """Run `core.step` over time as a Python loop: every step is a part of the program.
 
     Returns ((outputs, state), params), outputs [batch, time, ...] and the last state.
     """
@@ -155,7 +155,7 @@ def dynamic_scan(
     state: Any,
     is_reset: Bool[Array, 'batch time'] | None = None,
 ) -> tuple[tuple[Any, Any], Params]:
-    """What `static_scan` does, as one `jax.lax.scan`: the program holds a single step."""
+    """Run `core.step` over time as one `jax.lax.scan`: the program holds a single step."""
     if not params.initialized:
         # The loop's carry cannot grow, so the parameters must be there before it.
         reset = None if is_reset is None else is_reset[:, 0]
@@ -172,5 +172,5 @@ def dynamic_scan(
 
 
 def _expand(mask: jax.Array, rank: int) -> jax.Array:
-    """`mask` with trailing axes of size 1 up to `rank`."""
+    """Return `mask` with trailing axes of size 1 up to `rank`."""
     return mask.reshape(mask.shape + (1,) * (rank - mask.ndim))

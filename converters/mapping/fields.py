@@ -20,12 +20,14 @@ class Via:
     """Translate a value: `read` from theirs to ours, `write` from ours to theirs.
 
     Both take the value and our other fields, and raise ValueError that says what they expect.
-    `read` gets values of the type of the field's default, of any type if it `takes_any`.
+    `read` gets values of the type of the field's default, of any type if it `takes_any`; null
+    stands for the default, unless it `takes_null`.
     """
 
     read: Callable[[Any, Known], Any] = lambda value, known: value
     write: Callable[[Any, Known], Any] = lambda value, known: value
     takes_any: bool = False
+    takes_null: bool = False
 
 
 SAME = Via()
@@ -52,8 +54,7 @@ class Field:
         """Return ours of their config. ValueError says what is expected."""
         default = self.default(known) if callable(self.default) else self.default
         values = {
-            name: _value(name, theirs.get(name, default), default, self.via.takes_any)
-            for name in self.names
+            name: _value(name, theirs.get(name, default), default, self.via) for name in self.names
         }
         first, *others = values.values()
         if any(value != first for value in others):
@@ -133,11 +134,11 @@ def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
-def _value(name: str, value: Any, default: Any, takes_any: bool) -> Any:
+def _value(name: str, value: Any, default: Any, via: Via) -> Any:
     """Check the type of a value; null stands for the default, but is no false."""
-    if value is None and not isinstance(default, bool):
+    if value is None and not isinstance(default, bool) and not via.takes_null:
         return default
-    if default is not None and not takes_any and not _is_like(value, default):
+    if default is not None and not via.takes_any and not _is_like(value, default):
         raise ValueError(f'{name} like {default!r}, found {value!r}')
     return value
 

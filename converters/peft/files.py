@@ -16,18 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from blox.adapters import TAG, Adapter, adapter_entries, adapters, is_adapted, wider
 from blox.atomic import atomic_write
+from blox.converters.convert import mismatched
 from blox.converters.mapping.rules import Entry
 from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
 from blox.converters.sources.source import Source, open_source
-from blox.lora import TAG, Adapter, adapter_entries, adapters, is_adapted
 from blox.param import Param
 from blox.params import Params
 from blox.tensorfile import fail, write_tensors
+from blox.wording import misfits
 
 _CONFIG = 'adapter_config.json'
 _WEIGHTS = ('adapter_model.safetensors', 'adapter_model.bin')
@@ -163,17 +164,13 @@ def _fit_saved(
 
 
 def _differences(source: Source, fit: _Fit) -> list[str]:
-    """A clause for each array that is missing, unexpected, or of another shape or kind."""
+    """Write a clause for each array that is missing, unexpected, or of another shape or kind."""
     tensors, bases = source.tensors, {f'{PREFIX}{module}.{BASE}' for module in fit.adapted}
-    wrong = [f'{key}: missing' for key in fit.shapes if key not in tensors]
-    wrong += [f'{key!r}: unexpected' for key in tensors if key not in {*fit.shapes, *bases}]
-    for key in fit.shapes.keys() & tensors.keys():
-        shape, dtype = tensors[key].shape, tensors[key].dtype
-        if shape != fit.shapes[key]:
-            wrong.append(f'{key}: expected shape {fit.shapes[key]}, found {shape}')
-        if not jnp.issubdtype(dtype, jnp.floating):
-            wrong.append(f'{key}: expected a floating-point dtype, found {dtype}')
-    return wrong
+    return misfits(
+        (key for key in fit.shapes if key not in tensors),
+        (key for key in tensors if key not in {*fit.shapes, *bases}),
+        mismatched(tensors, fit.shapes, {key: key for key in tensors}),
+    )
 
 
 def _array(source: Source, key: str) -> np.ndarray:
@@ -188,7 +185,7 @@ def _array(source: Source, key: str) -> np.ndarray:
 def _replaced(params: Params, entry: Entry, value: np.ndarray) -> Param:
     """A parameter with another value, to train, in the dtype of more bits."""
     param = _fitting(params, entry)
-    dtype = max(value.dtype, param.dtype, key=lambda dtype: jnp.finfo(dtype).bits)
+    dtype = wider(value.dtype, param.dtype)
     return Param(value.astype(dtype), True, param.metadata)
 
 

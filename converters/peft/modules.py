@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from blox.adapters import TAG
 from blox.converters.convert import model_spec
 from blox.converters.mapping.rules import Entry, Respelling, Table, plan, respell
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform
 from blox.converters.tables import layouts
 from blox.layers import Conv, Embed, Linear
-from blox.lora import TAG
 
 PREFIX = 'base_model.model.'
 # Of an adapted embedding PEFT may save the weight that it adapts too.

@@ -607,10 +607,8 @@ def test_no_command_prints_the_help():
 
 @pytest.mark.parametrize('command', ['predict', 'generate', 'embed'])
 def test_a_model_is_opened_once(command, writer, encoder, monkeypatch):
-    opened, original = [], shared.open_checkpoint
-    monkeypatch.setattr(
-        shared, 'open_checkpoint', lambda *args: opened.append(args[0]) or original(*args)
-    )
+    opened, original = [], shared.resolve
+    monkeypatch.setattr(shared, 'resolve', lambda *args: opened.append(args[0]) or original(*args))
     for name in ('load', 'read_card', 'preprocessor', 'tokenizer'):
         monkeypatch.delattr(bx.zoo, name)
     model = {'predict': 'vit-digits', 'generate': str(writer), 'embed': str(encoder)}[command]

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from commands import INTERRUPTIBLE, fails, misused, printed, write_encoder, write_model
-from helpers import GRAY, write_images
+from helpers import GRAY, opened, write_images
 
 import blox as bx
 
@@ -83,6 +83,12 @@ def test_a_text_model_is_trained_on_a_text_file(tmp_path):
         'finetune', file, tmp_path / 'a.txt', '--out', tmp_path / 'm.safetensors', '--epochs', 2
     )
     assert printed('generate', tmp_path / 'm.safetensors', 'to', '--max-new-tokens', 2)
+
+
+def test_the_model_is_opened_once(net, photos, tmp_path):
+    with opened(net) as times:
+        printed('finetune', net, photos, '--out', tmp_path / 'm.safetensors', *QUICK)
+    assert len(times) == 1
 
 
 def test_what_is_wrong_is_one_line(net, photos, tmp_path):

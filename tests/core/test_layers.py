@@ -1,6 +1,7 @@
 """Every layer agrees with a plain NumPy reference, in outputs and in derivatives."""
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -340,6 +341,17 @@ def test_rms_norm_agrees(x64, row):
     shape, options = row
     expected = functools.partial(reference.rms_norm, eps=options.get('eps', 1e-6))
     assert_agrees(bx.RMSNorm(layer(), **options), expected, normal(*shape))
+
+
+@pytest.mark.parametrize('shape', [(3, 4), (2, 3, 3, 4)])
+@pytest.mark.usefixtures('x64')
+def test_layer_scale_scales_each_channel(shape):
+    assert_agrees(bx.LayerScale(layer()), lambda p, x: [x * p['scale']], normal(*shape))
+
+
+def test_layer_scale_starts_small():
+    params = bx.init(bx.LayerScale(layer(), 1e-3), jnp.ones((1, 2)))
+    np.testing.assert_array_equal(params['layer/scale'].value, np.full(2, 1e-3, np.float32))
 
 
 @each_rank_and({**AFFINE, 'one-group': {'groups': 1}, 'single-channels': {'groups': 6}})
@@ -755,6 +767,7 @@ LOW = {
     'conv-transpose': ((2, 5, 4, 4), lambda g: bx.ConvTranspose(g, 3, 3, stride=2)),
     'layer-norm': ((2, 3, 4), bx.LayerNorm),
     'rms-norm': ((2, 3, 4), bx.RMSNorm),
+    'layer-scale': ((2, 3, 4), bx.LayerScale),
     'group-norm': ((2, 3, 4), lambda g: bx.GroupNorm(g, 2)),
     'batch-norm': ((2, 3, 4), bx.BatchNorm),
     'batch-norm-training': ((2, 3, 4), lambda g: training(bx.BatchNorm(g))),
@@ -878,3 +891,14 @@ def test_a_constructor_that_refuses_leaves_its_node_free():
     with pytest.raises(ValueError, match='heads 3 must divide'):
         bx.MultiHeadAttention(node, 8, 3)
     assert bx.MultiHeadAttention(node, 8, 2).path == 'layer'
+
+
+MODULES = [
+    kind for kind in vars(bx).values() if isinstance(kind, type) and issubclass(kind, bx.Module)
+]
+
+
+@pytest.mark.parametrize('kind', MODULES, ids=lambda kind: kind.__name__)
+def test_help_says_what_a_call_does_and_names_its_defaults(kind):
+    assert kind.__call__.__doc__
+    assert ' at 0x' not in str(inspect.signature(kind))

@@ -10,7 +10,7 @@ import pytest
 from helpers import layer, normal, random_params, table
 
 import blox as bx
-from blox.lora import adapter_entries
+from blox.adapters import adapter_entries
 
 IMAGE = normal(2, 6, 5, 4)
 LAYERS = {
@@ -166,7 +166,7 @@ def test_a_file_of_adapters_fits_its_base_alone(base, tmp_path):
     other = params.set('net/w', params['net/w'].value.at[0, 0].add(1e-7))
     with pytest.raises(bx.CheckpointError, match=r'another base: net/w: expected float32\[4,6\]'):
         bx.load_lora(tmp_path / 'a.safetensors', other)
-    with pytest.raises(bx.CheckpointError, match='net/extra: unexpected'):
+    with pytest.raises(bx.CheckpointError, match="'net/extra': unexpected"):
         bx.load_lora(
             tmp_path / 'a.safetensors', params.merge(bx.Params.from_entries({'net/extra': 1.0}))
         )

@@ -364,3 +364,13 @@ def test_unfolding_gives_the_master_key_back():
 
 
 PINNED_KEY = [1669559983, 2151393267]
+
+
+def test_the_dtype_is_that_of_floating_point_values():
+    params = bx.Params(seed=0).set('net/count', jnp.zeros(2, jnp.int32))
+    with pytest.raises(ValueError, match='no floating-point values among 2 entries'):
+        _ = params.dtype
+    params = params.set('net/w', jnp.zeros(2, jnp.bfloat16))
+    assert params.dtype == jnp.bfloat16
+    with jax.numpy_dtype_promotion('standard'):
+        assert params.set('net/b', jnp.zeros(2, jnp.float32)).dtype == jnp.float32

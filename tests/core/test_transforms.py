@@ -98,6 +98,7 @@ INFERENCE = {
     ),
     'layer-norm': (bx.LayerNorm, TOKENS),
     'rms-norm': (bx.RMSNorm, TOKENS),
+    'layer-scale': (bx.LayerScale, TOKENS),
     'group-norm': (lambda g: bx.GroupNorm(g, 2), IMAGES),
     'batch-norm': (bx.BatchNorm, IMAGES),
     'attention': (lambda g: bx.MultiHeadAttention(g, 6, 2, is_causal=True), TOKENS),

@@ -41,7 +41,7 @@ def collect() -> dict[str, Any]:
             timm.model_entrypoint(name)()
         except AskedError as asked:
             kind, arguments = asked.args
-            known = {k: v for k, v in arguments.items() if k not in own and v is not None}
+            known = {k: v for k, v in arguments.items() if k not in own}
             names[name] = [kind.__name__, _plain(known)]
     return {'version': timm.__version__, 'names': names}
 

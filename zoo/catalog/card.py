@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blox.tensorfile import TensorFile, fail, parse_json
+from blox.wording import misfits
 from blox.zoo.architecture.features import Feature
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
@@ -125,9 +126,8 @@ _TEXTS = (
 def _check_fields(fields: Mapping[str, Any]) -> None:
     """Raises ValueError unless a header's fields are those of a Card, each of its kind."""
     names = {field.name for field in dataclasses.fields(Card)} - {'weights'}
-    missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
-    if missing or unknown:
-        raise ValueError(f'missing {missing}, unknown {unknown}')
+    if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
+        raise ValueError('; '.join(wrong))
     wrong = [f'{name} a text' for name in _TEXTS if not _is_text(fields[name])]
     if not isinstance(fields['tokenizer'], str):
         wrong.append('tokenizer a text')

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
-from blox.display import format_bytes
+from blox.converters.convert import model_spec
+from blox.wording import format_bytes, some
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
-from blox.zoo.loading import foreign
-from blox.zoo.loading.places import card_of_weights, is_own, local_path, model_spec
+from blox.zoo.loading.place import Place
+from blox.zoo.loading.places import resolve
+from blox.zoo.loading.weights import BareWeights
 from blox.zoo.models import families
 
 _SOURCE = (
@@ -115,12 +117,11 @@ FACTS = (
 
 
 def plain(value: Any) -> str:
-    """A header's value on one line, the first ten of a long list."""
+    """Return a header's value on one line, the first ten of a long list."""
     if isinstance(value, dict):
         return ', '.join(f'{name} {item}' for name, item in value.items())
     if isinstance(value, list):
-        more = f', ... ({len(value)} in all)' if len(value) > 10 else ''
-        return ', '.join(map(str, value[:10])) + more
+        return some(value)
     return str(value)
 
 
@@ -147,8 +148,8 @@ def convert(source: str, out: str, name: str | None, dtype: str | None) -> None:
     if Path(out).suffix != '.safetensors':
         raise ValueError(f'expected OUT to end in .safetensors, found {out!r}')
     check_free(out)
-    _check_named(Path(source), name)
     found = find(name, source=source) if name else find(source)
+    _check_says(found)
     model, params = read(found, source, dtype and jnp.dtype(dtype))
     with status(f'writing {out}'):
         bx.zoo.save(out, model, params, card=found.card)
@@ -200,14 +201,14 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
     Example: blox explain my-bert/
              blox explain resnet50.pth --as resnet50
     """
-    path = local_path(source)
-    if is_own(path) or (source in bx.zoo.list_models() and not bx.zoo.card(source).source):
+    found = find(source)
+    if found.is_own:
         raise ValueError(f'{source!r} is of no other library: there is nothing to explain')
-    _check_named(path, name)
-    opened = converters.open_source(path)
-    named = card_of_weights(opened, bx.zoo.card(name)) if name else None
-    card = named or foreign.read_card(opened, source)
-    explanation = converters.explain(opened, families()[card.family].build(card.config))
+    # What was downloaded, not what a repository is converted to: that takes the weights.
+    place = BareWeights(found.folder, bx.zoo.card(name)) if name else resolve(found.folder)
+    _check_says(place)
+    model = families()[place.card.family].build(place.card.config)
+    explanation = converters.explain(place.source, model)
     print(json.dumps(explanation.fields(), indent=2) if as_json else explanation)
     if not explanation.ok:
         sys.exit(1)
@@ -232,7 +233,7 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
     found = find(model)
     net, params = read(found, model)
     with tempfile.TemporaryDirectory() as exported:
-        folder, layout = _saved(against or model, format)
+        folder, layout = _saved(find(against) if against else found, format)
         if against:
             _check_fits(against, folder, layout, net)
         elif not layout:
@@ -247,31 +248,25 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
 COMMANDS = (list_command, info, convert, export, explain, verify)
 
 
-def _check_named(path: Path, name: str | None) -> None:
-    """Raises ValueError for weights alone, unless --as says what they are of."""
-    says = (path / 'config.json').is_file() or is_own(path)
-    if path.exists() and not name and not says:
+def _check_says(place: Place) -> None:
+    """Raise ValueError for weights alone, which nobody named."""
+    if place.is_bare:
         raise ValueError(
-            f'{str(path)!r} does not say what model it is of: name it, as in --as resnet50'
+            f'{str(place)!r} does not say what model it is of: name it, as in --as resnet50'
         )
 
 
-def _saved(source: str, format: str | None) -> tuple[Path, str]:
-    """The folder that a reference library saved, and its layout; '' if it is none of `format`."""
-    path = local_path(source)
-    if is_own(path) or not (path / 'config.json').is_file():
-        return path, ''
-    _, layout = foreign.identify(path, converters.read_object(path / 'config.json'))
-    return path, layout if format in (None, layout) else ''
+def _saved(place: Place, format: str | None) -> tuple[Path, str]:
+    """Return the folder that a library saved, and its layout; '' if it is none of `format`."""
+    return place.folder, place.layout if format in (None, place.layout) else ''
 
 
 def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
-    """Raises ValueError if the folder to compare with is of another model, or of no library's."""
+    """Raise ValueError if the folder to compare with is of another model, or of no library's."""
     if not layout:
         raise ValueError(f'{against!r} is no folder or repository of the library to compare with')
     if problems := converters.explain(folder, model).problems:
-        more = f'; and {len(problems) - 4} more' if len(problems) > 4 else ''
-        raise ValueError(f'{against!r} is of another model: {"; ".join(problems[:4])}{more}')
+        raise ValueError(f'{against!r} is of another model: {some(problems, 4, "; ")}')
 
 
 def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
@@ -286,5 +281,5 @@ def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
 
 
 def _layout_of(card: Card) -> str:
-    """The layout that the weights came in, if a reference library has it, else transformers'."""
+    """Return the layout that the weights came in if a library opens it, else transformers'."""
     return card.layout if card.layout in ('hf', 'timm') else 'hf'

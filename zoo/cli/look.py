@@ -8,11 +8,11 @@ import click
 
 import blox as bx
 from blox.atomic import atomic_write
-from blox.display import format_bytes
+from blox.converters.convert import model_spec
+from blox.wording import format_bytes, printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.files import FACTS, plain
-from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, shown, status
-from blox.zoo.loading.places import model_spec
+from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.models import families
 
 
@@ -45,7 +45,7 @@ def show(model: str, html: str | None) -> None:
 
 
 def _opened(model: str, *, download: bool) -> tuple[Card, Any, bx.Params]:
-    """Card, model and Params of MODEL; of a name without weights at hand a spec."""
+    """Return card, model and Params of MODEL; a spec for a name without weights at hand."""
     entry = bx.zoo.card(model) if model in bx.zoo.list_models() else None
     if entry and not entry.weights and not (download and entry.source):
         net = families()[entry.family].build(entry.config)
@@ -55,7 +55,7 @@ def _opened(model: str, *, download: bool) -> tuple[Card, Any, bx.Params]:
 
 
 def _about(card: Card, params: bx.Params) -> dict[str, str]:
-    """What is known of a model, in the order of `blox info`."""
+    """Return what is known of a model, in the order of `blox info`."""
     facts = {
         **card.fields(),
         'parameters': f'{params.num_params:,}',
@@ -95,4 +95,4 @@ COMMANDS = (show, diff)
 
 def _print_lines(text: str) -> None:
     for line in text.split('\n'):
-        print(shown(line))
+        print(printable(line))

@@ -10,8 +10,8 @@ import click
 import jax
 
 import blox as bx
+from blox.wording import printable
 from blox.zoo.cli import files, look, run, serve, train
-from blox.zoo.cli.shared import shown
 
 # What a user can cause: files, names, numbers, libraries and memory that are not there.
 _MENDABLE = (
@@ -68,7 +68,7 @@ class _Misuse(click.ClickException):
 
 
 def _line(message: str) -> str:
-    return shown(' '.join(message.split('\n')))
+    return printable(' '.join(message.split('\n')))
 
 
 def _message(error: BaseException) -> str:

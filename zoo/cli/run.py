@@ -16,9 +16,10 @@ from tokenizers import Encoding, Tokenizer
 
 import blox as bx
 from blox.atomic import atomic_write
-from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, shown, tokenizer_of
+from blox.wording import cut, printable
+from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, tokenizer_of
 from blox.zoo.running import batches
-from blox.zoo.training.data import IMAGE_SUFFIXES
+from blox.zoo.training.images import IMAGE_SUFFIXES
 
 # What ends a text, by the tokenizers of GPT-2 and of models made from it.
 _ENDS = ('<|endoftext|>', '</s>', '<eos>')
@@ -66,10 +67,10 @@ def predict(model: str, images: tuple[str, ...], top: int, csv: str | None, as_j
     elif as_json:
         print(json.dumps([_as_json(*row) for row in rows], indent=2))
     else:
-        width = max((len(shown(file)) for file, _ in rows), default=0)
+        width = max((len(printable(file)) for file, _ in rows), default=0)
         for file, best in rows:
             answer = '  '.join(f'{label} {100 * p:5.1f} %' for label, p in best)
-            print(f'{shown(file):<{width}}  {answer}')
+            print(f'{printable(file):<{width}}  {answer}')
     if len(rows) < len(files):
         sys.exit(1)
 
@@ -112,7 +113,7 @@ def _classify(
     with tqdm.tqdm(total=len(files), unit='image', leave=False, disable=None) as progress:
 
         def report(file: Path, error: Exception) -> None:
-            _report(shown(file), getattr(error, 'strerror', None) or error)
+            _report(printable(file), getattr(error, 'strerror', None) or error)
             progress.update()
 
         for file, row in batches.classify(model, params, prepare, files, report):
@@ -122,7 +123,7 @@ def _classify(
 
 
 def _report(place: str, reason: object) -> None:
-    tqdm.tqdm.write(f'{place}: {shown(reason)}', file=sys.stderr)
+    tqdm.tqdm.write(f'{place}: {printable(reason)}', file=sys.stderr)
 
 
 def _best(row: np.ndarray, labels: Sequence[str], top: int) -> list[tuple[str, float]]:
@@ -192,7 +193,7 @@ def embed(
     vectors, troubles = _embeddings(*read(found, model), tokenizer, lines)
     for i, trouble in troubles.items():
         place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'
-        _report(shown(place), trouble)
+        _report(printable(place), trouble)
     if npy:
         _write_npy(npy, vectors, len(troubles))
     elif as_json:
@@ -200,7 +201,7 @@ def embed(
         print(json.dumps(rows))
     else:
         sound = [i for i in range(len(lines)) if i not in troubles]
-        _print_cosines([shown(lines[i])[:40] for i in sound], vectors[sound])
+        _print_cosines([printable(lines[i])[:40] for i in sound], vectors[sound])
     if troubles:
         sys.exit(1)
 
@@ -246,7 +247,7 @@ def _embeddings(
 
 def _trouble(text: str, ids: Sequence[int], config: Any) -> str:
     """What keeps a text with these tokens from being embedded; '' if nothing does."""
-    start = text[:30] + '...' * (len(text) > 30)
+    start = cut(text, 30)
     if not _is_utf8(text):
         return f'expected text in UTF-8, found {text[:30]!r}'
     if not 0 < len(ids) <= config.context:

@@ -1,4 +1,4 @@
-"""What the commands of `blox` share: their MODEL argument, opening it, and what they say."""
+"""Open the MODEL of a command, and say what a terminal can show: shared by all commands."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,11 @@ import tqdm
 from tokenizers import Tokenizer
 
 import blox as bx
+from blox.wording import printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.inputs.tokenizers import parse_tokenizer
-from blox.zoo.loading.places import Checkpoint, open_checkpoint
+from blox.zoo.loading.place import Place
+from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
 MODEL = (
@@ -21,23 +23,23 @@ MODEL = (
 AS_JSON = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 
 
-def find(name: str, task: str = '', source: str | None = None) -> Checkpoint:
-    """The checkpoint that a command's MODEL stands for, which must be for `task`."""
-    found = open_checkpoint(name, source)
-    if task and found.card.task != task:
-        raise ValueError(f'{name!r} is for {found.card.task}, expected a model for {task}')
-    return found
+def find(name: str, task: str = '', source: str | None = None) -> Place:
+    """Return the place that a command's MODEL stands for; its model must be for `task`."""
+    place = resolve(name, source)
+    if task and place.card.task != task:
+        raise ValueError(f'{name!r} is for {place.card.task}, expected a model for {task}')
+    return place
 
 
-def read(found: Checkpoint, name: str, dtype: Any = None) -> tuple[Any, bx.Params]:
-    """The model and its Params, as `bx.zoo.load` gives them; nothing is opened a second time."""
-    model = families()[found.card.family].build(found.card.config)
+def read(place: Place, name: str, dtype: Any = None) -> tuple[Any, bx.Params]:
+    """Return the model and its Params, as `bx.zoo.load` gives them."""
+    model = families()[place.card.family].build(place.card.config)
     with status(f'reading {name}'):
-        return model, found.read(model, dtype).merge(bx.Params(0)).finalize()
+        return model, place.read(model, dtype).merge(bx.Params(0)).finalize()
 
 
 def tokenizer_of(card: Card, name: str) -> Tokenizer:
-    """The tokenizer on a card. ValueError if there is none."""
+    """Return the tokenizer on a card. ValueError if there is none."""
     if not card.tokenizer:
         raise ValueError(
             f'no tokenizer is known for {name!r}: a tokenizer.json beside its weights would say'
@@ -46,20 +48,12 @@ def tokenizer_of(card: Card, name: str) -> Tokenizer:
 
 
 def status(text: str) -> tqdm.tqdm:
-    """Says, where a terminal shows it, what takes a while, until the block ends."""
-    return tqdm.tqdm(desc=shown(text), bar_format='{desc} ...', leave=False, disable=None)
-
-
-def shown(value: object) -> str:
-    """A text, path or error on one line that any terminal takes as it is."""
-    return ''.join(
-        char if char.isprintable() else char.encode('unicode_escape').decode()
-        for char in str(value)
-    )
+    """Say, where a terminal shows it, what takes a while, until the block ends."""
+    return tqdm.tqdm(desc=printable(text), bar_format='{desc} ...', leave=False, disable=None)
 
 
 def check_free(out: str) -> None:
-    """Raises OSError unless a new file can be made at `out`: better before long work than after."""
+    """Raise OSError unless a new file can be made at `out`: better before long work than after."""
     path = Path(out)
     if os.path.lexists(path):
         raise FileExistsError(f'{out!r} is there already: remove it, or name another')

@@ -8,18 +8,20 @@ import click
 import tqdm
 
 import blox as bx
+from blox.wording import printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import shown, status, tokenizer_of
+from blox.zoo.cli.shared import find, status, tokenizer_of
 from blox.zoo.models import families
+from blox.zoo.training.classes import read_for_classes
 from blox.zoo.training.data import Data
-from blox.zoo.training.resuming import Epoch
+from blox.zoo.training.state import Epoch
 
 # The convolutions and dense layers of every family's blocks.
 _ADAPTED = '**/block*/**/w'
 
 
 def _number(name: str, kind: click.ParamType, help: str, default: Any = None) -> Any:
-    """An option that takes a number."""
+    """Make an option that takes a number."""
     return click.option(
         name, type=kind, metavar='N', default=default, show_default=default is not None, help=help
     )
@@ -60,34 +62,37 @@ def finetune(
     """
     if rank and not lora:
         raise click.UsageError('--rank is of the adapters that --lora adds.')
+    pretrained = find(model)
     with status(f'reading {data}'):
-        card = bx.zoo.read_card(model)
-        found = _read_data(card, model, data, holdout=holdout, seed=seed, flip=flip)
-    print(shown(found.summary))
-    net, params, card = bx.zoo.load_for_classes(model, found.labels, seed=seed)
+        examples = _read_data(pretrained.card, model, data, holdout=holdout, seed=seed, flip=flip)
+    print(printable(examples.summary))
+    with status(f'reading {model}'):
+        net, params, card = read_for_classes(pretrained, examples.labels, seed=seed)
     if lora:
         params = _with_adapters(params, card, rank or 8, seed)
     params = params.freeze(freeze)
     folder = Path(out).with_suffix('.training')
     if folder.exists():
-        print(f'{shown(folder)}: going on')
+        print(f'{printable(folder)}: going on')
     try:
         bx.zoo.finetune(
-            net, params, found, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
+            net, params, examples, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
         )
     except KeyboardInterrupt:
         what = 'run the same command again to go on' if folder.exists() else 'nothing was kept'
-        click.echo(f'\n{shown(folder)}: {what}', err=True)
+        click.echo(f'\n{printable(folder)}: {what}', err=True)
         raise
     card = bx.zoo.read_card(out)
     print(card.training)
-    print(f'{shown(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items()))
+    print(
+        f'{printable(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items())
+    )
     if lora:
-        print(f'{shown(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
+        print(f'{printable(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
 
 
 def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, flip: bool) -> Data:
-    """The data, as the model of the card takes them."""
+    """Read the data as the model of the card takes them."""
     if card.task == 'text-generation':
         sizes = card.config.context, card.config.vocab_size
         return bx.zoo.text_file(data, tokenizer_of(card, model), *sizes, holdout=holdout)
@@ -104,14 +109,14 @@ def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, 
 
 
 def _with_adapters(params: bx.Params, card: Card, rank: int, seed: int) -> bx.Params:
-    """Adapters to train in all blocks, and the head of a classifier."""
+    """Add adapters to all blocks, to be trained with the head of a classifier."""
     adapted = bx.lora(params, _ADAPTED, rank=rank, alpha=2.0 * rank, seed=seed)
     head = families()[card.family].head
     return adapted.unfreeze(head.pattern) if head else adapted
 
 
 def _print_epoch(row: Epoch) -> None:
-    """Above the bar, and at once where there is none."""
+    """Print a row above the bar, and at once where there is none."""
     tqdm.tqdm.write(
         f'epoch {row.epoch}: loss {row.loss:.3f}, accuracy {row.accuracy:.1%}; '
         f'held out {row.held_out_loss:.3f}, {row.held_out_accuracy:.1%}'

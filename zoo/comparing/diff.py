@@ -14,7 +14,7 @@ from blox.params import Params
 from blox.paths import natural_key
 from blox.statistics import pieces
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.places import open_checkpoint
+from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
 Comparable: TypeAlias = 'str | os.PathLike[str] | Params'
@@ -151,7 +151,7 @@ def _name(one: Comparable) -> str:
 
 def _open(one: Comparable) -> tuple[Card | None, Params]:
     if not isinstance(one, Params):
-        found = open_checkpoint(one)
+        found = resolve(one)
         return found.card, found.read(families()[found.card.family].build(found.card.config))
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(one)):
         raise TypeError('these Params are a spec: they have shapes, but no values to compare')

@@ -118,7 +118,7 @@ def compare(
     of `params`. Batches in `inputs` are as ours come: NHWC images, or token ids and a mask.
     """
     if isinstance(reference, str | os.PathLike):
-        reference = open_reference(reference, layout, model, _dtype(params))
+        reference = open_reference(reference, layout, model, params.dtype)
     theirs = reference_outputs(reference, layout, model, inputs)
     ours = jax.jit(functools.partial(layer_outputs, model, frozenset(theirs)))(params, *inputs)
     return [layer_error(path, value, theirs[path]) for path, value in ours.items()]
@@ -176,11 +176,6 @@ def layer_outputs(
         records.update({f'{model.path}.{name}': x for name, x in outputs._asdict().items()})
     # A plain dict would come out of jit in the order of its keys.
     return OrderedDict((p, x) for p, x in records.items() if p in wanted and x is not None)
-
-
-def _dtype(params: Params) -> Any:
-    dtypes = {p.dtype for p in params.values() if jnp.issubdtype(p.dtype, jnp.floating)}
-    return jnp.result_type(*dtypes)
 
 
 @contextlib.contextmanager

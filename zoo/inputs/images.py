@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
+from blox.wording import misfits
 from blox.zoo.inputs.processors import (
     INTERPOLATIONS,
     are_lengths,
@@ -81,9 +82,8 @@ class ImagePreprocessor:
     def from_fields(cls, fields: Mapping[str, Any]) -> 'ImagePreprocessor':
         """A preprocessor of all its fields, as a file's header has them: lists stand for tuples."""
         names = {field.name for field in dataclasses.fields(cls)}
-        missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
-        if missing or unknown:
-            raise ValueError(f'ImagePreprocessor: missing {missing}, unknown {unknown}')
+        if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
+            raise ValueError(f'ImagePreprocessor: {"; ".join(wrong)}')
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
         }

@@ -1,7 +1,5 @@
-"""Folders that transformers, timm or sentence-transformers saved: what they say of their model."""
+"""Read what folders of transformers, timm or sentence-transformers say of their model."""
 
-import functools
-import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -30,7 +28,7 @@ COMPANIONS = (
 
 
 def needed(names: list[str]) -> list[str]:
-    """Which of a repository's files a conversion reads; it refuses those without weights."""
+    """Return those of a repository's files that a conversion reads."""
     found = [name for name in WEIGHTS if name in names][:1]
     if found and found[0].endswith('.index.json'):
         # 'model.safetensors.index.json' speaks of 'model-00001-of-00002.safetensors' and so on.
@@ -40,16 +38,6 @@ def needed(names: list[str]) -> list[str]:
     return sorted({*found, *(name for name in COMPANIONS if name in names)})
 
 
-@functools.cache
-def fingerprint() -> str:
-    """A hash of the code that converts: what another version converted is converted again."""
-    digest = hashlib.sha256()
-    for package in (Path(__file__).parent.parent, Path(converters.__file__).parent):
-        for file in sorted(package.rglob('*.py')):
-            digest.update(file.relative_to(package).as_posix().encode() + b'\0' + file.read_bytes())
-    return digest.hexdigest()
-
-
 def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
     """Find the family and the layout that a config.json speaks of; CheckpointError for others."""
     family, layout = converters.identify(path, config)
@@ -57,7 +45,7 @@ def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
 
 
 def read_card(source: Source, name: str) -> Card:
-    """The card of a folder's model: config, labels, preprocessing, tokenizer.
+    """Return the card of a folder's model: config, labels, preprocessing, tokenizer.
 
     Raises CheckpointError, which names the fields, where the model is none of ours.
     """
@@ -82,7 +70,7 @@ def read_card(source: Source, name: str) -> Card:
 
 
 def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
-    """The classes' names, if there is one for each and they are more than numbers."""
+    """Return the classes' names, if there is one for each and they are more than numbers."""
     names = _timm_labels(config)
     if isinstance(by_index := config.get('id2label'), Mapping):
         names = [by_index.get(str(i)) for i in range(num_classes)]
@@ -95,7 +83,7 @@ def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
 
 
 def _timm_labels(config: Mapping[str, Any]) -> list[Any]:
-    """timm's names of classes: WordNet's synsets come with descriptions."""
+    """Return timm's names of classes: WordNet's synsets come with descriptions."""
     pretrained = config.get('pretrained_cfg') or {}
     names = config.get('label_names') or pretrained.get('label_names')
     if not isinstance(names, list):
@@ -106,7 +94,7 @@ def _timm_labels(config: Mapping[str, Any]) -> list[Any]:
 
 
 def _preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
-    """How the folder says that images become inputs; None, with a warning, if we cannot do that."""
+    """Return how the folder prepares images; None, with a warning, if we cannot do that."""
     try:
         if layout == 'timm':
             return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))

@@ -1,4 +1,4 @@
-"""Models by name, file, folder or repository: create, init, load, save, push."""
+"""Models by name, file, folder or repository: create, init, load, and what is known of them."""
 
 import dataclasses
 import logging
@@ -14,22 +14,20 @@ from jax.sharding import Mesh, PartitionSpec
 from tokenizers import Tokenizer
 
 from blox import paths
+from blox.converters.convert import model_spec
 from blox.module import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
+from blox.wording import differences
 from blox.zoo.architecture.family import Family
+from blox.zoo.architecture.fit import shapes
 from blox.zoo.architecture.model import ZooModel
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
-from blox.zoo.loading.places import (
-    differences,
-    model_spec,
-    open_checkpoint,
-    shapes,
-)
+from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
 _LOG = logging.getLogger('blox')
@@ -47,7 +45,7 @@ def create(name: str, **overrides: Any) -> ZooModel:
 
 
 def init(model: Any, seed: int | jax.Array = 0) -> Params:
-    """Random Params for a model of the zoo."""
+    """Draw random Params for a model of the zoo."""
     return init_module(model, *model.example_inputs(), seed=seed)
 
 
@@ -88,15 +86,15 @@ def load(
     """
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
-    checkpoint = open_checkpoint(name_or_path, source, revision)
-    stored, family = checkpoint.card, families()[checkpoint.card.family]
+    place = resolve(name_or_path, source, revision)
+    stored, family = place.card, families()[place.card.family]
     config = family.override(stored.config, overrides)
     model = family.build(stored.config)
-    params = checkpoint.read(model, _precise(dtype) if config != stored.config else dtype)
+    params = place.read(model, _precise(dtype) if config != stored.config else dtype)
     if config != stored.config:
         model = family.build(config)
         params = _resized(params, model, stored, seed)
-        if wrong := differences(shapes(model_spec(model)), shapes(params)):
+        if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
             what = 'these overrides do not fit its weights'
             raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
     for change in _changes(stored, config):
@@ -114,14 +112,14 @@ def read_card(
     revision: str | None = None,
     **overrides: Any,
 ) -> Card:
-    """The card of what `load` gives for the same arguments, from the checkpoint itself.
+    """Read the card of what `load` gives for the same arguments, from the checkpoint itself.
 
     Its `changes` say what the overrides start anew or resize. Pass it to `save` to keep it.
 
     >>> read_card('vit-digits', num_classes=3).changes
     ('num_classes 10 -> 3: vit/head/* started anew',)
     """
-    found = open_checkpoint(name_or_path, source, revision).card
+    found = resolve(name_or_path, source, revision).card
     config = families()[found.family].override(found.config, overrides)
     changes = found.changes + _changes(found, config)
     labels = (
@@ -137,7 +135,7 @@ def read_card(
 
 
 def _preprocessor(found: Card, config: Any, overridden: set[str]) -> ImagePreprocessor | None:
-    """That of `found`, for images as `config` has them; None for other channels."""
+    """Return that of `found`, for images as `config` has them; None for other channels."""
     prepare = found.preprocessor
     if prepare is None or ('in_channels' in overridden and len(prepare.mean) != config.in_channels):
         return None
@@ -152,7 +150,7 @@ def preprocessor(
     revision: str | None = None,
     **overrides: Any,
 ) -> ImagePreprocessor:
-    """How a model's images become its inputs: from paths, Pillow images or arrays to a batch.
+    """Return what makes a model's inputs of images: from paths, Pillow images or arrays to a batch.
 
     Arguments are as for `load`: with another `image_size`, images are resized to fit it.
 
@@ -174,7 +172,7 @@ def tokenizer(
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Tokenizer:
-    """A model's tokenizer. Arguments are as for `load`.
+    """Return a model's tokenizer. Arguments are as for `load`.
 
     >>> tokenizer('gpt2-pydocs').encode('for').tokens
     ['for']
@@ -189,13 +187,13 @@ def tokenizer(
 
 
 def _precise(dtype: Any) -> Any:
-    """`dtype`, but float32 for narrower ones: what is resized is rounded once, at the end."""
+    """Return `dtype`, but float32 for narrower ones: what is resized is rounded once, at the end."""
     is_narrow = dtype is not None and jnp.dtype(dtype).itemsize < 4
     return jnp.float32 if is_narrow else dtype
 
 
 def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
-    """`params` of the stored config, for a model with another one."""
+    """Return `params` of the stored config as those of a model with another one."""
     family, config = families()[stored.family], model.config
     fresh = tuple(_changed(stored.config, config, _fresh(family)).values())
     for path, fit in _changed(stored.config, config, family.resized).values():
@@ -208,7 +206,7 @@ def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) ->
 
 
 def _changes(stored: Card, config: Any) -> tuple[str, ...]:
-    """A line for each override that starts weights anew or resizes them."""
+    """Return a line for each override that starts weights anew or resizes them."""
     family = families()[stored.family]
     ways = {field: f'{pattern} started anew' for field, pattern in _fresh(family).items()}
     ways |= {field: f'{path} resized' for field, (path, _) in family.resized.items()}
@@ -224,15 +222,15 @@ def _fresh(family: Family) -> dict[str, str]:
 
 
 def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What `fields` has for those fields in which the two configs differ."""
+    """Return the entries of `fields` for those in which the two configs differ."""
     return {f: x for f, x in fields.items() if getattr(stored, f) != getattr(wanted, f)}
 
 
 def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
-    """A predicate over paths: what starts anew, which no file decides."""
+    """Return a predicate over the paths that start anew, which no file decides."""
     return lambda path, _: any(paths.matches(p, path) for p in fresh)
 
 
 def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
-    """Initial values of what starts anew, in one program from which XLA drops the rest."""
+    """Draw initial values of what starts anew, in one program from which XLA drops the rest."""
     return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()

@@ -26,6 +26,7 @@ from blox.layers import (
     Mlp,
     MultiHeadAttention,
 )
+from blox.layers.initializers import TruncatedNormal
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
@@ -87,7 +88,7 @@ class BERTOutputs(NamedTuple):
     embedding: Float[Array, 'batch width']
 
 
-_trunc_normal = jax.nn.initializers.truncated_normal(0.02)
+_trunc_normal = TruncatedNormal(0.02)
 
 
 class Block(Module):

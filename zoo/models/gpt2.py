@@ -27,6 +27,7 @@ from blox.layers import (
     Mlp,
     MultiHeadAttention,
 )
+from blox.layers.initializers import Normal
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
@@ -73,7 +74,7 @@ class GPT2State(NamedTuple):
     caches: tuple[KVCache, ...]
 
 
-_normal = jax.nn.initializers.normal(0.02)
+_normal = Normal(0.02)
 
 
 class Block(Module):
@@ -85,7 +86,7 @@ class Block(Module):
         if config.scale_attention_by_depth:
             scale /= index + 1
         # The paper: weights that add to the residual stream start smaller by its depth.
-        residual_init = jax.nn.initializers.normal(0.02 / math.sqrt(2 * config.depth))
+        residual_init = Normal(0.02 / math.sqrt(2 * config.depth))
         self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
         self.attn = MultiHeadAttention(
             graph.child('attn'),
@@ -151,7 +152,7 @@ class GPT2(TextModel):
             graph.child('pos_embed'),
             config.context,
             config.width,
-            w_init=jax.nn.initializers.normal(0.01),
+            w_init=Normal(0.01),
         )
         self.dropout = Dropout(graph.child('dropout'), config.embed_dropout_rate)
         self.blocks = [Block(graph.child(f'block{i}'), config, i) for i in range(config.depth)]

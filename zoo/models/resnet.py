@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from blox.graph import Graph
 from blox.layers import BatchNorm, Conv, DropPath, Linear, max_pool
+from blox.layers.initializers import VarianceScaling
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config
@@ -73,7 +74,7 @@ class ResNetConfig(Config):
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.
-_he_normal = jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+_he_normal = VarianceScaling(2.0, 'fan_out', 'normal')
 
 
 class ConvNorm(Module):

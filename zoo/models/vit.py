@@ -26,6 +26,7 @@ from blox.layers import (
     Mlp,
     MultiHeadAttention,
 )
+from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width, patches_tile_image
@@ -77,7 +78,7 @@ class ViTConfig(Config):
         }
 
 
-_trunc_normal = jax.nn.initializers.truncated_normal(0.02)
+_trunc_normal = TruncatedNormal(0.02)
 
 
 class Block(Module):
@@ -149,9 +150,7 @@ class ViT(ImageModel):
         if config.pre_logits:
             self.pre_logits = Linear(graph.child('pre_logits'), config.pre_logits)
         if config.num_classes:
-            self.head = Linear(
-                graph.child('head'), config.num_classes, w_init=jax.nn.initializers.zeros
-            )
+            self.head = Linear(graph.child('head'), config.num_classes, w_init=Zeros())
 
     def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
         x, params = self._embed(params, cast_like(images, params, f'{self.patch_embed.path}/w'))

@@ -144,7 +144,7 @@ def _prefill(
     """Runs the prompts through the model at once."""
     batch, bucket = tokens.shape
     room = min(bucket + max_new_tokens, model.config.context)
-    state = model.initial_state(batch, room, _dtype(params))
+    state = model.initial_state(batch, room, params.dtype)
     (logits, state), _ = model.step(params, tokens, state, lengths)
     last = jnp.take_along_axis(logits, lengths[:, None, None] - 1, axis=1)[:, 0]
     return _Progress(last, state, jnp.zeros(batch, bool), jnp.zeros((), jnp.int32))
@@ -211,12 +211,6 @@ def _key(seed: int | jax.Array) -> jax.Array:
     key = as_key(seed)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return key if typed else jax.random.wrap_key_data(key)
-
-
-def _dtype(params: Params) -> Any:
-    """What the model computes in: the dtype of its floating-point values."""
-    dtypes = {p.dtype for p in params.values() if jnp.issubdtype(p.dtype, jnp.floating)}
-    return jnp.result_type(*dtypes)
 
 
 def _pad(

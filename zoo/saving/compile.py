@@ -1,4 +1,4 @@
-"""Models as programs that run without this library."""
+"""Compiling models to programs that run without this library."""
 
 import contextlib
 import dataclasses
@@ -16,8 +16,8 @@ from jax import export
 from blox.param import RNG, describe
 from blox.params import Params
 from blox.tensorfile import write_tensors
+from blox.zoo.architecture.fit import check_fit
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.places import check_fit
 from blox.zoo.models import family_of
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -34,7 +34,7 @@ def compile(
     card: Card | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> dict[str, Any]:
-    """Writes a model with its weights as a program that runs without this library.
+    """Write a model with its weights as a program that runs without this library.
 
     The file is one of safetensors: the weights by their paths, and as the tensor 'program' what
     `jax.export` makes of the model. JAX, flatbuffers and safetensors run it:
@@ -74,7 +74,7 @@ def compile(
 
 
 def _inputs(model: Any, task: str) -> dict[str, jax.ShapeDtypeStruct]:
-    """What a model is called with, by name, of symbolic batch size and length."""
+    """Return what a model is called with, by name, of symbolic batch size and length."""
     if task == 'image-classification':
         (images,) = model.example_inputs()
         shape = (*export.symbolic_shape('batch'), *images.shape[1:])
@@ -93,7 +93,7 @@ def _exported(
     inputs: Sequence[jax.ShapeDtypeStruct],
     platforms: Sequence[str],
 ) -> export.Exported:
-    """The program `(weights, *inputs) -> outputs`; weights is a dict from path to array."""
+    """Return the program `(weights, *inputs) -> outputs`; weights is a dict from path to array."""
     params = params.partition(lambda path, _: path != RNG)[0]
     structure = jax.tree.structure(params)
 
@@ -117,7 +117,7 @@ _LOCATIONS = {
 
 @contextlib.contextmanager
 def _no_locations() -> Iterator[None]:
-    """Keeps out of programs where in which code each operation comes from."""
+    """Keep out of programs which line of which file each operation comes from."""
     before = {name: getattr(jax.config, name) for name in _LOCATIONS}
     try:
         for name, value in _LOCATIONS.items():
@@ -129,7 +129,7 @@ def _no_locations() -> Iterator[None]:
 
 
 def _facts(inputs: dict[str, jax.ShapeDtypeStruct], exported: export.Exported) -> dict[str, Any]:
-    """What a caller of a program must know."""
+    """Return what a caller of a program must know."""
     outputs = [describe(aval) for aval in exported.out_avals]
     return {
         'inputs': {name: describe(aval) for name, aval in inputs.items()},

@@ -1,4 +1,4 @@
-"""Models as folders that other libraries open."""
+"""Exporting models as folders that other libraries open."""
 
 import dataclasses
 import os
@@ -6,8 +6,8 @@ from typing import Any
 
 from blox import converters
 from blox.params import Params
+from blox.zoo.architecture.fit import check_fit
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.places import check_fit
 from blox.zoo.models import family_of
 
 
@@ -19,7 +19,7 @@ def export(
     *,
     card: Card | None = None,
 ) -> None:
-    """Writes the folder that transformers ('hf') or timm ('timm') opens.
+    """Write the folder that transformers ('hf') or timm ('timm') opens.
 
     It holds model.safetensors and config.json, and with a `card`, as `bx.zoo.read_card` gives it,
     the labels, preprocessing and tokenizer too. Where a crop leaves an odd number of pixels it
@@ -36,7 +36,7 @@ def export(
 
 
 def _extra(card: Card, format: str) -> dict[str, Any]:
-    """More files, and fields of config.json, for what a card knows beside the weights."""
+    """Return the files and fields of config.json that say what a card knows beside the weights."""
     files: dict[str, Any] = {'config.json': {}}
     if card.tokenizer:
         files['tokenizer.json'] = card.tokenizer

@@ -1,4 +1,4 @@
-"""Models published on the Hugging Face Hub."""
+"""Publishing models on the Hugging Face Hub."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from blox.params import Params
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.places import OWN_CONFIG, OWN_FILE, open_checkpoint
+from blox.zoo.loading.own import OWN_CONFIG, OWN_FILE, OwnFile
 from blox.zoo.saving.save import save
 
 
@@ -21,49 +21,42 @@ def push(
     private: bool = False,
     message: str = 'Add model',
 ) -> str:
-    """Publishes a model on the Hugging Face Hub, for `load(repo)` to read; the commit's URL.
+    """Publish a model on the Hugging Face Hub, for `load(repo)` to read; return the commit's URL.
 
     The repository, made if need be, gets the file that `save` writes, a config.json and a
     README.md that says how to load it. `card` is as for `save`.
     """
-    from blox.zoo.loading import hub  # It imports huggingface_hub, which takes a while.
+    # It imports huggingface_hub, which takes a while.
+    from blox.zoo.loading.hub.uploads import upload
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / OWN_FILE
         save(path, model, params, card=card)
-        written = open_checkpoint(path).card
+        written = OwnFile(path).card
         if card is None:
             written = dataclasses.replace(written, name=repo.rpartition('/')[2])
             save(path, model, params, card=written)
         config = {**OWN_CONFIG, 'family': written.family, 'config': written.fields()['config']}
         (Path(folder) / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
         (Path(folder) / 'README.md').write_text(_readme(repo, written), 'utf-8')
-        return hub.upload(repo, folder, private=private, message=message)
+        return upload(repo, folder, private=private, message=message)
 
 
 # What the Hub calls a task of ours, and the licenses that it has a name for: it takes no others.
 _HUB_TASKS = {'sentence-embedding': 'sentence-similarity'}
-_HUB_LICENSES = (
-    'apache-2.0',
-    'bsd-2-clause',
-    'bsd-3-clause',
-    'cc-by-4.0',
-    'cc-by-nc-4.0',
-    'cc-by-sa-4.0',
-    'cc0-1.0',
-    'gpl-3.0',
-    'mit',
-    'mpl-2.0',
-)
+_HUB_LICENSES = """
+    apache-2.0 bsd-2-clause bsd-3-clause cc-by-4.0 cc-by-nc-4.0 cc-by-sa-4.0 cc0-1.0 gpl-3.0 mit mpl-2.0
+"""
 
 
 def _hub_license(license: str) -> str:
+    """Return the Hub's name for a license, 'other' if it has none, '' if none is known."""
     found = license.lower()
-    return found if found in _HUB_LICENSES or not found else 'other'
+    return found if found in _HUB_LICENSES.split() or not found else 'other'
 
 
 def _readme(repo: str, card: Card) -> str:
-    """A model card of the Hub: what it is, and how to load it."""
+    """Return a model card of the Hub: what the model is, and how to load it."""
     header = {
         'library_name': 'blox',
         'pipeline_tag': _HUB_TASKS.get(card.task, card.task),

@@ -1,24 +1,23 @@
-"""A model and its Params as one file."""
+"""Saving a model and its Params as one file."""
 
 import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
 from blox import checkpoint
+from blox.converters.convert import model_spec
 from blox.param import RNG
 from blox.params import Params
+from blox.zoo.architecture.fit import check_fit, not_floating, unmarked_state
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.places import check_fit, model_spec, unmarked_state
 from blox.zoo.models import family_of
 
 
 def save(
     path: str | os.PathLike[str], model: Any, params: Params, *, card: Card | None = None
 ) -> None:
-    """Writes a model and its Params to one self-describing .safetensors file, atomically.
+    """Write a model and its Params to one self-describing .safetensors file, atomically.
 
     `card` says more of it: pass `dataclasses.replace(bx.zoo.read_card(name), ...)` to keep the
     preprocessing, labels and tokenizer of the model that this one came from; labels must be as
@@ -29,15 +28,9 @@ def save(
         card = Card(Path(path).stem, family.name, model.config, family.task)
     card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
     check_fit(model, params)
-    wrong = [
-        f'{name}: not marked as batch statistics'
-        for name in unmarked_state(model_spec(model), params)
-    ]
-    wrong += [
-        f'{name}: expected a floating-point dtype, found {param.dtype}'
-        for name, param in params.items()
-        if name != RNG and not jnp.issubdtype(param.dtype, jnp.floating)
-    ]
+    unmarked = unmarked_state(model_spec(model), params)
+    wrong = [f'{path}: not marked as batch statistics' for path in unmarked]
+    wrong += not_floating({path: param.dtype for path, param in params.items() if path != RNG})
     if wrong:
         raise ValueError(f'params do not fit {model!r}: ' + '; '.join(wrong))
     checkpoint.save(path, params, card.to_header())

@@ -1,4 +1,4 @@
-"""Loss and accuracy by epoch, as a table and as a picture."""
+"""Tables and pictures of loss and accuracy by epoch."""
 
 import csv
 import io
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from blox.atomic import atomic_write
-from blox.zoo.training.resuming import Epoch
+from blox.zoo.training.state import Epoch
 
 
 def write_csv(path: Path, history: Sequence[Epoch]) -> None:
-    """A line for each epoch, after one of names."""
+    """Write a line for each epoch, after one of names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(Epoch._fields)
@@ -20,7 +20,7 @@ def write_csv(path: Path, history: Sequence[Epoch]) -> None:
 
 
 def write_png(path: Path, history: Sequence[Epoch]) -> None:
-    """Two curves each for loss and accuracy: of training, and of what was held out."""
+    """Draw loss and accuracy, each in training and on what was held out."""
     # They take a while to import. Without pyplot there is no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

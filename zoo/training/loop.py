@@ -1,11 +1,13 @@
-"""A training as the sequence of its positions, one for each step."""
+"""The loop over a training's steps."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,100 +15,109 @@ import tqdm
 
 from blox.param import BATCH_STATS
 from blox.params import Params
-from blox.zoo.training import step as training
 from blox.zoo.training.data import Data, held_out_batches, training_batches
-from blox.zoo.training.resuming import Best, DivergedError, Epoch, Folder, Position, check_finite
-from blox.zoo.training.step import State
-
-_WEIGHT_DECAY = 0.05
-
-
-class Plan(NamedTuple):
-    """The choices of a training that decide its result."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    seed: int
-    dtype: str
-
-    def end(self, epoch: int, count: int) -> int:
-        """The step at which an epoch over `count` examples has ended."""
-        return epoch * count // self.batch_size
-
-    def last(self, data: Data) -> int:
-        """The step at which the training has ended."""
-        return self.end(self.epochs, len(data.training))
+from blox.zoo.training.folder import Folder
+from blox.zoo.training.plan import Plan
+from blox.zoo.training.state import DivergedError, Epoch, State, best_of
+from blox.zoo.training.step import adamw, divide, measure, train_step
 
 
-class Run(NamedTuple):
-    """What stays the same all through a training."""
+def train(
+    model: Any,
+    params: Params,
+    data: Data,
+    plan: Plan,
+    folder: Folder | None,
+    on_epoch: Callable[[Epoch], None] | None,
+) -> tuple[State, str]:
+    """Take all steps that are left; return the last state, and what is wrong with the loss, or ''.
 
-    model: Any
-    data: Data
-    plan: Plan
-    frozen: Params
-    optimizer: Any
-    is_training: bool
+    A bar shows how far it is. Whatever ends it, the folder has the last state of use.
+    """
+    state = first_state(params, plan)
+    if folder:
+        state = folder.restore(state)
+    left = states(model, params, data, plan, state)
+    bar = tqdm.tqdm(total=plan.steps, initial=state.step, unit='step', leave=False, disable=None)
+    try:
+        with bar:
+            for state in left:
+                if folder:
+                    folder.keep_if_due(state)
+                if bar.update():
+                    bar.set_postfix_str(_described(state), refresh=False)
+                if on_epoch and state.ends_epoch:
+                    on_epoch(state.history[-1])
+    except DivergedError as error:
+        return state, str(error)
+    except BaseException:
+        if folder:
+            with contextlib.suppress(Exception):  # What ended the training tells more.
+                folder.keep(state)
+        raise
+    if folder:
+        folder.keep(state)
+    return state, ''
 
-    @classmethod
-    def of(cls, model: Any, params: Params, data: Data, plan: Plan) -> Run:
-        optimizer = training.adamw(plan.learning_rate, plan.last(data), _WEIGHT_DECAY)
-        frozen = training.divide(params)[2]
-        return cls(model, data, plan, frozen, optimizer, _learns_statistics(params))
 
-    def first(self, params: Params) -> Position:
-        """The position before the first step."""
-        trainable, stats, _ = training.divide(params)
-        return Position(0, training.start(trainable, stats, self.optimizer))
+def first_state(params: Params, plan: Plan) -> State:
+    """Return the state before the first step."""
+    changing, _ = divide(params)
+    optimized = _optimizer(plan).init(changing.split_trainable()[0])
+    return State(0, changing, optimized, jnp.zeros(3, jnp.float32), best=changing)
 
-    def positions(self, position: Position) -> Iterator[Position]:
-        """Those after `position`: one for each step."""
-        data, plan = self.data, self.plan
-        batches = training_batches(data, plan.batch_size, plan.seed, position.step)
-        with contextlib.closing(batches):
-            for step in range(position.step, plan.last(data)):
-                state = self._step(position.state, *next(batches), step)
-                position = position._replace(step=step + 1, state=state)
-                if position.step == plan.end(len(position.history) + 1, len(data.training)):
-                    position = self._measured(position)
-                yield position
 
-    def _step(self, state: State, inputs: Any, targets: Any, step: int) -> State:
-        return training.train_step(
-            self.model,
-            self.optimizer,
-            state,
-            self.frozen,
-            inputs,
-            targets,
-            np.uint32(step),
-            dtype=self.plan.dtype or None,
-            is_training=self.is_training,
-        )
+def states(model: Any, params: Params, data: Data, plan: Plan, state: State) -> Iterator[State]:
+    """Yield the state after each step that is left."""
+    _, frozen = divide(params)
+    dtype, optimizer = plan.dtype or None, _optimizer(plan)
+    take = functools.partial(train_step, dtype=dtype, is_training=_learns_statistics(params))
+    batches = training_batches(data, plan.batch_size, plan.seed, state.step)
+    with contextlib.closing(batches):
+        for batch in itertools.islice(batches, plan.steps - state.step):
+            number = np.uint32(state.step)
+            changing, optimized, measured = take(
+                model, optimizer, state.params, state.optimizer, frozen, *batch, number
+            )
+            state = state._replace(
+                step=state.step + 1,
+                params=changing,
+                optimizer=optimized,
+                totals=state.totals + measured,
+            )
+            if state.step == plan.end(len(state.history) + 1):
+                state.check_finite()
+                held_out = held_out_batches(data, plan.batch_size)
+                found = measure(model, state.params.merge(frozen), held_out, dtype)
+                state = _with_epoch(state, *found, by_accuracy=bool(data.labels))
+            yield state
 
-    def _measured(self, position: Position) -> Position:
-        """The position with the epoch that ends there in its history, and kept if it is the best."""
-        check_finite(position)
-        state, history = position.state, position.history
-        loss, accuracy, count = np.asarray(state.totals, np.float64).tolist()
-        batches = held_out_batches(self.data, self.plan.batch_size)
-        dtype = self.plan.dtype or None
-        measured = training.measure(self.model, state, self.frozen, batches, dtype)
-        row = Epoch(len(history) + 1, position.step, loss / count, accuracy / count, *measured)
-        if not math.isfinite(row.held_out_loss):
-            raise DivergedError(f'the held-out loss is not finite after epoch {row.epoch}')
-        history = (*history, row)
-        rank = _by_accuracy if self.data.labels else _by_loss
-        state = state._replace(totals=jnp.zeros_like(state.totals))
-        position = position._replace(state=state, history=history)
-        if row is not max(history, key=rank):
-            return position
-        return position._replace(best=Best(state.trainable, state.stats), best_epoch=row.epoch)
+
+def _optimizer(plan: Plan) -> Any:
+    return adamw(plan.learning_rate, plan.steps)
+
+
+def _with_epoch(
+    state: State, held_out_loss: float, held_out_accuracy: float, *, by_accuracy: bool
+) -> State:
+    """Add the epoch that ends here to the history, and keep it if it is the best so far."""
+    number = len(state.history) + 1
+    if not math.isfinite(held_out_loss):
+        raise DivergedError(f'the held-out loss is not finite after epoch {number}')
+    loss, accuracy, count = np.asarray(state.totals, np.float64).tolist()
+    means = loss / count, accuracy / count
+    row = Epoch(number, state.step, *means, held_out_loss, held_out_accuracy)
+    history = (*state.history, row)
+    is_best = row is best_of(history, by_accuracy)
+    return state._replace(
+        totals=jnp.zeros_like(state.totals),
+        best=state.params if is_best else state.best,
+        history=history,
+    )
 
 
 def _learns_statistics(params: Params) -> bool:
-    """Whether layers shall behave as in training: not where only frozen ones hold batch statistics."""
+    """Tell whether layers behave as in training: unless only frozen ones hold batch statistics."""
     layers = {_parent(path) for path, p in params.items() if p.metadata.get('tag') == BATCH_STATS}
     return not layers or any(p.trainable and _parent(path) in layers for path, p in params.items())
 
@@ -115,48 +126,11 @@ def _parent(path: str) -> str:
     return path.rpartition('/')[0]
 
 
-def _by_accuracy(row: Epoch) -> tuple[float, float]:
-    return row.held_out_accuracy, -row.held_out_loss
-
-
-def _by_loss(row: Epoch) -> float:
-    return -row.held_out_loss
-
-
-def train(
-    run: Run, position: Position, folder: Folder | None, on_epoch: Callable[[Epoch], None] | None
-) -> tuple[Position, str]:
-    """The last position, and what was wrong with the loss, if it ended there for that.
-
-    A bar shows how far it is. Whatever ends it before, the folder has the position.
-    """
-    begun, total = position.step, run.plan.last(run.data)
-    bar = tqdm.tqdm(total=total, initial=begun, unit='step', leave=False, disable=None)
-    try:
-        with bar:
-            for latest in run.positions(position):
-                position = latest
-                if folder:
-                    folder.keep_if_due(position)
-                if bar.update():
-                    bar.set_postfix_str(_described(position), refresh=False)
-                if on_epoch and position.ends_epoch:
-                    on_epoch(position.history[-1])
-    except DivergedError as error:
-        return position, str(error)
-    except BaseException:
-        if folder:
-            with contextlib.suppress(Exception):  # What ended the training tells more.
-                folder.keep(position)
-        raise
-    return position, ''
-
-
-def _described(position: Position) -> str:
-    """Loss and accuracy of the epoch so far, or of the last one, and how the latter measured."""
-    loss, accuracy, count = np.asarray(position.state.totals).tolist()
+def _described(state: State) -> str:
+    """Say loss and accuracy of the epoch so far, and how the last one measured."""
+    loss, accuracy, count = np.asarray(state.totals).tolist()
     parts = [f'loss {loss / count:.3f}, accuracy {accuracy / count:.1%}'] if count else []
-    if position.history:
-        row = position.history[-1]
+    if state.history:
+        row = state.history[-1]
         parts.append(f'held out {row.held_out_loss:.3f}, {row.held_out_accuracy:.1%}')
     return '; '.join(parts)

@@ -1,547 +1,98 @@
-"""The zoo through the Hub: the real client, a loopback server, tiny checkpoints of every kind."""
+"""What a name stands for: a name in the catalog, a path, a repository."""
 
-import dataclasses
-import json
 import os
-import re
-import subprocess
-import sys
-import tempfile
-import time
+import shutil
 from pathlib import Path
 
-import huggingface_hub
-import jax.numpy as jnp
 import pytest
-from helpers import table
-from hub_server import Fault, HubServer, commit_of, sha256
-from test_foreign import FOLDERS, IMAGES, bits, message, shard, tiny
+from folders import bits
+from helpers import message
 
 import blox as bx
-from blox import CheckpointError
-from blox.tensorfile import TensorFile
-from blox.zoo.catalog.published import published as rows
-from blox.zoo.loading import foreign
 
-REPO, WEIGHTS = 'org/vit', 'model.safetensors'
-TOKEN = 'hf_good'
-# Folders that transformers and timm saved.
-GOLDEN = sorted(
-    path.parent for path in (Path(__file__).parents[2] / 'golden').glob('*/config.json')
-)
 
+@pytest.mark.parametrize('kind', [str, Path, lambda folder: f'{folder}{os.sep}'])
+def test_a_folder_may_be_text_or_a_path(exported, kind):
+    _, params, _, folder = exported['vit-hf']
+    assert bits(bx.zoo.load(kind(folder))[1]) == bits(params)
 
-@pytest.fixture(scope='module')
-def repos(tmp_path_factory):
-    """By repository: a model, its Params, its card and the files."""
-    root, found = tmp_path_factory.mktemp('repos'), {}
-    for name, (_, _, layout) in FOLDERS.items():
-        model, params, card = tiny(name)
-        bx.zoo.export(root / name, model, params, layout, card=card)
-        found[f'org/{name}'] = model, params, card, files_in(root / name)
-    shard(root / 'vit-hf', root / 'sharded')
-    found[REPO] = found['org/vit-hf']
-    found['org/sharded'] = (*found[REPO][:3], files_in(root / 'sharded'))
-    return found
 
+def test_the_folder_one_is_in_has_a_name(exported, monkeypatch):
+    monkeypatch.chdir(exported['vit-hf'][3])
+    assert bx.zoo.read_card('.').name == 'vit-hf'
 
-def files_in(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob('*')
-        if path.is_file()
-    }
 
+def test_a_folder_goes_before_a_repository_of_its_name(exported, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    Path('org').mkdir()
+    Path('org/name').symlink_to(exported['gpt2-hf'][3])
+    assert bits(bx.zoo.load('org/name')[1]) == bits(exported['gpt2-hf'][1])
 
-@pytest.fixture
-def server(repos, monkeypatch, tmp_path):
-    with HubServer({repo: {'main': row[3]} for repo, row in repos.items()}) as server:
-        server.connect(monkeypatch, tmp_path)
-        yield server
 
+def test_a_path_is_never_a_name_in_the_catalog(exported, monkeypatch, tmp_path):
+    shutil.copytree(exported['gpt2-hf'][3], tmp_path / 'gpt2')
+    monkeypatch.chdir(tmp_path)
+    assert bits(bx.zoo.load(Path('gpt2'))[1]) == bits(exported['gpt2-hf'][1])
 
-@pytest.fixture
-def offline(monkeypatch):
-    """Call it to have HF_HUB_OFFLINE set from then on."""
-    return lambda: monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
 
+def test_a_name_that_ends_as_a_folder_is_one():
+    with pytest.raises(FileNotFoundError, match='my-finetune'):
+        bx.zoo.load('my-finetune/')
 
-def conversions(folder):
-    return sorted((folder / 'blox').rglob('*.safetensors'))
 
+def test_a_source_needs_a_name_in_the_catalog(exported):
+    with pytest.raises(ValueError, match=r"no model 'vitb16' in the catalog; nearest: .*vit-b16"):
+        bx.zoo.load('vitb16', source=exported['vit-hf'][3])
 
-def downloads(server):
-    """The files that were sent, in order."""
-    sent = [line for line in server.log if line.startswith('GET') and '/resolve/' in line]
-    return [line.split('/', 5)[5] for line in sent]
 
+@pytest.mark.usefixtures('catalog')
+@pytest.mark.parametrize('name', ['vit-hf', 'vit-hf/model.safetensors'])
+def test_only_repositories_have_revisions(exported, name):
+    path = exported['vit-hf'][3].parent / name
+    for arguments in ((path, None), ('vit-b16', path), ('vit-digits', None)):
+        with pytest.raises(ValueError, match='no repository: only those have revisions'):
+            bx.zoo.load(arguments[0], source=arguments[1], revision='main')
 
-def requests(server, call):
-    """How many requests a call makes."""
-    server.log.clear()
-    call()
-    return len(server.log)
 
+@pytest.mark.parametrize('name', ['nosuch.safetensors', 'org/nosuch', './nosuch', '/nosuch'])
+def test_a_path_that_is_not_there_is_named(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in [Path(name)] + [name] * (name != 'org/nosuch'):
+        assert name.removeprefix('./') in message(FileNotFoundError, lambda p=path: bx.zoo.load(p))
 
-def other(repos, value=0.5):
-    """The files of REPO with other weights, and the Params of those."""
-    model, params, card, files = repos[REPO]
-    params = params.set('vit/norm/scale', jnp.full(16, value, jnp.float32), strict=False)
-    with tempfile.TemporaryDirectory() as folder:
-        bx.zoo.export(folder, model, params, 'hf', card=card)
-        return {**files, WEIGHTS: Path(folder, WEIGHTS).read_bytes()}, params
 
+def test_no_name_is_no_folder(exported, monkeypatch):
+    monkeypatch.chdir(exported['vit-hf'][3])
+    for arguments in (('', None), ('vit-b16', '')):
+        with pytest.raises(ValueError, match='expected the name of a model or of a file'):
+            bx.zoo.load(arguments[0], source=arguments[1])
 
-# What a repository gives.
 
+def test_a_folder_of_neither_library_is_refused(tmp_path):
+    (tmp_path / 'config.json').write_text('{"library_name": "blox"}')
+    with pytest.raises(FileNotFoundError, match=r'model\.safetensors'):
+        bx.zoo.load(tmp_path)
 
-@pytest.mark.parametrize('name', [*FOLDERS, 'sharded'])
-def test_a_repository_gives_what_its_folder_does(server, repos, name):
-    model, params, _, files = repos[f'org/{name}']
-    found, loaded = bx.zoo.load(f'org/{name}')
-    assert bits(loaded) == bits(params)
-    assert type(found) is type(model)
-    read = bx.zoo.read_card(f'org/{name}')
-    assert (read.name, read.source, read.commit) == (name, f'org/{name}', commit_of(files))
-    assert read.sha256 == {n: sha256(c) for n, c in files.items() if n.endswith('.safetensors')}
-    assert read.config == found.config
 
+@pytest.mark.parametrize('load', [bx.zoo.load, bx.zoo.preprocessor, bx.zoo.tokenizer])
+def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path, load):
+    with pytest.raises(FileNotFoundError, match=r'a\.safetensors'):
+        load(tmp_path / 'a.safetensors')
 
-@pytest.mark.parametrize('folder', GOLDEN, ids=lambda folder: folder.name)
-def test_what_the_reference_libraries_wrote_is_read(server, folder):
-    server.put('org/theirs', files_in(folder))
-    assert bits(bx.zoo.load('org/theirs')[1]) == bits(bx.zoo.load(folder)[1])
 
+def test_an_unknown_name_is_an_error_that_names_the_nearest():
+    with pytest.raises(
+        ValueError, match="no model 'vit-digit' in the catalog; nearest: vit-digits"
+    ):
+        bx.zoo.load('vit-digit')
 
-@pytest.mark.parametrize('name', IMAGES)
-def test_a_repositorys_preprocessor_and_labels_are_at_hand(server, repos, name):
-    card = repos[f'org/{name}'][2]
-    assert bx.zoo.preprocessor(f'org/{name}') == card.preprocessor
-    assert bx.zoo.read_card(f'org/{name}').labels == card.labels
 
+def test_a_name_without_weights_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r'vit-b32.*without weights.*load one of vit-b32-384'):
+        bx.zoo.load('vit-b32')
 
-@pytest.mark.parametrize('name', ['gpt2-hf', 'bert-hf'])
-def test_a_repositorys_tokenizer_is_at_hand(server, name):
-    assert bx.zoo.tokenizer(f'org/{name}').encode('b').ids == [2]
 
-
-def test_the_pooling_of_sentence_transformers_is_followed(server, repos):
-    assert '1_Pooling/config.json' in repos['org/bert-hf'][3]
-    config = bx.zoo.load('org/bert-hf')[0].config
-    assert (config.pool, config.normalize) == ('mean', True)
-
-
-def test_only_what_a_conversion_reads_is_downloaded(server, repos):
-    files = repos[REPO][3]
-    more = dict.fromkeys(['README.md', 'tf_model.h5', 'pytorch_model.bin', 'onnx/model.bin'], b'x')
-    server.put(REPO, {**files, **more})
-    bx.zoo.load(REPO)
-    assert sorted(downloads(server)) == ['config.json', WEIGHTS, 'preprocessor_config.json']
-
-
-def test_a_repository_without_weights_says_so(server, repos):
-    files = {name: content for name, content in repos[REPO][3].items() if name != WEIGHTS}
-    server.put(REPO, files)
-    said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert f'expected {WEIGHTS}' in said
-
-
-def test_overrides_go_with_a_repository(server, repos):
-    model, params = bx.zoo.load(REPO, num_classes=5, image_size=16)
-    assert params['vit/head/w'].value.shape == (16, 5)
-    assert model.config.image_size == (16, 16)
-    assert len(bx.zoo.read_card(REPO, num_classes=5, image_size=16).changes) == 2
-
-
-# Revisions, and how often the Hub is asked.
-
-
-def test_a_second_load_asks_once_for_a_branch_and_never_for_a_commit(server, repos):
-    commit = commit_of(repos[REPO][3])
-    bx.zoo.load(REPO)
-    assert requests(server, lambda: bx.zoo.load(REPO)) == 1
-    assert requests(server, lambda: bx.zoo.load(REPO, revision=commit)) == 0
-    assert requests(server, lambda: bx.zoo.load(f'{REPO}@{commit}')) == 0
-
-
-def test_offline_what_was_loaded_is_there(server, repos, offline):
-    bx.zoo.load(REPO)
-    offline()
-    calls = (bx.zoo.load, bx.zoo.read_card, bx.zoo.preprocessor)
-    assert [requests(server, lambda call=call: call(REPO)) for call in calls] == [0, 0, 0]
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-
-
-def test_offline_what_was_not_loaded_says_what_to_do(server, offline):
-    offline()
-    said = message(ConnectionError, lambda: bx.zoo.load(REPO))
-    assert all(part in said for part in [REPO, 'HF_HUB_OFFLINE', 'load once with a network'])
-
-
-def test_a_moved_branch_gives_its_new_weights_and_a_commit_its_old(server, repos):
-    old = commit_of(repos[REPO][3])
-    bx.zoo.load(REPO)
-    files, params = other(repos)
-    server.put(REPO, files)
-    assert bits(bx.zoo.load(REPO)[1]) == bits(params)
-    assert bx.zoo.read_card(REPO).commit == commit_of(files)
-    assert bits(bx.zoo.load(REPO, revision=old)[1]) == bits(repos[REPO][1])
-
-
-@pytest.mark.parametrize('at', [True, False])
-def test_a_revision_is_named_in_two_ways(server, repos, at):
-    files, params = other(repos)
-    server.put(REPO, files, 'v2')
-    path, revision = (f'{REPO}@v2', None) if at else (REPO, 'v2')
-    assert bits(bx.zoo.load(path, revision=revision)[1]) == bits(params)
-    assert bx.zoo.read_card(path, revision=revision).commit == commit_of(files)
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-
-
-def test_two_revisions_at_once_are_refused(server):
-    said = message(ValueError, lambda: bx.zoo.load(f'{REPO}@v2', revision='v1'))
-    assert "'org/vit@v2' names one revision, revision='v1' another" in said
-    assert server.log == []
-
-
-# The catalog.
-
-
-@pytest.fixture
-def published(repos, monkeypatch):
-    """'vit-b16' of the catalog, published in REPO."""
-    overrides = dataclasses.asdict(repos[REPO][0].config)
-    row = rows()['vit-b16']._replace(source=REPO, overrides=overrides)
-    monkeypatch.setitem(rows(), 'vit-b16', row)
-    return row
-
-
-def test_a_name_in_the_catalog_gives_its_repository(server, repos, published):
-    assert bits(bx.zoo.load('vit-b16')[1]) == bits(repos[REPO][1])
-    read = bx.zoo.read_card('vit-b16')
-    assert (read.name, read.source) == ('vit-b16', REPO)
-    assert read.commit == commit_of(repos[REPO][3])
-    assert (read.license, read.paper) == (published.license, published.paper)
-    assert bx.zoo.preprocessor('vit-b16') == repos[REPO][2].preprocessor
-
-
-def test_a_name_in_the_catalog_takes_a_revision(server, repos, published):
-    files, params = other(repos)
-    server.put(REPO, files, 'v2')
-    assert bits(bx.zoo.load('vit-b16', revision='v2')[1]) == bits(params)
-
-
-def test_a_source_may_be_a_repository(server, repos, published):
-    path = 'org/vit-timm'
-    assert bits(bx.zoo.load('vit-b16', source=path)[1]) == bits(repos[path][1])
-    assert bx.zoo.read_card('vit-b16', source=path).source == path
-
-
-def test_a_source_of_another_model_is_refused_and_both_are_named(server, published):
-    said = message(ValueError, lambda: bx.zoo.load('vit-b16', source='org/gpt2-hf'))
-    assert all(part in said for part in ["'vit-b16'", "'org/gpt2-hf'", "'vit'", "'gpt2'"])
-    assert downloads(server) == ['config.json']
-    bx.zoo.load('org/gpt2-hf')
-    assert message(ValueError, lambda: bx.zoo.load('vit-b16', source='org/gpt2-hf')) == said
-
-
-# Conversions.
-
-
-def test_a_conversion_says_where_it_is_from(server, repos, tmp_path):
-    bx.zoo.load(REPO)
-    (path,) = conversions(tmp_path)
-    header = json.loads(TensorFile(path).metadata['blox.model'])
-    files = repos[REPO][3]
-    assert (header['source'], header['commit']) == (REPO, commit_of(files))
-    assert header['sha256'] == {WEIGHTS: sha256(files[WEIGHTS])}
-
-
-def test_wrong_weights_are_refused_and_nothing_is_kept(server, repos, tmp_path):
-    content = repos[REPO][3][WEIGHTS]
-    wrong = content[:-1] + bytes([content[-1] ^ 1])
-    server.faults[REPO, WEIGHTS] = Fault(body=wrong)
-    said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert WEIGHTS in said
-    assert 'expected sha256' in said
-    assert conversions(tmp_path) == []
-    assert not [path for path in (tmp_path / 'hf').rglob('*') if path.name == WEIGHTS]
-    server.faults.clear()
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-
-
-@table({'cut': lambda content: content[:-10], 'empty': lambda _: b'', 'text': lambda _: b'no' * 99})
-def test_a_damaged_conversion_is_made_again(row, server, repos, tmp_path, caplog):
-    bx.zoo.load(REPO)
-    (path,) = conversions(tmp_path)
-    path.write_bytes(row(path.read_bytes()))
-    server.log.clear()
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-    assert 'converting it again' in caplog.text
-    assert downloads(server) == []
-    caplog.clear()
-    bx.zoo.load(REPO)
-    assert caplog.messages == []
-
-
-def test_another_table_converts_again(server, repos, tmp_path, monkeypatch):
-    bx.zoo.load(REPO)
-    monkeypatch.setattr(foreign, 'fingerprint', lambda: 'of another version')
-    server.log.clear()
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-    assert downloads(server) == []
-    assert len(conversions(tmp_path)) == 2
-
-
-def test_another_commit_of_the_same_files_converts_nothing(server, repos, tmp_path):
-    bx.zoo.load(REPO)
-    server.put(REPO, {**repos[REPO][3], 'README.md': b'new'})
-    bx.zoo.load(REPO)
-    assert len(conversions(tmp_path)) == 1
-
-
-def test_without_a_cache_that_can_be_written_it_converts_in_memory(
-    server, repos, tmp_path, monkeypatch, caplog
-):
-    (tmp_path / 'file').write_text('')
-    monkeypatch.setenv('BLOX_CACHE', str(tmp_path / 'file'))
-    for _ in range(2):
-        assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-    read = bx.zoo.read_card(REPO)
-    assert (read.source, read.commit) == (REPO, commit_of(repos[REPO][3]))
-    assert 'set BLOX_CACHE to a folder of yours' in caplog.text
-
-
-def test_another_kind_of_model_is_refused_before_its_weights_are_downloaded(server, repos):
-    config = json.dumps({'model_type': 'swin'}).encode()
-    server.put(REPO, {**repos[REPO][3], 'config.json': config})
-    said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert "model_type bert, gpt2, resnet, vit in config.json, found 'swin'" in said
-    assert downloads(server) == ['config.json']
-
-
-def test_another_architecture_of_timm_is_refused_before_its_weights_are_downloaded(server, repos):
-    config = json.dumps({'architecture': 'convnext_tiny'}).encode()
-    server.put(REPO, {**repos[REPO][3], 'config.json': config})
-    said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert "'convnext_tiny'" in said
-    assert downloads(server) == ['config.json']
-
-
-def test_a_repository_without_a_config_is_refused_before_its_weights_are_downloaded(server, repos):
-    server.put(REPO, {WEIGHTS: repos[REPO][3][WEIGHTS]})
-    said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert f"'{REPO}': expected a config.json of transformers or timm" in said
-    assert downloads(server) == []
-
-
-def test_a_field_that_changes_the_function_is_refused_by_name(server, repos, tmp_path):
-    files = repos[REPO][3]
-    config = {**json.loads(files['config.json']), 'use_rope': True}
-    server.put(REPO, {**files, 'config.json': json.dumps(config).encode()})
-    assert 'use_rope' in message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert conversions(tmp_path) == []
-
-
-# Repositories that do not open.
-
-
-def test_a_repository_that_is_not_there_is_named(server):
-    assert "'org/nosuch'" in message(FileNotFoundError, lambda: bx.zoo.load('org/nosuch'))
-
-
-def test_a_revision_that_is_not_there_is_named(server):
-    for call in (lambda: bx.zoo.load(f'{REPO}@v9'), lambda: bx.zoo.load(REPO, revision='v9')):
-        assert "'v9'" in message(FileNotFoundError, call)
-
-
-@pytest.mark.parametrize('kind', ['private', 'gated'])
-def test_a_closed_repository_says_how_to_open_it(server, repos, monkeypatch, kind):
-    getattr(server, kind).add(REPO)
-    error = {'private': FileNotFoundError, 'gated': PermissionError}[kind]
-    assert 'HF_TOKEN' in message(error, lambda: bx.zoo.load(REPO))
-    monkeypatch.setenv('HF_TOKEN', TOKEN)
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-
-
-def test_an_unreachable_hub_is_an_error_or_what_is_known(server, repos, caplog):
-    bx.zoo.load(REPO)
-    server.stop()
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-    assert f'going on with commit {commit_of(repos[REPO][3])}' in caplog.text
-    said = message(ConnectionError, lambda: bx.zoo.load('org/gpt2-hf'))
-    assert all(part in said for part in ["'org/gpt2-hf'", 'HF_ENDPOINT', 'try again'])
-
-
-# Publishing.
-
-uploads = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-
-
-@pytest.fixture
-def pushed(server, repos, monkeypatch):
-    """Call it to push one of `repos` as 'me/new'; the repository's files."""
-    monkeypatch.setenv('HF_TOKEN', TOKEN)
-
-    def push(name, **changes):
-        model, params, card, _ = repos[f'org/{name}']
-        card = dataclasses.replace(card, name='mine', **changes)
-        url = bx.zoo.push('me/new', model, params, card=card)
-        assert re.fullmatch(f'{server.url}/me/new/commit/[0-9a-f]{{40}}', url)
-        repo = server.repos['me/new']
-        return repo.commits[repo.branches['main']]
-
-    return push
-
-
-@uploads
-@pytest.mark.parametrize('name', ['vit-hf', 'resnet-timm', 'gpt2-hf', 'bert-hf'])
-def test_what_is_pushed_is_loaded_again(pushed, repos, name):
-    model, params, card, _ = repos[f'org/{name}']
-    pushed(name)
-    found, loaded = bx.zoo.load('me/new')
-    assert found.config == model.config
-    assert bits(loaded) == bits(params)
-    read = bx.zoo.read_card('me/new')
-    assert dataclasses.replace(read, weights=None) == dataclasses.replace(card, name='mine')
-    if card.preprocessor:
-        assert bx.zoo.preprocessor('me/new') == card.preprocessor
-    else:
-        assert bx.zoo.tokenizer('me/new').to_str() == card.tokenizer
-
-
-@uploads
-def test_a_pushed_repository_has_a_config_a_model_card_and_our_file(pushed, repos, tmp_path):
-    files = pushed('vit-hf')
-    assert set(files) == {'config.json', 'README.md', WEIGHTS}
-    config = json.loads(files['config.json'])
-    assert (config['library_name'], config['family']) == ('blox', 'vit')
-    assert config['config']['width'] == 16
-    card = huggingface_hub.ModelCard(files['README.md'].decode())
-    assert card.data.to_dict() == {
-        'library_name': 'blox',
-        'pipeline_tag': 'image-classification',
-        'license': 'apache-2.0',
-    }
-    assert "bx.zoo.load('me/new')" in card.text
-    bx.zoo.save(tmp_path / 'a.safetensors', *repos[REPO][:2], card=bx.zoo.read_card('me/new'))
-    assert (tmp_path / 'a.safetensors').read_bytes() == files[WEIGHTS]
-
-
-# By task and license: what the Hub calls them.
-@uploads
-@table(
-    {
-        'sentences': ('bert-hf', 'apache-2.0', 'sentence-similarity', 'apache-2.0'),
-        'text': ('gpt2-hf', 'MIT', 'text-generation', 'mit'),
-        'one of its own': ('gpt2-hf', 'Free: for all', 'text-generation', 'other'),
-        'none': ('gpt2-hf', '', 'text-generation', None),
-    }
-)
-def test_a_model_card_speaks_the_hubs_language(row, pushed):
-    name, license, task, expected = row
-    text = pushed(name, license=license)['README.md'].decode()
-    data = huggingface_hub.ModelCard(text).data.to_dict()
-    assert (data['pipeline_tag'], data.get('license')) == (task, expected)
-    assert license in text
-
-
-@uploads
-def test_a_model_pushed_without_a_card_has_the_repositorys_name(server, repos, monkeypatch):
-    monkeypatch.setenv('HF_TOKEN', TOKEN)
-    bx.zoo.push('me/new', *repos[REPO][:2])
-    assert bx.zoo.read_card('me/new').name == 'new'
-
-
-@uploads
-def test_a_pushed_model_takes_one_request_when_it_is_there(pushed, tmp_path):
-    pushed('vit-hf')
-    bx.zoo.load('me/new')
-    assert conversions(tmp_path) == []
-
-
-@uploads
-def test_a_clone_of_a_pushed_repository_is_loaded(pushed, repos, tmp_path):
-    for name, content in pushed('vit-hf').items():
-        (tmp_path / 'clone').mkdir(exist_ok=True)
-        (tmp_path / 'clone' / name).write_bytes(content)
-    assert bits(bx.zoo.load(tmp_path / 'clone')[1]) == bits(repos[REPO][1])
-    assert bx.zoo.read_card(tmp_path / 'clone').name == 'mine'
-    assert bx.zoo.preprocessor(tmp_path / 'clone') == repos[REPO][2].preprocessor
-
-
-@uploads
-def test_what_a_repository_gave_can_be_changed_and_pushed(server, monkeypatch):
-    monkeypatch.setenv('HF_TOKEN', TOKEN)
-    card = bx.zoo.read_card(REPO, num_classes=5)
-    model, params = bx.zoo.load(REPO, num_classes=5)
-    bx.zoo.push('me/tuned', model, params, card=card)
-    read = bx.zoo.read_card('me/tuned')
-    assert (read.source, read.commit, read.changes) == (REPO, card.commit, card.changes)
-    assert bits(bx.zoo.load('me/tuned')[1]) == bits(params)
-
-
-# Several processes, and ones that are killed.
-
-SCRIPT = """
-import sys, time
-import blox as bx
-from blox import checkpoint
-from blox.zoo.loading import foreign
-
-# That of the tests' own process, whoever edits the code meanwhile.
-foreign.fingerprint = lambda: sys.argv[3]
-save = checkpoint.save
-
-def slow(path, *rest):
-    print('converting', flush=True)
-    save(path, *rest)
-    time.sleep(float(sys.argv[1]))
-
-checkpoint.save = slow
-model, params = bx.zoo.load('org/vit')
-checkpoint.save = save
-bx.zoo.save(sys.argv[2], model, params)
-"""
-
-
-def start(server, folder, name, pause=0.0):
-    """Another process that loads REPO, converting so many seconds longer, and saves it here."""
-    return subprocess.Popen(
-        [sys.executable, '-c', SCRIPT, str(pause), str(folder / name), foreign.fingerprint()],
-        env={**os.environ, **server.environment(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def printed(process):
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output
-
-
-def test_of_two_processes_one_downloads_and_converts(server, repos, tmp_path):
-    names = ['a.safetensors', 'b.safetensors']
-    processes = [start(server, tmp_path, name, 1.0) for name in names]
-    assert sorted(map(printed, processes)) == ['', 'converting\n']
-    assert len(downloads(server)) == len(set(downloads(server)))
-    for name in names:
-        assert bits(bx.zoo.load(tmp_path / name)[1]) == bits(repos[REPO][1])
-
-
-def test_after_a_kill_while_it_converts_the_next_one_converts(server, repos, tmp_path):
-    process = start(server, tmp_path, 'a.safetensors', 100)
-    assert process.stdout
-    assert process.stdout.readline() == 'converting\n'
-    deadline = time.monotonic() + 60
-    while not any(path.name.startswith('part-') for path in conversions(tmp_path)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.communicate(timeout=60)
-    server.log.clear()
-    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
-    assert downloads(server) == []
-    assert [path for path in conversions(tmp_path) if path.name.startswith('part-')] == []
+def test_a_folder_of_the_same_name_hides_no_model(tmp_path, monkeypatch):
+    (tmp_path / 'vit-digits').mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert bx.zoo.load('vit-digits')[1].initialized

@@ -1,16 +1,15 @@
-"""The state of a training, kept in a folder beside its result until that is there."""
+"""The folder of a training, which holds its state until the result is there."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,53 +19,18 @@ from blox.atomic import lock
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import TensorFile, fail, parse_json
-from blox.zoo.training.step import State
+from blox.zoo.training.data import Data
+from blox.zoo.training.plan import Plan
+from blox.zoo.training.state import Epoch, State
 
 _FILE = 'state.safetensors'
-# The header's metadata entry that says whose state a file's tensors are, and of which step.
+# The header's metadata entry that says whose state a file's tensors are, and after which step.
 _KEY = 'blox.training'
 _MOST_SECONDS = 120
 
 
-class Epoch(NamedTuple):
-    """What an epoch came to: means over its batches, and over the held-out examples after it."""
-
-    epoch: int
-    step: int
-    loss: float
-    accuracy: float
-    held_out_loss: float
-    held_out_accuracy: float
-
-
-class Best(NamedTuple):
-    """The parameters and batch statistics after the best epoch so far."""
-
-    trainable: Params
-    stats: Params
-
-
-class Position(NamedTuple):
-    """Where a training is: all that it takes to go on from there."""
-
-    step: int
-    state: State
-    best: Best | None = None
-    best_epoch: int = 0
-    history: tuple[Epoch, ...] = ()
-
-    @property
-    def ends_epoch(self) -> bool:
-        """Whether this is the end of an epoch."""
-        return bool(self.history) and self.history[-1].step == self.step
-
-
-class DivergedError(ValueError):
-    """The loss is not finite, and never will be again."""
-
-
 class Folder:
-    """The folder of one training; what is kept in it replaces what was, whole or not at all.
+    """The folder of one training; a state kept in it replaces the one before, whole or not at all.
 
     Attributes:
       path: beside the result, with the suffix '.training'.
@@ -80,7 +44,7 @@ class Folder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keeps other processes from the training. Raises FileExistsError if one is at it."""
+        """Keep other processes from the training. Raise FileExistsError if one is at it."""
         if os.name != 'posix':
             yield
             return
@@ -98,57 +62,48 @@ class Folder:
         finally:
             os.close(descriptor)
 
-    def keep(self, position: Position) -> None:
-        """Writes a position, unless it is there already. Raises DivergedError for one of no use."""
-        if position.step == self._step:
+    def keep(self, state: State) -> None:
+        """Write a state, unless it is there already. Raise DivergedError for one of no use."""
+        if state.step == self._step:
             return
-        check_finite(position)
+        state.check_finite()
         began = time.monotonic()
         self.path.mkdir(exist_ok=True)
-        about = {
-            'identity': self.identity,
-            'step': position.step,
-            'best_epoch': position.best_epoch,
-            'history': position.history,
-        }
-        entries = Params.from_entries(_named((position.state, position.best)), finalized=True)
+        about = {'identity': self.identity, 'step': state.step, 'history': state.history}
+        entries = Params.from_entries(_named(_arrays(state)), finalized=True)
         checkpoint.save(self.path / _FILE, entries, {_KEY: json.dumps(about)})
         self._kept_at = time.monotonic()
-        self._took, self._step = self._kept_at - began, position.step
+        self._took, self._step = self._kept_at - began, state.step
 
-    def keep_if_due(self, position: Position) -> None:
-        """Keeps the position after an epoch if that costs little, and any after two minutes."""
+    def keep_if_due(self, state: State) -> None:
+        """Keep the state after an epoch if that costs little, and any after two minutes."""
         passed = time.monotonic() - self._kept_at
-        if passed > _MOST_SECONDS or (position.ends_epoch and passed > 20 * self._took):
-            self.keep(position)
+        if passed > _MOST_SECONDS or (state.ends_epoch and passed > 20 * self._took):
+            self.keep(state)
 
     @property
     def is_begun(self) -> bool:
-        """Whether a position was kept."""
+        """Tell whether a state was kept."""
         return (self.path / _FILE).exists()
 
-    def restore(self, position: Position) -> Position:
-        """The position that was kept, made like `position`, the first; that itself if none was.
+    def restore(self, first: State) -> State:
+        """Read the state that was kept, made like the first one; return that if none was.
 
         Raises ValueError if the folder is of another training.
         """
         if not self.is_begun:
-            return position
+            return first
         file = TensorFile(self.path / _FILE)
         about = parse_json(file.path, file.metadata.get(_KEY, '{}'), _KEY)
         if not _is_sound(about):
-            fail(
-                file.path,
-                f'{_KEY}: expected what a training keeps, found {about}; remove its folder',
-            )
+            what = f'{_KEY}: expected what a training keeps, found {about}; remove its folder'
+            fail(file.path, what)
         self._check_identity(about['identity'])
-        first = Best(position.state.trainable, position.state.stats)
-        best = first if about['best_epoch'] else None
-        found = checkpoint.params_of(file, copy=True)
-        state, best = _filled(file.path, (position.state, best), found)
-        history = tuple(Epoch(*row) for row in about['history'])
         self._step = about['step']
-        return Position(about['step'], state, best, about['best_epoch'], history)
+        history = tuple(Epoch(*row) for row in about['history'])
+        state = first._replace(step=self._step, history=history)
+        found = checkpoint.params_of(file, copy=True)
+        return state._replace(**_filled(file.path, _arrays(state), found))
 
     def _check_identity(self, found: Mapping[str, str]) -> None:
         wrong = [
@@ -163,36 +118,35 @@ class Folder:
             )
 
     def remove(self) -> None:
-        """Removes the folder and what this class and interrupted savers left in it."""
+        """Remove the folder and what this class and interrupted savers left in it."""
         for path in (self.path / _FILE, *self.path.glob(f'.{_FILE}.*.blox-tmp')):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # There may be files of others.
             self.path.rmdir()
 
 
+def _arrays(state: State) -> dict[str, Any]:
+    """Return those fields of a state that are arrays; `best` only once there is one."""
+    names = ('params', 'optimizer', 'totals', *(['best'] if state.history else []))
+    return {name: getattr(state, name) for name in names}
+
+
 def _is_sound(about: Mapping[str, Any]) -> bool:
-    """Whether this is what `keep` writes of a position."""
-    if set(about) != {'identity', 'step', 'best_epoch', 'history'}:
+    """Tell whether this is what `keep` writes of a state."""
+    if set(about) != {'identity', 'step', 'history'}:
         return False
-    history, numbers = about['history'], (about['step'], about['best_epoch'])
+    history = about['history']
     return (
         isinstance(about['identity'], dict)
+        and type(about['step']) is int
         and isinstance(history, list)
         and all(isinstance(row, list) and len(row) == len(Epoch._fields) for row in history)
         and all(type(x) in (int, float) for row in history for x in row)
-        and all(type(x) is int for x in numbers)
-        and 0 <= about['best_epoch'] <= len(history)
     )
 
 
-def check_finite(position: Position) -> None:
-    """Raises DivergedError unless the loss of this epoch so far is finite."""
-    if not math.isfinite(float(position.state.totals[0])):
-        raise DivergedError(f'the loss is not finite at step {position.step}')
-
-
 def _named(tree: Any) -> dict[str, jax.Array]:
-    """The leaves of a tree by names of their places, such as '0/trainable/vit/head/w'."""
+    """Return the leaves of a tree by names of their places, such as 'params/vit/head/w'."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {_name(path): leaf for path, leaf in leaves}
 
@@ -202,15 +156,22 @@ def _name(path: Any) -> str:
 
 
 def _filled(path: Path, tree: Any, found: Params) -> Any:
-    """`tree` with the values that `found` has under its leaves' names."""
+    """Return `tree` with the values that `found` has under its leaves' names."""
     expected = {name: (x.shape, x.dtype) for name, x in _named(tree).items()}
     if {name: (p.shape, p.dtype) for name, p in found.items()} != expected:
         fail(path, 'its tensors do not fit the training that it is of; remove its folder')
     return jax.tree_util.tree_map_with_path(lambda place, _: found[_name(place)].value, tree)
 
 
-def digest(params: Params) -> str:
-    """A hash of all values and flags."""
+def identity_of(model: Any, params: Params, data: Data, plan: Plan) -> dict[str, str]:
+    """Say all that decides a training's result, by name."""
+    choices = {name.replace('_', ' '): str(value) for name, value in plan._asdict().items()}
+    found = {'data': data.fingerprint, 'model': repr(model.config), 'weights': _digest(params)}
+    return {**choices, **found}
+
+
+def _digest(params: Params) -> str:
+    """Hash all values and flags."""
     made = hashlib.sha256()
     for path, param in params.items():
         value = jax.random.key_data(param.value[0]) if path == RNG else param.value

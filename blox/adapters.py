@@ -1,0 +1,101 @@
+"""Adapters beside a weight, and what the weight is worth with them.
+
+Paper: Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models" (arXiv:2106.09685).
+A weight 'net/w' of shape [*inputs, outputs] is adapted by 'net/w_lora_a' [*inputs, rank] and
+'net/w_lora_b' [rank, outputs]: it then counts as `w + scale * a b`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from blox.param import Param, cast_value
+from blox.params import Params
+
+TAG = 'lora'
+# The thirds of an attention's fused projection, in their order.
+PARTS = ('q', 'k', 'v')
+
+
+class Adapter(NamedTuple):
+    """An adapter of a weight: `scale * a b` is added to its output columns from `start` on.
+
+    Attributes:
+      path: of `a` without the 'a', such as 'net/w_lora_'; that of `b` differs in its last letter.
+      a: [*inputs, rank]; b: [rank, columns].
+    """
+
+    path: str
+    a: jax.Array
+    b: jax.Array
+    scale: float
+    start: int
+
+    def __call__(
+        self,
+        outputs: jax.Array,
+        inputs: jax.Array,
+        apply: Callable[[jax.Array, jax.Array], jax.Array],
+    ) -> jax.Array:
+        """Add this adapter to a layer's `outputs`; `apply(inputs, w)` is the layer itself."""
+        dtype = wider(inputs.dtype, self.a.dtype)
+        hidden = apply(inputs.astype(dtype), self.a.astype(dtype))
+        added = hidden @ self.b.astype(dtype) * self.scale
+        return self._add(outputs, added.astype(outputs.dtype))
+
+    def merged(self, w: jax.Array) -> jax.Array:
+        """Return the weight `w` with this adapter added, in the wider dtype of the two."""
+        dtype = wider(w.dtype, self.a.dtype)
+        added = self.a.astype(dtype) @ self.b.astype(dtype) * self.scale
+        return self._add(w.astype(dtype), added)
+
+    def _add(self, outputs: jax.Array, added: jax.Array) -> jax.Array:
+        """Add to all output columns, or to the adapter's own."""
+        if added.shape == outputs.shape:
+            return outputs + added
+        return outputs.at[..., self.start : self.start + added.shape[-1]].add(added)
+
+
+def adapters(params: Params, path: str) -> Iterator[Adapter]:
+    """Yield the adapters of the weight at `path`; mostly there are none."""
+    for part in ('', *(f'{part}_' for part in PARTS)):
+        prefix = f'{path}_{TAG}_{part}'
+        if f'{prefix}b' in params:
+            b = params[f'{prefix}b']
+            a = params[f'{prefix}a'].value
+            yield Adapter(prefix, a, b.value, b.metadata['scale'], b.metadata['start'])
+
+
+def adapted(params: Params, path: str, w: Any) -> Any:
+    """Return the weight `w` at `path` with its adapters added, in the dtype of `w`."""
+    merged = w
+    for adapter in adapters(params, path):
+        merged = adapter.merged(merged)
+    return cast_value(merged, w.dtype)
+
+
+def adapter_entries(prefix: str, a: Any, b: Any, scale: float, start: int) -> dict[str, Param]:
+    """Return the two entries of an Adapter, by path."""
+    return {
+        f'{prefix}a': Param(a, metadata={'tag': TAG}),
+        f'{prefix}b': Param(b, metadata={'tag': TAG, 'scale': float(scale), 'start': start}),
+    }
+
+
+def is_adapted(params: Params) -> bool:
+    """Tell whether there are adapters among `params`."""
+    return any(is_adapter(param) for param in params.values())
+
+
+def is_adapter(param: Param) -> bool:
+    """Tell whether `param` is half of an adapter."""
+    return param.metadata.get('tag') == TAG
+
+
+def wider(a: Any, b: Any) -> Any:
+    """Return the floating-point dtype of more bits; strict promotion would refuse to choose."""
+    return max(a, b, key=lambda dtype: jnp.finfo(dtype).bits)

@@ -1,0 +1,156 @@
+"""Files from the Hub: downloaded, verified, and downloaded again."""
+
+import os
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from helpers import message, table
+from hub_files import CONFIG, FILES, REPO, WEIGHTS, blob, downloads, fetched
+from hub_server import Fault, digest
+
+from blox import CheckpointError
+from blox.zoo.loading.hub.downloads import fetch
+from blox.zoo.loading.hub.snapshots import snapshot
+
+
+def test_files_come_as_they_are(server):
+    assert fetched() == FILES
+
+
+def test_only_the_files_named_are_downloaded(server):
+    fetched([CONFIG])
+    assert downloads(server) == [CONFIG]
+
+
+def test_what_is_downloaded_is_not_asked_for_again(server):
+    found = snapshot(REPO)
+    fetch(found, list(FILES))
+    server.log.clear()
+    fetch(found, list(FILES))
+    assert server.log == []
+
+
+def test_a_file_that_is_not_there_is_named_and_not_asked_for(server):
+    found = snapshot(REPO)
+    server.log.clear()
+    said = message(FileNotFoundError, lambda: fetch(found, [CONFIG, 'nosuch.bin']))
+    assert "'nosuch.bin'" in said
+    assert repr(WEIGHTS) in said
+    assert server.log == []
+
+
+def test_a_file_that_went_away_is_named(server):
+    found = snapshot(REPO)
+    del server.repos[REPO].commits[found.commit][CONFIG]
+    said = message(FileNotFoundError, lambda: fetch(found, [CONFIG]))
+    assert f'{CONFIG!r} of {REPO!r}: no such file' in said
+
+
+WRONG = {
+    'corrupt weights': (WEIGHTS, FILES[WEIGHTS][:-1] + b'x', 'sha256'),
+    'a corrupt config': (CONFIG, FILES[CONFIG].replace(b'8', b'7'), 'git hash'),
+    'short weights': (WEIGHTS, FILES[WEIGHTS][:1000], '131072 bytes, found 1000'),
+    'a short config': (CONFIG, b'{', '12 bytes, found 1'),
+}
+
+
+@table(WRONG)
+def test_a_wrong_download_is_repeated_once(row, server, caplog):
+    name, body, what = row
+    server.faults[REPO, name] = Fault(body, times=1)
+    assert fetched([name])[name] == FILES[name]
+    assert len(downloads(server)) == 2
+    assert what in caplog.text
+
+
+@table(WRONG)
+def test_a_download_that_stays_wrong_is_refused_and_not_kept(row, server):
+    name, body, what = row
+    server.faults[REPO, name] = Fault(body)
+    found = snapshot(REPO)
+    said = message(CheckpointError, lambda: fetch(found, [CONFIG, name]))
+    assert all(part in said for part in (name, 'expected', what))
+    assert len([line for line in downloads(server) if name in line]) == 2
+    assert not blob(name).exists()
+
+
+def test_a_body_that_breaks_off_is_taken_up_again(server):
+    server.faults[REPO, WEIGHTS] = Fault(cut=70_000, times=1)
+    assert fetched([WEIGHTS])[WEIGHTS] == FILES[WEIGHTS]
+
+
+@table(
+    {
+        'up and out': '../../evil',
+        'absolute': '/tmp/blox-evil',
+        'long': 'a' * 10_000,
+        'of another file': digest(CONFIG, FILES[CONFIG]),
+        'not hexadecimal': 'z' * 64,
+        'empty': '',
+    }
+)
+def test_a_hostile_etag_writes_nothing(row, server, tmp_path):
+    found = snapshot(REPO)
+    before = sorted(tmp_path.rglob('*'))
+    server.faults[REPO, WEIGHTS] = Fault(etag=row)
+    assert 'ETag' in message(CheckpointError, lambda: fetch(found, [WEIGHTS]))
+    assert sorted(tmp_path.rglob('*')) == before
+    assert not Path('/tmp/blox-evil').exists()
+    assert downloads(server) == []
+
+
+@pytest.mark.parametrize('commit', ['../../../evil', 'e' * 40])
+def test_a_file_of_another_commit_is_refused(server, tmp_path, commit):
+    server.faults[REPO, WEIGHTS] = Fault(commit=commit)
+    assert commit in message(CheckpointError, lambda: fetched([WEIGHTS]))
+    assert downloads(server) == []
+    assert not list(tmp_path.rglob('evil*'))
+
+
+@table(
+    {
+        'truncated': FILES[WEIGHTS][:-1],
+        'corrupted': b'x' + FILES[WEIGHTS][1:],
+        'emptied': b'',
+    }
+)
+def test_a_download_that_was_damaged_since_is_downloaded_again(row, server):
+    fetched([WEIGHTS])
+    os.utime(blob(WEIGHTS), ns=(0, 0))
+    blob(WEIGHTS).write_bytes(row)
+    assert fetched([WEIGHTS])[WEIGHTS] == FILES[WEIGHTS]
+    assert len(downloads(server)) == 2
+
+
+def test_a_file_of_the_users_that_a_link_leads_to_is_never_removed(server, tmp_path):
+    path = fetch(snapshot(REPO), [WEIGHTS]) / WEIGHTS
+    path.unlink()
+    (tmp_path / 'mine').write_bytes(b'mine')
+    path.symlink_to(tmp_path / 'mine')
+    assert fetched([WEIGHTS])[WEIGHTS] == FILES[WEIGHTS]
+    assert (tmp_path / 'mine').read_bytes() == b'mine'
+
+
+def test_a_verified_download_is_looked_at_again_only_when_its_time_changes(server):
+    fetched([WEIGHTS])
+    stat, damaged = blob(WEIGHTS).stat(), b'x' + FILES[WEIGHTS][1:]
+    blob(WEIGHTS).write_bytes(damaged)
+    os.utime(blob(WEIGHTS), ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert fetched([WEIGHTS])[WEIGHTS] == damaged
+    os.utime(blob(WEIGHTS), ns=(0, 0))
+    assert fetched([WEIGHTS])[WEIGHTS] == FILES[WEIGHTS]
+
+
+def test_an_emptied_folder_of_downloads_is_filled_again(server):
+    fetched()
+    shutil.rmtree(huggingface_hub.constants.HF_HUB_CACHE)
+    assert fetched() == FILES
+
+
+def test_offline_a_download_by_others_is_verified(server, offline):
+    huggingface_hub.hf_hub_download(REPO, WEIGHTS)
+    blob(WEIGHTS).write_bytes(b'x' + FILES[WEIGHTS][1:])
+    offline()
+    assert WEIGHTS in message(ConnectionError, lambda: fetched([WEIGHTS]))

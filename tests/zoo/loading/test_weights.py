@@ -1,0 +1,101 @@
+"""Folders and weights of other libraries as models of the zoo."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from folders import (
+    FOLDERS,
+    as_bare_file,
+    as_bare_folder,
+    as_npz,
+    as_shards,
+    bits,
+    output,
+    randomized,
+    shard,
+)
+from helpers import message
+from safetensors.numpy import load_file, save_file
+
+import blox as bx
+from blox import CheckpointError
+from blox.converters.convert import external
+from blox.tensorfile import write_tensors
+
+
+@pytest.mark.parametrize('name', FOLDERS)
+def test_a_folder_gives_the_params_and_config_that_it_was_made_of(exported, name):
+    model, params, _, folder = exported[name]
+    found, loaded = bx.zoo.load(folder)
+    expected = model.config
+    if name == 'resnet-hf':  # whose files do not speak of the size of images
+        expected = dataclasses.replace(expected, image_size=(224, 224))
+    assert found.config == expected
+    assert bits(loaded) == bits(params)
+    assert [p.is_state for p in loaded.values()] == [
+        p.is_state for p in bx.zoo.init(model).values()
+    ]
+
+
+@pytest.mark.parametrize('family', ['vit', 'resnet'])
+def test_the_same_weights_in_two_layouts_are_one_model(exported, family):
+    size = exported[f'{family}-timm'][0].config.image_size
+    folders = (exported[f'{family}-{layout}'][3] for layout in ('hf', 'timm'))
+    one, other = (bx.zoo.load(folder, image_size=size) for folder in folders)
+    assert bits(one[1]) == bits(other[1])
+    assert one[0].config == other[0].config
+    assert (output(*one) == output(*other)).all()
+
+
+def test_an_index_of_shards_is_followed(exported, tmp_path):
+    _, params, _, folder = exported['gpt2-hf']
+    for file in shard(folder, tmp_path / 'sharded'):
+        assert file.exists()
+    assert bits(bx.zoo.load(tmp_path / 'sharded')[1]) == bits(params)
+
+
+@pytest.mark.parametrize('name', FOLDERS)
+def test_a_tensor_too_few_and_one_too_many_are_both_named(edited, name):
+    folder = edited(name, {})
+    tensors = load_file(folder / 'model.safetensors')
+    lacking = next(key for key in sorted(tensors) if key.endswith('weight'))
+    more = {'extra': np.zeros(1, np.float32)}
+    rest = {key: value for key, value in tensors.items() if key != lacking}
+    save_file({**rest, **more}, folder / 'model.safetensors')
+    said = message(CheckpointError, lambda: bx.zoo.load(folder))
+    assert f'{lacking}: missing' in said
+    assert "'extra': unexpected" in said
+
+
+@pytest.mark.usefixtures('catalog')
+@pytest.mark.parametrize('num_classes', [0, 5])
+def test_weights_alone_bring_their_own_head(tmp_path, num_classes):
+    model = bx.zoo.create('vit-b16', num_classes=num_classes)
+    path, params = tmp_path / 'tuned.safetensors', randomized(model)
+    write_tensors(path, external(model, params, 'timm'), {})
+    loaded, found = bx.zoo.load('vit-b16', source=path)
+    assert loaded.config.num_classes == num_classes
+    assert bits(found) == bits(params)
+
+
+@pytest.mark.usefixtures('catalog')
+def test_float64_weights_load_in_a_dtype_that_jax_holds(tmp_path):
+    model = bx.zoo.create('gpt2')
+    values = external(model, randomized(model), 'hf')
+    path = tmp_path / 'wide.safetensors'
+    write_tensors(path, {n: v.astype(np.float64) for n, v in values.items()}, {})
+    assert 'dtype=jnp.float32' in message(
+        bx.CheckpointError, lambda: bx.zoo.load('gpt2', source=path)
+    )
+    params = bx.zoo.load('gpt2', source=path, dtype=jnp.float32)[1]
+    assert params['gpt2/token_embed/w'].dtype == jnp.float32
+
+
+@pytest.mark.parametrize('write', [as_bare_file, as_bare_folder, as_npz, as_shards])
+def test_weights_without_a_name_say_what_to_do(exported, tmp_path, write):
+    path = write(exported, tmp_path)
+    said = message(CheckpointError, lambda: bx.zoo.load(path))
+    assert str(path) in said
+    assert "bx.zoo.load('resnet50', source=PATH)" in said

@@ -1,0 +1,54 @@
+"""The files that a training ends with."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import GRAY
+from PIL import Image
+from trainings import CLASSES, PARAMS, files, finetune, moved, tiny
+
+import blox as bx
+
+
+def test_the_file_is_the_models_whole_description(tmp_path):
+    card = bx.zoo.Card('base', 'resnet', tiny().config, 'image-classification', preprocessor=GRAY)
+    params, history = finetune(tmp_path / 'mine.safetensors', card=card)
+    found = bx.zoo.read_card(tmp_path / 'mine.safetensors')
+    best = max(history, key=lambda row: (row.held_out_accuracy, -row.held_out_loss))
+    assert (found.name, found.labels, found.preprocessor) == ('mine', CLASSES, GRAY)
+    assert found.changes == ('fine-tuned from base',)
+    assert found.metrics['held_out_accuracy'] == round(best.held_out_accuracy, 4)
+    assert f'epoch {best.epoch} is this' in found.training
+    assert not moved(params, bx.zoo.load(tmp_path / 'mine.safetensors')[1])
+
+
+def test_adapters_are_merged_and_saved_alone_too(tmp_path):
+    base = PARAMS
+    start = bx.lora(base, '**/block*/**/w', rank=2).unfreeze('**/head/*')
+    params, _ = finetune(tmp_path / 'm.safetensors', params=start)
+    model, merged = bx.zoo.load(tmp_path / 'm.safetensors')
+    assert all(param.trainable or param.is_state for param in merged.values())
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
+    expected = model(params, images)[0]
+    assert np.abs(expected - model(base, images)[0]).max() > 1e-2
+    np.testing.assert_allclose(model(merged, images)[0], expected, atol=1e-5)
+    alone = bx.load_lora(tmp_path / 'm.lora.safetensors', base)
+    assert not moved(params, alone)
+
+
+def test_the_curves_are_what_the_history_says(tmp_path):
+    _, history = finetune(tmp_path / 'm.safetensors')
+    names, *rows = (tmp_path / 'm.csv').read_text().splitlines()
+    assert names == 'epoch,step,loss,accuracy,held_out_loss,held_out_accuracy'
+    assert [tuple(map(float, row.split(','))) for row in rows] == list(history)
+    with Image.open(tmp_path / 'm.png') as image:
+        assert min(image.size) > 300
+        assert len(np.unique(np.asarray(image))) > 50
+
+
+@pytest.mark.parametrize('name', ['m.safetensors', 'm.csv', 'm.png'])
+def test_no_file_of_others_is_replaced(tmp_path, name):
+    (tmp_path / name).write_text('mine')
+    with pytest.raises(FileExistsError, match='is there already'):
+        finetune(tmp_path / 'm.safetensors')
+    assert files(tmp_path) == {name: b'mine'}

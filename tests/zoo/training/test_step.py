@@ -1,0 +1,91 @@
+"""One step of training: its gradients, its optimizer, its losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from trainings import MODEL, PARAMS, finetune, moved, shades, tiny
+
+import blox as bx
+from blox.zoo.training.data import training_batches
+from blox.zoo.training.step import adamw, divide, measures, train_step
+
+
+def lowered_step(params):
+    """The optimizer's state, and how many convolutions the step's program has."""
+    optimizer = adamw(1e-3, 10)
+    changing, frozen = divide(params)
+    optimized = optimizer.init(changing.split_trainable()[0])
+    batch = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32), np.uint32(0)
+    state = changing, optimized, frozen
+    step = train_step.lower(MODEL, optimizer, *state, *batch, is_training=False)
+    return jax.tree.leaves(optimized), step.as_text().count('stablehlo.convolution')
+
+
+def test_frozen_parameters_have_no_optimizer_state_and_no_gradient_in_the_program():
+    forward = jax.jit(MODEL).lower(PARAMS, jnp.zeros((4, 8, 8, 1))).as_text()
+    forward = forward.count('stablehlo.convolution')
+    whole, whole_convolutions = lowered_step(PARAMS)
+    head, head_convolutions = lowered_step(PARAMS.freeze().unfreeze('resnet/head/*'))
+    assert whole_convolutions > 2 * forward
+    assert head_convolutions == forward > 0
+    # Two moments of a weight [8, 2] and its bias, and counters.
+    assert sum(leaf.size for leaf in head if leaf.size > 1) == 2 * (16 + 2)
+    assert sum(leaf.size for leaf in whole) > 1000
+
+
+def steps(model, params, numbers):
+    """Params after steps of these numbers, and the loss in each."""
+    optimizer = adamw(1e-2, len(numbers))
+    changing, frozen = divide(params)
+    optimized, losses = optimizer.init(changing.split_trainable()[0]), []
+    batches = training_batches(shades(), 8, seed=0)
+    for number, batch in zip(np.asarray(numbers, np.uint32), batches):
+        changing, optimized, measured = train_step(
+            model, optimizer, changing, optimized, frozen, *batch, number
+        )
+        losses.append(float(measured[0]))
+    batches.close()
+    return frozen.merge(changing), losses
+
+
+def test_what_is_dropped_depends_on_the_steps_number():
+    model = tiny(depths=(2,), drop_path_rate=0.9)
+    params = bx.zoo.init(model)
+    losses = [steps(model, params, [number])[1] for number in (0, 0, 1, 2, 3, 4)]
+    assert losses[0] == losses[1]
+    assert len({loss for (loss,) in losses}) > 2
+
+
+def test_a_training_is_its_steps_from_the_one_of_number_zero_on():
+    model = tiny(depths=(2,), drop_path_rate=0.5)
+    params = bx.zoo.init(model)
+    found, (row,) = finetune(model=model, params=params, epochs=1)
+    expected, losses = steps(model, params, range(3))
+    assert not moved(expected, found)
+    assert row.loss == np.float32(sum(map(np.float32, losses))) / 3
+    assert moved(steps(model, params, range(1, 4))[0], found)
+
+
+def test_vectors_do_not_decay():
+    optimizer = adamw(1.0, 1, 0.5)
+    params = bx.Params.from_entries({'w': jnp.ones((2, 2)), 'b': jnp.ones(2)})
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    with jax.numpy_dtype_promotion('standard'):
+        updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    assert updates['b'].value.tolist() == [0, 0]
+    np.testing.assert_allclose(updates['w'].value, -0.5)
+
+
+def test_losses_are_those_of_optax_and_ignored_targets_do_not_count():
+    rng = np.random.default_rng(0)
+    logits, targets = (
+        jnp.asarray(rng.normal(size=(3, 5, 7)), jnp.float32),
+        rng.integers(0, 7, (3, 5)),
+    )
+    targets[0, 2:] = -1
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(abs(targets)))
+    counts = targets >= 0
+    found = measures(logits, jnp.asarray(targets))
+    right = (logits.argmax(-1) == targets)[counts].mean()
+    np.testing.assert_allclose(found, [losses[counts].mean(), right, counts.sum()], rtol=1e-6)

@@ -1,0 +1,106 @@
+"""Keep what a repository's files are converted to, under keys that say by what."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub.utils import WeakFileLock
+
+from blox import converters
+from blox.zoo.loading.foreign import needed
+from blox.zoo.loading.hub.cache import own_folder
+from blox.zoo.loading.hub.downloads import fetch
+from blox.zoo.loading.hub.snapshots import Snapshot, all_recorded
+from blox.zoo.models import families
+
+_LOG = logging.getLogger('blox')
+
+# Raise it when something outside of the converters changes what a conversion holds: the file format,
+# how a model marks its parameters, what is read of labels, preprocessing and tokenizers.
+_VERSION = 1
+
+
+@functools.cache
+def _version(family: str) -> str:
+    """Return a digest of what converts a family's checkpoints: its table and what tables share."""
+    # Sources, not the evaluated table: that needs config.json, which a kept conversion does without.
+    root, others = Path(converters.__file__).parent, families().keys() - {family}
+    digest = hashlib.sha256(b'%d' % _VERSION)
+    places = ('', 'mapping', 'sources', 'tables')
+    for file in sorted(file for place in places for file in (root / place).iterdir()):
+        if file.suffix in ('.py', '.json') and file.stem not in others:
+            digest.update(file.relative_to(root).as_posix().encode() + b'\0' + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _path(snapshot: Snapshot, family: str) -> Path:
+    """Return where the conversion of a snapshot is kept, if its model is of this family."""
+    names = needed(list(snapshot.files))
+    hashes = sorted((name, snapshot.files[name].digest) for name in names)
+    key = hashlib.sha256(json.dumps([hashes, _version(family)]).encode()).hexdigest()
+    return own_folder(snapshot.repo) / f'{key}.safetensors'
+
+
+def kept(snapshot: Snapshot) -> Path | None:
+    """Return the file that `converted` made before, None if there is none.
+
+    It takes neither the Hub nor the download: no config.json says the family, so each is tried.
+    """
+    paths = (_path(snapshot, family) for family in families())
+    return next((path for path in paths if path.is_file()), None)
+
+
+def converted(
+    snapshot: Snapshot, family: str, convert: Callable[[Path, Path], None]
+) -> Path | None:
+    """Return the file that `convert(folder, path)` makes of a snapshot's files, made once and kept.
+
+    It is kept under a key of the files' hashes and of what converts the family. One process
+    converts, others wait for it. Then what no key names any more is removed. None, with a warning,
+    if the cache cannot be written.
+    """
+    path = _path(snapshot, family)
+    if path.is_file():
+        return path
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # One for the repository: whoever holds it may remove what others left.
+            stack.enter_context(WeakFileLock(path.with_name('conversions.lock')))
+        except OSError as error:
+            _LOG.warning('no conversion is kept: %s; set BLOX_CACHE to a folder of yours', error)
+            return None
+        if not path.is_file():
+            _convert(fetch(snapshot, needed(list(snapshot.files))), path, convert)
+            _sweep(snapshot)
+    return path
+
+
+def _convert(folder: Path, path: Path, convert: Callable[[Path, Path], None]) -> None:
+    part = path.with_name(f'part-{path.name}')
+    try:
+        convert(folder, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sweep(snapshot: Snapshot) -> None:
+    """Remove conversions by other versions, or of files that no known revision has.
+
+    Whoever has one mapped keeps its content; where the system does not allow that, the file stays.
+    """
+    known = {
+        _path(one, family)
+        for one in (snapshot, *all_recorded(snapshot.repo))
+        for family in families()
+    }
+    for path in own_folder(snapshot.repo).glob('*.safetensors'):
+        if path not in known:
+            with contextlib.suppress(OSError):
+                path.unlink()

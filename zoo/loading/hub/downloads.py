@@ -1,0 +1,96 @@
+"""Download and verify files of a snapshot."""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, hf_hub_url
+
+from blox.tensorfile import fail
+from blox.zoo.loading.hub.cache import (
+    download_folder,
+    download_root,
+    own_folder,
+    read_record,
+    write_record,
+)
+from blox.zoo.loading.hub.client import client, explained
+from blox.zoo.loading.hub.snapshots import RemoteFile, Snapshot
+
+_LOG = logging.getLogger('blox')
+
+
+def fetch(snapshot: Snapshot, names: Sequence[str]) -> Path:
+    """Return the folder of downloads with these files, of the size and hash that the Hub states.
+
+    A file that is wrong is downloaded once more, then it is a CheckpointError. A download that was
+    verified before is hashed again only if its size or time changed.
+    """
+    snapshot.check_has(names)
+    folder = download_folder(snapshot.repo) / 'snapshots' / snapshot.commit
+    for name in names:
+        path = folder / name
+        if wrong := _download(snapshot, name, path):
+            _LOG.warning('%s: %s; downloading it once more', path, wrong)
+            _discard(path)
+            if wrong := _download(snapshot, name, path):
+                _discard(path)
+                fail(path, f'{wrong}; {snapshot.repo} and its download differ, try again later')
+    return folder
+
+
+def _download(snapshot: Snapshot, name: str, path: Path) -> str:
+    """Bring a file to `path`; return what is wrong with it, '' if nothing."""
+    if not path.is_file():
+        api = client()
+        with explained(f'{name!r} of {snapshot.repo!r}', snapshot.repo):
+            _check_etag(api, snapshot, name)
+            api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
+    file = snapshot.files[name]
+    return _mismatch(path, file, own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json')
+
+
+def _check_etag(api: HfApi, snapshot: Snapshot, name: str) -> None:
+    """Refuse an ETag or commit other than the stated: huggingface_hub makes paths of both."""
+    url = hf_hub_url(snapshot.repo, name, revision=snapshot.commit, endpoint=api.endpoint)
+    stated = api.get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    where, expected = Path(snapshot.repo, name), snapshot.files[name].digest
+    if stated.etag != expected:
+        fail(where, f'expected ETag {expected}, found {stated.etag!r}')
+    if stated.commit_hash != snapshot.commit:
+        fail(where, f'expected commit {snapshot.commit}, found {stated.commit_hash!r}')
+
+
+def _mismatch(path: Path, file: RemoteFile, memory: Path) -> str:
+    """Return how a file differs from what the Hub states, '' if it does not."""
+    stat = path.stat()
+    if stat.st_size != file.size:
+        return f'expected {file.size} bytes, found {stat.st_size}'
+    seen = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+    if read_record(memory) == seen:
+        return ''
+    found = _hash(path, file)
+    if found != file.digest:
+        return f'expected {"sha256" if file.sha256 else "git hash"} {file.digest}, found {found}'
+    write_record(memory, seen)
+    return ''
+
+
+def _hash(path: Path, file: RemoteFile) -> str:
+    """Return the sha256 of a file in LFS, and of any other the hash that git names it by."""
+    state = hashlib.sha256()
+    if not file.sha256:
+        state = hashlib.sha1(b'blob %d\0' % file.size, usedforsecurity=False)
+    with open(path, 'rb') as opened:
+        return hashlib.file_digest(opened, lambda: state).hexdigest()
+
+
+def _discard(path: Path) -> None:
+    """Remove a download, if the cache can be written; what a link leads to elsewhere stays."""
+    with contextlib.suppress(OSError):
+        blob = path.resolve()
+        path.unlink()
+        if blob.is_relative_to(download_root()):
+            blob.unlink()

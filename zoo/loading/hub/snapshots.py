@@ -1,0 +1,186 @@
+"""Resolve what a revision of a repository holds, and remember it."""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError
+
+from blox.tensorfile import fail
+from blox.zoo.loading.hub.cache import download_folder, own_folder, read_record, write_record
+from blox.zoo.loading.hub.client import client, explained
+from blox.zoo.loading.hub.names import COMMIT, check_names, is_safe, quoted
+
+_LOG = logging.getLogger('blox')
+
+_SHA256 = re.compile('[0-9a-f]{64}')
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as the Hub states it: `sha256` if it is in LFS, git's `blob_id` if it is not."""
+
+    size: int
+    sha256: str | None
+    blob_id: str | None
+
+    def __post_init__(self) -> None:
+        pattern, digest = (_SHA256, self.sha256) if self.sha256 else (COMMIT, self.blob_id)
+        if (
+            type(self.size) is not int
+            or not isinstance(digest, str)
+            or not pattern.fullmatch(digest)
+        ):
+            raise ValueError(f"expected a file's size and its sha256 or git hash, found {self}")
+
+    @property
+    def digest(self) -> str:
+        """Return the hash that the file's content must have."""
+        return self.sha256 or self.blob_id or ''
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository at one commit; `revision` is what was asked for: a branch, tag or commit."""
+
+    repo: str
+    revision: str
+    commit: str
+    files: Mapping[str, RemoteFile]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.commit, str) or not COMMIT.fullmatch(self.commit):
+            raise ValueError(f'expected a commit of 40 hex digits, found {self.commit!r}')
+        if unsafe := [name for name in self.files if not is_safe(name)]:
+            raise ValueError(f'expected names of files in the repository, found {unsafe}')
+
+    def check_has(self, names: Sequence[str]) -> None:
+        """Raise FileNotFoundError, which says what there is, unless all these files are there."""
+        if missing := [name for name in names if name not in self.files]:
+            raise FileNotFoundError(
+                f'{self.repo!r} at {self.revision!r} has no {missing}; of its '
+                f'{len(self.files)} files, the first are {[*self.files][:20]}'
+            )
+
+
+def snapshot(repo: str, revision: str | None = None) -> Snapshot:
+    """Resolve a branch, tag or commit, 'main' if None, with one request.
+
+    A commit that was resolved before takes no request. Where the Hub cannot be reached, or may
+    not be (HF_HUB_OFFLINE), what was resolved or downloaded before is the answer.
+
+    Raises FileNotFoundError for a repository or revision that is not there, PermissionError,
+    ConnectionError with nothing to go on with, and CheckpointError for an unsound answer.
+    """
+    revision = 'main' if revision is None else revision
+    check_names(repo, revision)
+    if COMMIT.fullmatch(revision) and (known := _recorded(repo, revision)):
+        return known
+    try:
+        found = _resolve(repo, revision)
+    except ConnectionError as error:
+        known = _recorded(repo, revision) or _downloaded(repo, revision)
+        if known is None:
+            raise
+        if not constants.HF_HUB_OFFLINE:
+            _LOG.warning('%s; going on with commit %s, known from before', error, known.commit)
+        return known
+    _record(found)
+    return found
+
+
+def _resolve(repo: str, revision: str) -> Snapshot:
+    """Ask the Hub."""
+    what = f'{repo!r} at {revision!r}'
+    with explained(what, repo):
+        try:
+            info = client().model_info(
+                repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+            )
+        except HfHubHTTPError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ConnectionError('found something else than a listing of files') from None
+    if info.id != repo:
+        _LOG.warning('%r is called %r now: use that name', repo, info.id)
+    try:
+        files = {sibling.rfilename: _remote_file(sibling) for sibling in info.siblings or ()}
+        found = Snapshot(repo, revision, str(info.sha), files)
+    except (ValueError, TypeError) as error:
+        fail(Path(repo), f'unsound listing of files at {revision!r}: {error}')
+    if COMMIT.fullmatch(revision) and found.commit != revision:
+        fail(Path(repo), f'expected commit {revision}, found {found.commit}')
+    return found
+
+
+def _remote_file(sibling: Any) -> RemoteFile:
+    if sibling.lfs:
+        return RemoteFile(sibling.lfs.size, sibling.lfs.sha256, None)
+    return RemoteFile(sibling.size, None, sibling.blob_id)
+
+
+# What was known before.
+
+
+def all_recorded(repo: str) -> Iterator[Snapshot]:
+    """Yield every snapshot of a repository that was resolved before."""
+    for path in (own_folder(repo) / 'snapshots').glob('*.json'):
+        if (known := _read(path)) and known.repo == repo:
+            yield known
+
+
+def _record(found: Snapshot) -> None:
+    """Remember a snapshot for its revision and for its commit."""
+    for one in (found, dataclasses.replace(found, revision=found.commit)):
+        write_record(_record_path(one.repo, one.revision), dataclasses.asdict(one))
+
+
+def _recorded(repo: str, revision: str) -> Snapshot | None:
+    """Return what was resolved before."""
+    known = _read(_record_path(repo, revision))
+    # File names may not tell upper from lower case.
+    return known if known and (known.repo, known.revision) == (repo, revision) else None
+
+
+def _record_path(repo: str, revision: str) -> Path:
+    return own_folder(repo) / 'snapshots' / f'{quoted(revision)}.json'
+
+
+def _read(path: Path) -> Snapshot | None:
+    """Return the snapshot in a record, None if there is none or it is damaged."""
+    try:
+        fields = read_record(path)
+        files = {name: RemoteFile(**file) for name, file in fields.pop('files').items()}
+        return Snapshot(**fields, files=files)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _downloaded(repo: str, revision: str) -> Snapshot | None:
+    """Return what anyone downloaded with huggingface_hub, whose blobs have their hash as name."""
+    try:
+        commit = revision
+        if not COMMIT.fullmatch(revision):
+            commit = (download_folder(repo) / 'refs' / revision).read_text('utf-8').strip()
+        folder = download_folder(repo) / 'snapshots' / commit
+        files = {
+            path.relative_to(folder).as_posix(): _blob(path)
+            for path in folder.rglob('*')
+            if path.is_file()
+        }
+        return Snapshot(repo, revision, commit, files) if files else None
+    except (OSError, ValueError):
+        return None
+
+
+def _blob(link: Path) -> RemoteFile:
+    digest = Path(os.readlink(link)).name
+    is_sha256 = _SHA256.fullmatch(digest) is not None
+    size = link.stat().st_size
+    return RemoteFile(size, digest if is_sha256 else None, None if is_sha256 else digest)

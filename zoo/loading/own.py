@@ -1,0 +1,51 @@
+"""Files that blox saved."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from blox import checkpoint
+from blox.converters.convert import model_spec
+from blox.param import RNG
+from blox.params import Params
+from blox.tensorfile import TensorFile, fail
+from blox.zoo.architecture.fit import check_header, unmarked_state
+from blox.zoo.catalog.card import HEADER_KEY, Card
+from blox.zoo.loading.place import LocalPlace
+
+# What config.json says of a repository or folder that holds a file of our own.
+OWN_CONFIG = {'library_name': 'blox'}
+OWN_FILE = 'model.safetensors'
+
+
+def says_own(config: Mapping[str, Any]) -> bool:
+    """Return whether a config.json lies beside a file of our own."""
+    return config.get('library_name') == OWN_CONFIG['library_name']
+
+
+class OwnFile(LocalPlace):
+    """A .safetensors file that `save` wrote, or that should have been."""
+
+    @functools.cached_property
+    def _file(self) -> TensorFile:
+        return TensorFile(self._path)
+
+    def _read_card(self) -> Card:
+        return Card.from_file(self._file)
+
+    @property
+    def is_own(self) -> bool:
+        return self._path.is_file() and HEADER_KEY in self._file.metadata
+
+    @property
+    def is_bare(self) -> bool:
+        return self._path.is_file() and not self.is_own
+
+    def read(self, model: Any, dtype: Any = None) -> Params:
+        """Return the file's Params, once its header was compared with the model's own spec."""
+        expected = model_spec(model)
+        check_header(expected, self._file)
+        params = checkpoint.params_of(self._file).partition(lambda path, _: path != RNG)[0]
+        if unmarked := unmarked_state(expected, params):
+            fail(self._path, f'expected these to be marked as batch statistics: {unmarked}')
+        return params if dtype is None else params.cast(dtype)

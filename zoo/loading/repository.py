@@ -1,0 +1,110 @@
+"""Repositories of the Hugging Face Hub."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from blox import checkpoint, converters
+from blox.params import Params
+from blox.tensorfile import CheckpointError, fail
+from blox.zoo.catalog.card import Card
+from blox.zoo.loading import conversions, foreign
+from blox.zoo.loading.hub.downloads import fetch
+from blox.zoo.loading.hub.snapshots import snapshot
+from blox.zoo.loading.own import OWN_FILE, OwnFile, says_own
+from blox.zoo.loading.place import Place
+from blox.zoo.loading.weights import ForeignFolder
+from blox.zoo.models import families
+
+_LOG = logging.getLogger('blox')
+
+
+class Repository(Place):
+    """A revision of a repository; another library's is converted at its first use, and kept."""
+
+    def __init__(self, repo: str, revision: str | None = None) -> None:
+        self._snapshot = snapshot(repo, revision)
+        self._needed = foreign.needed(list(self._snapshot.files))
+
+    def __str__(self) -> str:
+        return self._snapshot.repo
+
+    def _read_card(self) -> Card:
+        return self._file.card
+
+    def read(self, model: Any, dtype: Any = None) -> Params:
+        return self._file.read(model, dtype)
+
+    @property
+    def folder(self) -> Path:
+        return fetch(self._snapshot, self._needed)
+
+    @property
+    def family(self) -> str:
+        return self._kept.card.family if self._kept else self._said[0]
+
+    @property
+    def layout(self) -> str:
+        return self._said[1]
+
+    @property
+    def is_own(self) -> bool:
+        return 'config.json' in self._needed and says_own(self._config)
+
+    @functools.cached_property
+    def _config(self) -> Mapping[str, Any]:
+        """Return what config.json says: being small, it tells before the download what this is."""
+        if 'config.json' not in self._needed:
+            fail(Path(str(self)), 'expected a config.json of transformers or timm, found none')
+        return converters.read_object(fetch(self._snapshot, ['config.json']) / 'config.json')
+
+    @functools.cached_property
+    def _said(self) -> tuple[str, str]:
+        """Return family and layout as config.json says them."""
+        if self.is_own:
+            return self._file.card.family, ''
+        family, layout = foreign.identify(Path(str(self)), self._config)
+        return family.name, layout
+
+    @functools.cached_property
+    def _file(self) -> Place:
+        """Return the file of our own that the repository holds, or that is made of it."""
+        if self._kept:
+            return self._kept
+        if self.is_own:
+            return OwnFile(fetch(self._snapshot, [OWN_FILE]) / OWN_FILE)
+        path = conversions.converted(self._snapshot, self.family, self._convert)
+        return OwnFile(path) if path else self._downloaded(self.folder)
+
+    @functools.cached_property
+    def _kept(self) -> OwnFile | None:
+        """Return the conversion that was made before, None if there is no sound one."""
+        path = conversions.kept(self._snapshot)
+        if path is None:
+            return None
+        try:
+            file = OwnFile(path)
+            # Whatever is wrong with its header comes to light here.
+            return file if file.card else None
+        # Another process may have swept it just now.
+        except (CheckpointError, FileNotFoundError) as error:
+            _LOG.warning('%s; converting it again', error)
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return None
+
+    def _convert(self, folder: Path, path: Path) -> None:
+        """Write the downloaded folder to one file of our own."""
+        place = self._downloaded(folder)
+        model = families()[place.card.family].build(place.card.config)
+        checkpoint.save(path, place.read(model).finalize(), place.card.to_header())
+
+    def _downloaded(self, folder: Path) -> ForeignFolder:
+        """Return the downloaded folder, whose card says where it is from."""
+        found = self._snapshot
+        sha256 = {name: file.sha256 for name in self._needed if (file := found.files[name]).sha256}
+        origin = {'source': found.repo, 'commit': found.commit, 'sha256': sha256}
+        return ForeignFolder(folder, found.repo.partition('/')[2], origin)

@@ -1,0 +1,81 @@
+"""The files that a training ends with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blox.adapters import is_adapted
+from blox.lora import merge_lora, save_lora
+from blox.params import Params
+from blox.zoo.catalog.card import Card
+from blox.zoo.models import family_of
+from blox.zoo.saving.save import save
+from blox.zoo.training import curves
+from blox.zoo.training.data import Data
+from blox.zoo.training.plan import Plan
+from blox.zoo.training.state import Epoch
+
+_SUFFIXES = ('.safetensors', '.csv', '.png', '.lora.safetensors')
+
+
+def check_name(out: Path) -> None:
+    """Raise ValueError or OSError if no result can have this name."""
+    if out.suffix != '.safetensors':
+        raise ValueError(f"expected a name that ends in '.safetensors', found {str(out)!r}")
+    if not os.access(out.absolute().parent, os.W_OK):
+        raise OSError(f'cannot write {str(out)!r}: its folder is missing or not writable')
+
+
+def check_free(out: Path) -> None:
+    """Raise FileExistsError if one of the files is there."""
+    there = [path for path in map(out.with_suffix, _SUFFIXES) if os.path.lexists(path)]
+    if there:
+        raise FileExistsError(f'{str(there[0])!r} is there already: remove it, or name another')
+
+
+def write(out: Path, model: Any, params: Params, card: Card, history: Sequence[Epoch]) -> None:
+    """Write all files, the model last."""
+    if is_adapted(params):
+        save_lora(out.with_suffix('.lora.safetensors'), params)
+    curves.write_csv(out.with_suffix('.csv'), history)
+    curves.write_png(out.with_suffix('.png'), history)
+    save(out, model, merge_lora(params).unfreeze(), card=card)
+
+
+def card_before(card: Card | None, name: str, model: Any, data: Data) -> Card:
+    """Return a card of what is known before training. Raise ValueError unless a file can say it."""
+    family = family_of(model)
+    base = card or Card(name, family.name, model.config, family.task)
+    known = dataclasses.replace(
+        base,
+        name=name,
+        family=family.name,
+        config=model.config,
+        task=family.task,
+        labels=data.labels,
+        data='; then '.join(text for text in (base.data, data.summary) if text),
+        changes=(*base.changes, f'fine-tuned from {base.name}') if card else (),
+    )
+    known.to_header()
+    return known
+
+
+def card_after(card: Card, params: Params, plan: Plan, best: Epoch) -> Card:
+    """Return the card with what was done and measured."""
+    trained = params.split_trainable()[0].num_params
+    return dataclasses.replace(
+        card,
+        training=f'fine-tuned by AdamW: {trained:,} parameters'
+        f'{", adapters among them" if is_adapted(params) else ""}, '
+        f'{plan.epochs} epochs of {plan.examples} examples, of which epoch {best.epoch} '
+        f'is this, batches of {plan.batch_size}, learning rate {plan.learning_rate:.3g}, '
+        f'seed {plan.seed}' + (f', computed in {plan.dtype}' if plan.dtype else ''),
+        metrics={
+            'held_out_accuracy': round(best.held_out_accuracy, 4),
+            'held_out_loss': round(best.held_out_loss, 4),
+        },
+    )
