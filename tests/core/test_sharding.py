@@ -30,6 +30,13 @@ def test_rules_place_what_they_match_and_the_rest_is_replicated(mesh, params):
     assert placed._structure is params._structure
 
 
+def test_a_rule_for_everything_leaves_the_rng_replicated(mesh):
+    params = bx.init(bx.Linear(bx.Graph('up'), 8, use_bias=False), jnp.ones((1, 4)))
+    placed = bx.shard(params, mesh, {'**': PartitionSpec('model')})
+    assert placed['up/w'].value.sharding.spec == PartitionSpec('model')
+    assert all(leaf.sharding.is_fully_replicated for leaf in placed['rng'].value)
+
+
 def test_the_first_matching_rule_decides(mesh, params):
     rules = {'net/up/w': PartitionSpec('model'), '**/w': PartitionSpec(None, 'data')}
     found = bx.shardings(params, mesh, rules)

@@ -20,24 +20,14 @@ import numpy as np
 from blox.zoo.comparing.parity import layer_outputs, reference_inputs, reference_outputs
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / 'parity'))
-cases = importlib.import_module('cases')
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / 'parity')]
+cases, families = map(importlib.import_module, ('cases', 'families'))
 torch = cases.torch
 
-_TIMM_VIT = {'embed_dim': 16, 'num_heads': 2, 'mlp_ratio': 1.5, 'num_classes': 5}
-_TIMM_RESNET = {'layers': [1, 1, 1, 1], 'channels': [4, 4, 8, 8], 'in_chans': 1}
-_IMAGES = {'image_size': (17, 16)}
-
 CASES = {
-    'gpt2-hf': cases.gpt2(vocab_size=40, n_positions=48, n_embd=16, n_layer=2, n_inner=24),
-    'vit-hf': cases.hf_vit('ViTForImageClassification', hidden_size=16, num_labels=5),
-    'vit-timm': cases.timm_vit(**_TIMM_VIT, global_pool='avg'),
-    'vit-google': cases.timm_vit(**_TIMM_VIT, act_layer='gelu_tanh'),
-    'resnet-hf': cases.hf_resnet(
-        embedding_size=4, hidden_sizes=[8, 16], downsample_in_bottleneck=True
-    )._replace(fields=_IMAGES),
-    'resnet-timm': cases.timm_resnet('resnet18', **_TIMM_RESNET)._replace(fields=_IMAGES),
-    'bert-hf': cases.bert(hidden_size=16, intermediate_size=24, vocab_size=40),
+    f'{family}-{layout}': cases.Case(family, reference)
+    for family, said in families.declared().items()
+    for layout, reference in said.golden.items()
 }
 
 
@@ -48,7 +38,7 @@ def write(name: str, folder: Path) -> None:
     if made.case.family == 'gpt2':
         with torch.no_grad():  # Where positions matter little, it says one word over and over.
             made.reference.transformer.wpe.weight *= 5
-        cases.save(made.case, made.reference, folder)
+        made.case.save(made.reference, folder)
     if name == 'vit-google':
         rename_as_google(made, folder)
     made.reference.double()

@@ -6,20 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import CASES, randomized, save, timm, torch, torchvision
+from cases import CASES, plain, randomized, timm, torch, torchvision
 from commands import blox, fails, printed
 from safetensors.numpy import load_file
 
 import blox as bx
 
-NAMES = (
-    'bert',
-    'gpt2',
-    'resnet hf v1.5',
-    'resnet timm basic',
-    'vit hf',
-    'vit timm',
-)
+NAMES = plain()
 VERDICT = 'equal up to rounding'
 
 
@@ -29,7 +22,7 @@ def folders(tmp_path_factory):
     place = tmp_path_factory.mktemp('folders')
     for name in NAMES:
         (place / name).mkdir()
-        save(CASES[name], randomized(CASES[name].build()), place / name)
+        CASES[name].save(randomized(CASES[name].build()), place / name)
     return place
 
 

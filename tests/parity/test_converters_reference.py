@@ -1,5 +1,6 @@
 """What transformers, timm and torchvision save comes in and goes out again, bit for bit."""
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -8,11 +9,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from cases import CASES, ours, randomized, save, timm, torch, transformers
+from cases import CASES, ours, plain, randomized, timm, torch, transformers
+from families import build, declared, every_library, tiny
+from helpers import random_params
 from safetensors.torch import load_file, save_file
 
-from blox.converters import convert, explain, export
-from blox.converters.convert import model_spec
+from blox.converters import Source, convert, explain, export, layouts, read_config
+from blox.converters.configs import write_config
 from blox.tensorfile import TensorFile
 from blox.zoo.comparing.parity import compare, random_inputs
 from blox.zoo.models import families
@@ -38,7 +41,7 @@ def made(name, folder, dtype=None):
     folder.mkdir(exist_ok=True)
     reference = randomized(CASES[name].build())
     reference = reference.to(dtype) if dtype else reference
-    saved = save(CASES[name], reference, folder)
+    saved = CASES[name].save(reference, folder)
     model = ours(CASES[name], saved)
     return reference, saved, model, convert(saved, model)
 
@@ -82,10 +85,10 @@ def outputs(reference, model):
 
 @pytest.mark.parametrize('name', CASES)
 def test_what_a_library_saved_goes_out_as_it_came(name, tmp_path):
-    reference, _, model, params = made(name, tmp_path / 'in')
+    reference, saved, model, params = made(name, tmp_path / 'in')
     expected = outputs(reference, model)
     export(tmp_path / 'out', model, params, CASES[name].layout)
-    if CASES[name].name:  # torchvision has state dicts alone, and no config.
+    if saved.is_file():  # torchvision has state dicts alone, and no config.
         save_file(reference.state_dict(), tmp_path / 'in' / 'model.safetensors')
     else:
         assert ours(CASES[name], tmp_path / 'out').config == model.config
@@ -93,9 +96,7 @@ def test_what_a_library_saved_goes_out_as_it_came(name, tmp_path):
     assert torch.equal(outputs(reopened(reference, tmp_path / 'out'), model), expected)
 
 
-@pytest.mark.parametrize(
-    'name', ['gpt2', 'vit hf', 'vit timm', 'resnet hf v1', 'resnet timm basic', 'bert']
-)
+@pytest.mark.parametrize('name', plain())
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 def test_half_precision_goes_out_as_it_came(name, dtype, tmp_path):
     kind = getattr(torch, dtype)
@@ -108,7 +109,7 @@ def test_half_precision_goes_out_as_it_came(name, dtype, tmp_path):
 
 
 @pytest.mark.usefixtures('x64')
-@pytest.mark.parametrize('name', ['gpt2', 'vit timm'])
+@pytest.mark.parametrize('name', plain())
 def test_float64_goes_out_as_it_came(name, tmp_path):
     _reference, _saved, model, params = made(name, tmp_path / 'in', torch.float64)
     assert {str(x.dtype) for path, x in params.items() if path != 'rng'} == {'float64'}
@@ -157,13 +158,11 @@ def test_old_files_give_the_same_params(name, change, ignored, tmp_path):
     assert ours(CASES[name], saved).config == model.config
 
 
-@pytest.mark.parametrize(
-    'name', ['vit hf', 'vit hf pooler', 'vit hf qkv_bias=False', 'gpt2', 'bert', 'resnet hf basic']
-)
+@pytest.mark.parametrize('name', [*plain('hf'), 'vit hf pooler', 'vit hf qkv_bias=False'])
 def test_names_of_live_modules_give_the_same_params(name, tmp_path):
     reference, _, model, params = made(name, tmp_path / 'in')
     reference.save_pretrained(tmp_path / 'live', save_original_format=False)
-    if model.path == 'vit':
+    if layouts(model.path)['hf'].live:
         assert set(contents(tmp_path / 'live')) != set(contents(tmp_path / 'in'))
     assert ours(CASES[name], tmp_path / 'live').config == model.config
     assert_same(convert(tmp_path / 'live', model), params)
@@ -177,7 +176,7 @@ def state_file(reference, folder):
     return folder / 'state.safetensors'
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'vit hf', 'resnet hf v1', 'bert'])
+@pytest.mark.parametrize('name', plain('hf'))
 def test_shards_give_the_same_params(name, tmp_path):
     reference, _, model, params = made(name, tmp_path / 'in')
     reference.save_pretrained(tmp_path / 'shards', max_shard_size='10KB')
@@ -186,7 +185,7 @@ def test_shards_give_the_same_params(name, tmp_path):
     assert_same(convert(tmp_path / 'shards', model), params)
 
 
-@pytest.mark.parametrize('name', ['vit timm avg', 'resnet timm bottleneck'])
+@pytest.mark.parametrize('name', plain('timm'))
 def test_bin_files_of_timm_give_the_same_params(name, tmp_path):
     reference, saved, model, params = made(name, tmp_path / 'in')
     arguments = json.loads((saved / 'config.json').read_text())['model_args']
@@ -231,7 +230,7 @@ def test_bert_with_the_heads_of_pretraining_gives_its_encoder(tmp_path):
 def test_counts_of_batches_are_all_that_training_changes_in_the_file(tmp_path):
     reference = randomized(CASES['resnet timm basic'].build()).train()
     reference(torch.randn(2, 3, 47, 64))
-    saved = save(CASES['resnet timm basic'], reference, tmp_path / 'in')
+    saved = CASES['resnet timm basic'].save(reference, tmp_path / 'in')
     model = ours(CASES['resnet timm basic'], saved)
     export(tmp_path / 'out', model, convert(saved, model), 'timm')
     before, after = contents(tmp_path / 'in'), contents(tmp_path / 'out')
@@ -305,51 +304,41 @@ def test_both_layouts_of_the_same_weights_give_the_same_params(name, names, tmp_
 
 # Models of ours in other libraries.
 
-OURS = {
-    'bert': {'vocab_size': 11, 'context': 12},
-    'gpt2': {'vocab_size': 11, 'context': 12},
-    'vit': {'image_size': (8, 12), 'patch_size': (2, 4), 'num_classes': 5},
-}
+
+def told():
+    """A family, a layout and fields: all small configs that the layout's library can say."""
+    for family, layout in every_library():
+        said = declared()[family]
+        for fields in ({}, *said.odd, *said.told):
+            config = tiny(family, **fields)
+            if layout == 'timm' and len(getattr(config, 'depths', range(4))) != 4:
+                continue  # Its ResNets can be made of other numbers of stages, but not run.
+            with contextlib.suppress(ValueError):
+                write_config(layouts(family)[layout], config)
+                yield family, layout, fields
 
 
-def random_params(model):
-    """Params of a model with a random value at every place."""
-    params = model_spec(model).partition(lambda path, _: path != 'rng')[0]
-    rng = np.random.default_rng(0)
-    for path, param in params.items():
-        value = rng.normal(size=param.shape).astype(np.float32) / 3
-        params = params.set(path, abs(value) + 1 if path.endswith('/var') else value)
-    return params
-
-
-@pytest.mark.parametrize('activation', ['gelu', 'gelu_tanh', 'relu', 'silu', 'tanh'])
-@pytest.mark.parametrize(
-    ('family', 'layout'), [('bert', 'hf'), ('gpt2', 'hf'), ('vit', 'hf'), ('vit', 'timm')]
-)
+@pytest.mark.parametrize(('family', 'layout', 'fields'), list(told()), ids=str)
 @pytest.mark.usefixtures('x64')
-def test_a_model_of_ours_computes_the_same_in_another_library(family, layout, activation, tmp_path):
-    sizes = {'width': 16, 'depth': 2, 'heads': 2, 'mlp_dim': 21, 'activation': activation}
-    config = families()[family].config(**sizes, **OURS[family])
-    model = families()[family].build(config)
-    params = random_params(model)
+def test_a_model_of_ours_computes_the_same_in_another_library(family, layout, fields, tmp_path):
+    model = build(tiny(family, **fields))
+    params = random_params(model, *model.example_inputs())
     export(tmp_path, model, params, layout)
-    rows = compare(tmp_path, layout, model, params.cast(np.float64), random_inputs(model))
-    assert len(rows) > 2 * config.depth
+    rows = compare(tmp_path, layout, model, params, random_inputs(model))
+    assert len(rows) > 2
     assert max(row.error for row in rows) < 1e-12
 
 
-@pytest.mark.parametrize('block', ['basic', 'bottleneck'])
-@pytest.mark.parametrize('layout', ['hf', 'timm'])
-@pytest.mark.usefixtures('x64')
-def test_a_resnet_of_ours_computes_the_same_in_another_library(block, layout, tmp_path):
-    sizes = {'depths': (1, 2, 1, 1), 'widths': (4, 8, 12, 16), 'image_size': (48, 32)}
-    config = families()['resnet'].config(**sizes, block=block, num_classes=5, in_channels=1)
-    model = families()['resnet'].build(config)
-    params = random_params(model)
-    export(tmp_path, model, params, layout)
-    rows = compare(tmp_path, layout, model, params.cast(np.float64), random_inputs(model))
-    assert len(rows) > 5
-    assert max(row.error for row in rows) < 1e-12
+@pytest.mark.parametrize('name', plain('hf'))
+def test_what_a_config_leaves_out_is_what_transformers_takes(name):
+    """The defaults of our tables are those of its classes."""
+    said, table = CASES[name].reference, layouts(CASES[name].family)['hf']
+    full = getattr(transformers, said.config)().to_dict()
+    found = [
+        read_config(table, Source(Path('x'), {}, config))
+        for config in (full, {'model_type': full['model_type']})
+    ]
+    assert found[0] == found[1]
 
 
 # A checkpoint that was trained.

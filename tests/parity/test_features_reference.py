@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, pair, torch
+from cases import CASES, pair, plain, torch
 
 from blox import tap
 from blox.zoo.comparing.parity import reference_inputs
@@ -29,7 +29,7 @@ def assert_equal(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12 * abs(expected).max())
 
 
-@on(['resnet timm bottleneck', 'resnet timm basic', 'vit timm', 'vit timm avg, no class token'])
+@on([*plain('timm'), 'resnet timm bottleneck', 'vit timm avg, no class token'])
 def test_maps_are_those_of_timm(both):
     made, reference, params = both
     known = [feature for feature in made.model.feature_info() if feature.strides]

@@ -9,7 +9,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, hf_vit, pair, timm, torch
+from cases import CASES, Case, pair, timm, torch
 from helpers import normal
 
 import blox as bx
@@ -76,7 +76,7 @@ def reference_logits(reference, images, **arguments):
 @pytest.fixture(scope='module')
 def square(tmp_path_factory):
     """transformers', for images of 32 x 32 alone: it resizes positions from squares only."""
-    case = hf_vit('ViTForImageClassification', image_size=32, num_labels=7)
+    case = Case('vit', CASES['vit hf'].reference.but(image_size=32))
     made = pair(case, tmp_path_factory.mktemp('square'))
     double = copy.deepcopy(made.reference).double()
     double.save_pretrained(made.saved / 'double')

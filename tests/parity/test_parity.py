@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, pair, timm, torch, transformers
+from families import build, declared, every_library, tiny
 from safetensors.numpy import load_file, save_file
 
 import blox as bx
@@ -128,21 +129,17 @@ def test_a_report_is_a_table_and_json(gpt2):
 # What it works with.
 
 
-@pytest.mark.parametrize(
-    ('family', 'layout'),
-    [(family, layout) for family in families() for layout in layouts(family)],
-)
+@pytest.mark.parametrize(('family', 'layout'), every_library())
 def test_rules_for_layers_match_modules_that_run(family, layout):
-    table = layouts(family)[layout]
-    if table.layers is None:
-        pytest.skip('of weights alone: no library of torch has such modules')
-    model = families()[family].build(next(iter(families()[family].variants.values())))
+    model = build(tiny(family))
     params = bx.spec(model, *model.example_inputs())
     paths = [path for path, _ in model.graph.walk()]
     run = jax.eval_shape(
         lambda p, *x: layer_outputs(model, paths, p, *x), params, *model.example_inputs()
     )
-    for rule in table.layers(model.config):
+    rules = layouts(family)[layout].layers
+    assert rules is not None
+    for rule in rules(model.config):
         assert [path for path in run if rule.match(path) is not None], rule.ours
 
 
@@ -181,15 +178,15 @@ def test_hooks_are_taken_back_after_an_error(gpt2):
     assert not any(module._forward_hooks for module in gpt2.reference.modules())
 
 
-@pytest.mark.parametrize('name', ['vit-b16', 'resnet18', 'gpt2', 'bert-base'])
-def test_random_inputs_fit_their_model(name):
-    model = bx.zoo.create(name)
+@pytest.mark.parametrize('family', declared())
+def test_random_inputs_fit_their_model(family):
+    model = build(tiny(family))
     inputs = random_inputs(model)
     params = bx.spec(model, *model.example_inputs())
     jax.eval_shape(model, params, *inputs)
     assert all((a == b).all() for a, b in zip(inputs, random_inputs(model)))
     assert (inputs[0] != random_inputs(model, seed=1)[0]).any()
-    assert len(inputs) == (2 if name == 'bert-base' else 1)
+    assert len(inputs) == (2 if family == 'bert' else 1)
 
 
 def test_a_mask_of_random_inputs_is_ragged_and_never_empty():

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, ours, randomized, save, torch
+from cases import CASES, ours, randomized, torch
 
 import blox as bx
 from blox.converters import convert, export_peft, import_peft
@@ -62,7 +62,7 @@ def made(tmp_path_factory):
     @functools.cache
     def make(name):
         reference = randomized(CASES[name].build()).double()
-        saved = save(CASES[name], reference, tmp_path_factory.mktemp('base'))
+        saved = CASES[name].save(reference, tmp_path_factory.mktemp('base'))
         model = ours(CASES[name], saved)
         inputs = [x.astype(np.float64) if x.ndim == 4 else x for x in random_inputs(model)]
         return reference, model, convert(saved, model), inputs

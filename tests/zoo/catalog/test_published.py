@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from families import declared
 
 import blox as bx
 from blox.converters import Source, layouts, read_config
@@ -22,33 +23,20 @@ IMAGE_ROWS = pytest.mark.parametrize(
     'row', [row for row in published().values() if row.preprocessor], ids=lambda row: row.name
 )
 
-# A name for every pattern of sources; \1 and so on are what the pattern matched.
-NAMES = {
-    r'google/vit-(\w+)-patch(\d+)-224': r'vit-\1\2',
-    r'google/vit-(\w+)-patch(\d+)-(384)': r'vit-\1\2-\3',
-    r'google/vit-(\w+)-patch(\d+)-224-(in21k)': r'vit-\1\2-\3',
-    r'facebook/deit-(\w+)-patch(\d+)-224': r'deit-\1\2',
-    r'facebook/deit-(\w+)-patch(\d+)-(384)': r'deit-\1\2-\3',
-    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': r'vit-\1\2-\3',
-    r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': r'vit-\1\2-\4-\3',
-    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': r'vit-\1\2-\3-\4',
-    r'timm/(\w+)\.(a1|a1h|c1|racm)_in1k': r'\1',
-    r'timm/(wide_resnet101_2|resnext101_32x8d)\.tv_in1k': r'\1',
-    r'timm/(\w+)\.(tv2?)_in1k': r'\1-\2',
-    r'microsoft/resnet-(\d+)': r'resnet\1-microsoft',
-    r'openai-community/(.+)': r'\1',
-    r'distilbert/(distilgpt2)': r'\1',
-    r'google-bert/(.+)-uncased': r'\1',
-    r'sentence-transformers/(all-minilm-l\d+)-v2': r'\1',
-}
 LETTERS = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l', 'huge': 'h'}
 
 
-def name_of(source):
+def pattern_of(row):
+    """The first pattern of its family that a row's source matches."""
+    sources = declared()[FAMILY_OF[row.variant].name].sources
+    return next(pattern for pattern in sources if re.fullmatch(pattern, row.source.lower()))
+
+
+def name_of(row):
     """The name that the module's docstring promises for a source."""
-    found = (re.fullmatch(pattern, source.lower()) for pattern in NAMES)
-    match, name = next((m, name) for m, name in zip(found, NAMES.values()) if m)
-    name = match.expand(name).replace('_', '-')
+    pattern = pattern_of(row)
+    name, _ = declared()[FAMILY_OF[row.variant].name].sources[pattern]
+    name = re.sub(pattern, name, row.source.lower()).replace('_', '-')
     return re.sub(r'(?<=it-)(tiny|small|base|large|huge)', lambda size: LETTERS[size[0]], name)
 
 
@@ -58,18 +46,11 @@ def config_of(row):
     return family.override(family.variants[row.variant], row.overrides)
 
 
-def test_every_group_is_whole():
-    sources = Counter(row.source.split('/')[0] for row in published().values())
-    assert sources == {
-        'google': 11,
-        'timm': 22 + 25,
-        'facebook': 4,
-        'microsoft': 6,
-        'openai-community': 4,
-        'distilbert': 1,
-        'google-bert': 2,
-        'sentence-transformers': 2,
-    }
+@pytest.mark.parametrize('family', declared())
+def test_every_group_is_whole(family):
+    rows = [row for row in published().values() if FAMILY_OF[row.variant].name == family]
+    expected = {pattern: count for pattern, (_, count) in declared()[family].sources.items()}
+    assert Counter(pattern_of(row) for row in rows) == expected
 
 
 def test_googles_are_those_that_it_published():
@@ -103,7 +84,7 @@ def test_names_lead_to_their_sources(name, source):
 @ROWS
 def test_names_follow_the_rule(row):
     assert published()[row.name] is row
-    assert row.name == name_of(row.source)
+    assert row.name == name_of(row)
     assert re.fullmatch(r'[a-z0-9]+(-[a-z0-9]+)*', row.name)
 
 
@@ -115,7 +96,7 @@ def test_no_two_names_share_a_source():
 def test_texts_are_of_their_kind(row):
     assert re.fullmatch(r'[a-z-]+/[\w.-]+', row.source)
     assert row.layout == ('timm' if row.source.startswith('timm/') else 'hf')
-    assert row.license in ('apache-2.0', 'bsd-3-clause', 'mit')
+    assert row.license in ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'mit')
     assert re.fullmatch(r'arXiv:\d{4}\.\d{5}|https://\S+\.pdf', row.paper)
     assert row.summary
     assert row.summary.isprintable()
@@ -216,7 +197,7 @@ def test_timms_registry_says_the_same(row, timm):
 @TIMM_ROWS
 def test_plain_resnets_are_timms_own_choice(row, timm):
     default = timm.get_pretrained_cfg(row.source.removeprefix('timm/').split('.')[0])
-    if not row.variant.startswith('vit-'):
+    if FAMILY_OF[row.variant].name == 'resnet':
         assert (row.name == row.variant) == (row.source == default.hf_hub_id)
 
 
@@ -239,13 +220,11 @@ def test_its_layout_can_say_its_config(row):
         said = {'num_classes': config.num_classes, 'input_size': [3, *config.image_size]}
         architecture = row.source.removeprefix('timm/').split('.')[0]
         fields = {'architecture': architecture, 'pretrained_cfg': said}
-    parts = {'classifier.1.weight': 'num_classes', 'pooler.dense.weight': 'pre_logits'}
-    names = [n for n, field in parts.items() if getattr(config, field, 0)]
-    names += ['pooler.dense.weight'] if getattr(config, 'pooler', False) else []
+    names = [name for rule in table.rules(config) for name in rule.external]
     tensor = Tensor(np.dtype(np.float32), (1,), lambda: np.zeros(1, np.float32), Path())
     read = read_config(table, Source(Path(), dict.fromkeys(names, tensor), fields))
     # The pooling of sentence-transformers stands in files of its own.
-    read |= {name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'}
+    apart = {name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'}
     # Hugging Face's ResNets take images of any size, and say of none.
-    size = {'image_size': config.image_size} if 'image_size' in row.overrides else {}
-    assert family.override(family.config(), size | read) == config
+    apart |= {name: getattr(config, name) for name in table.unsaid if name in row.overrides}
+    assert family.override(family.config(), read | apart) == config

@@ -1,0 +1,135 @@
+"""ResNet and ResNeXt, as transformers, timm and torchvision have them."""
+
+from libraries import timm, torchvision, transformers
+
+TINY = {'image_size': (32, 32), 'num_classes': 3}
+TINY |= {'depths': (1, 2, 1, 1), 'widths': (4, 6, 8, 8)}
+ODD = [
+    {'block': 'basic'},
+    {'num_classes': 0},
+    {'block': 'basic', 'depths': (2,), 'widths': (64,)},
+    {'depths': (2,), 'widths': (16,)},
+    {'depths': (2,), 'widths': (16,), 'stem_width': 8},
+    {'groups': 2, 'group_width': 32, 'depths': (1, 1), 'widths': (4, 8)},
+    {'stem': 'small', 'stride_on': 'conv1', 'in_channels': 1, 'depths': (1,), 'widths': (4,)},
+]
+TOLD = [
+    {'drop_path_rate': 0.25},
+    {'stride_on': 'conv1'},
+    {'image_size': (32, 16), 'widths': (8, 16, 8, 16)},
+    {'depths': (3, 4, 6, 3), 'widths': (64, 128, 256, 512)},
+]
+BROKEN = [
+    ({'block': 'wide'}, "block 'basic' or 'bottleneck'"),
+    ({'depths': (2, 2)}, 'as many depths as widths'),
+    ({'block': 'basic', 'groups': 2}, 'groups and group_width only with bottlenecks'),
+    ({'groups': 0}, 'groups and group_width that leave each 3x3 some channels'),
+    ({'widths': (8, 16, 32, 64), 'groups': 32, 'group_width': 4}, 'leave each 3x3 some channels'),
+    ({'stem': 'tiny'}, "stem 'imagenet' or 'small'"),
+    ({'stem_width': 0}, 'stem_width > 0'),
+    ({'stride_on': 'conv3'}, "stride_on 'conv1' or 'conv2'"),
+    ({'bn_decay': 1.1}, '0 <= bn_decay <= 1'),
+]
+NUM_PARAMS = {
+    'resnet18': 11_689_512,
+    'resnet26': 15_995_176,
+    'resnet34': 21_797_672,
+    'resnet50': 25_557_032,
+    'resnet101': 44_549_160,
+    'resnet152': 60_192_808,
+    'wide-resnet50-2': 68_883_240,
+    'wide-resnet101-2': 126_886_696,
+    'resnext50-32x4d': 25_028_904,
+    'resnext101-32x8d': 88_791_336,
+    'resnext101-64x4d': 83_455_272,
+}
+PREFIX = 'resnet.'
+SOURCES = {
+    r'timm/(\w+)\.(a1|a1h|c1|racm)_in1k': (r'\1', 8),
+    r'timm/(wide_resnet101_2|resnext101_32x8d)\.tv_in1k': (r'\1', 2),
+    r'timm/(\w+)\.(tv2?)_in1k': (r'\1-\2', 15),
+    r'microsoft/resnet-(\d+)': (r'resnet\1-microsoft', 6),
+}
+
+# They take images of any size.
+_TIMM = timm('resnet18', layers=[1, 2, 1, 1], channels=[8, 16, 24, 32], num_classes=5).saying(
+    image_size=(31, 40)
+)
+_HF = transformers(
+    'ResNetForImageClassification',
+    'ResNetConfig',
+    embedding_size=8,
+    hidden_sizes=[16, 32],
+    depths=[1, 2],
+    num_labels=5,
+).saying(image_size=(31, 40))
+REFERENCES = {
+    'timm basic': _TIMM,
+    'timm bottleneck': _TIMM.of('resnet50'),
+    'timm groups': _TIMM.of('resnext50_32x4d', channels=[16, 16, 32, 32]),
+    'timm wide': _TIMM.of('wide_resnet50_2'),
+    'timm num_classes=0': _TIMM.but(num_classes=0),
+    'torchvision basic': torchvision('BasicBlock', 'resnet18', (1, 2, 1, 1)).saying(
+        image_size=(31, 40)
+    ),
+    'torchvision groups': torchvision(
+        'Bottleneck', 'resnext50-32x4d', (1, 1, 1, 1), groups=32, width_per_group=4
+    ).saying(image_size=(31, 40)),
+    'hf v1.5': _HF,
+    'hf v1': _HF.but(downsample_in_bottleneck=True),
+    'hf basic': _HF.but(layer_type='basic'),
+    'hf no head': _HF.of('ResNetModel'),
+}
+FULL_SIZE = {'ResNet-50': timm('resnet50')}
+GOLDEN = {
+    'hf': _HF.but(embedding_size=4, hidden_sizes=[8, 16], downsample_in_bottleneck=True).saying(
+        image_size=(17, 16)
+    ),
+    'timm': _TIMM.but(layers=[1, 1, 1, 1], channels=[4, 4, 8, 8], in_chans=1).saying(
+        image_size=(17, 16)
+    ),
+}
+
+HONOURED = {
+    'timm': [
+        ({'cardinality': 2, 'base_width': 32}, {'groups': 2, 'group_width': 32}),
+        ({'zero_init_last': False, 'stem_width': 32}, {'stem_width': 64}),
+    ],
+}
+REFUSED = {
+    'hf': {
+        'hidden_act': 'gelu',
+        'downsample_in_first_stage': True,
+        'hidden_sizes': [16, 25],
+        'use_se': True,
+        'depths': 2,
+    },
+    'timm': {
+        'stem_type': 'deep',
+        'aa_layer': 'blur',
+        'avg_down': True,
+        'act_layer': 'silu',
+        'output_stride': 8,
+        'global_pool': 'max',
+        'replace_stem_pool': True,
+        'block_reduce_first': 2,
+        'block_args': {'attn_layer': 'se'},
+        'drop_rate': 0.1,
+        'layers': 2,
+    },
+}
+LACKS = {
+    'hf': [
+        ({'stem': 'small'}, "stem 'small', which would be 'imagenet'"),
+        ({'groups': 2, 'group_width': 32}, 'groups 2, which would be 1'),
+        ({'bn_eps': 1e-3}, 'bn_eps 0.001'),
+        ({'bn_decay': 0.5}, 'bn_decay 0.5'),
+    ],
+    'timm': [
+        ({'stem': 'small'}, "stem 'small'"),
+        ({'stem_width': 8}, 'stem_width 8'),
+        ({'stride_on': 'conv1'}, "stride_on 'conv1'"),
+        ({'bn_eps': 1e-3}, 'bn_eps 0.001'),
+        ({'bn_decay': 0.5}, 'bn_decay 0.5'),
+    ],
+}

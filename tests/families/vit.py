@@ -1,0 +1,152 @@
+"""ViT, as transformers, timm and Google's own files have it."""
+
+from libraries import timm, transformers
+
+TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12}
+TINY |= {'image_size': (8, 12), 'patch_size': (4, 4), 'num_classes': 3, 'norm_eps': 1e-6}
+ODD = [
+    {'pool': 'avg', 'class_token': False},
+    {'num_classes': 0},
+    {'num_classes': 0, 'pre_logits': 8},
+    {'pre_logits': 5},
+    {'pool': 'avg'},
+    {'qkv_bias': False},
+    {'image_size': (8, 12), 'patch_size': (2, 4), 'in_channels': 1},
+]
+TOLD = [
+    {'dropout_rate': 0.25, 'attention_dropout_rate': 0.5},
+    {'drop_path_rate': 0.25, 'mlp_dim': 29},
+    *({'activation': name} for name in ('gelu_tanh', 'relu', 'silu', 'tanh')),
+]
+BROKEN = [
+    ({'image_size': (224, 225)}, 'patches that tile the image'),
+    ({'pre_logits': -1}, 'pre_logits >= 0'),
+    ({'pool': 'max'}, "pool 'avg', or 'cls' with a class token"),
+    ({'class_token': False}, "pool 'avg', or 'cls' with a class token"),
+]
+NUM_PARAMS = {
+    'vit-ti8': 5_719_720,
+    'vit-ti16': 5_717_416,
+    'vit-ti32': 6_131_560,
+    'vit-s8': 22_055_272,
+    'vit-s16': 22_050_664,
+    'vit-s32': 22_878_952,
+    'vit-b8': 86_576_872,
+    'vit-b16': 86_567_656,
+    'vit-b32': 88_224_232,
+    'vit-l8': 304_338_920,
+    'vit-l14': 304_203_752,
+    'vit-l16': 304_326_632,
+    'vit-l32': 306_535_400,
+    'vit-h14': 632_045_800,
+    'vit-h16': 632_199_400,
+    'vit-h32': 634_960_360,
+}
+PREFIX = 'vit.'
+SOURCES = {
+    r'google/vit-(\w+)-patch(\d+)-224': (r'vit-\1\2', 2),
+    r'google/vit-(\w+)-patch(\d+)-(384)': (r'vit-\1\2-\3', 4),
+    r'google/vit-(\w+)-patch(\d+)-224-(in21k)': (r'vit-\1\2-\3', 5),
+    r'facebook/deit-(\w+)-patch(\d+)-224': (r'deit-\1\2', 3),
+    r'facebook/deit-(\w+)-patch(\d+)-(384)': (r'deit-\1\2-\3', 1),
+    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': (r'vit-\1\2-\3', 9),
+    r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': (r'vit-\1\2-\4-\3', 6),
+    r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': (r'vit-\1\2-\3-\4', 7),
+}
+
+_FULL = transformers('ViTForImageClassification', 'ViTConfig', num_labels=1000)
+_HF = _FULL.but(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=48,
+    image_size=(24, 16),
+    patch_size=8,
+    num_labels=7,
+)
+_TIMM = timm(
+    'vit_tiny_patch16_224',
+    img_size=(24, 16),
+    patch_size=8,
+    embed_dim=32,
+    depth=2,
+    num_heads=4,
+    num_classes=7,
+)
+REFERENCES = {
+    'hf': _HF,
+    'hf patch_size=(4, 8)': _HF.but(patch_size=(4, 8)),
+    'hf qkv_bias=False': _HF.but(qkv_bias=False),
+    'hf gelu_new': _HF.but(hidden_act='gelu_new'),
+    'hf square, gray': _HF.but(image_size=16, num_channels=1),
+    'hf pooler': _HF.of('ViTModel'),
+    'hf narrow pooler': _HF.of('ViTModel', pooler_output_size=12),
+    'hf no pooler': transformers(
+        'ViTModel', 'ViTConfig', {'add_pooling_layer': False}, **_HF.arguments
+    ),
+    'timm': _TIMM,
+    'timm patch_size=(4, 8)': _TIMM.but(patch_size=(4, 8)),
+    'timm avg': _TIMM.but(global_pool='avg'),
+    'timm avg, no class token': _TIMM.but(global_pool='avg', class_token=False),
+    'timm qkv_bias=False': _TIMM.but(qkv_bias=False),
+    'timm mlp_ratio=2.5': _TIMM.but(mlp_ratio=2.5),
+    'timm num_classes=0': _TIMM.but(num_classes=0),
+}
+FULL_SIZE = {'ViT-B/16': _FULL}
+_GOLDEN = _TIMM.but(embed_dim=16, num_heads=2, mlp_ratio=1.5, num_classes=5)
+GOLDEN = {
+    'hf': _HF.but(hidden_size=16, num_labels=5),
+    'timm': _GOLDEN.but(global_pool='avg'),
+    # A .npz says nothing of its model.
+    'google': _GOLDEN.but(act_layer='gelu_tanh').saying(
+        image_size=(24, 16), patch_size=8, num_classes=5, width=16, depth=2, heads=2, mlp_dim=24
+    ),
+}
+
+HONOURED = {
+    'hf': [
+        ({'image_size': [8, 12]}, {'image_size': (8, 12)}),
+        ({'hidden_act': 'gelu_pytorch_tanh'}, {'activation': 'gelu_tanh'}),
+        ({'layer_norm_eps': None}, {'norm_eps': 1e-12}),
+    ],
+    'timm': [
+        ({'img_size': 16, 'patch_size': 8}, {'image_size': (16, 16)}),
+        ({'dynamic_img_size': True, 'weight_init': 'skip'}, {}),
+    ],
+}
+REFUSED = {
+    'hf': {
+        'pooler_act': 'relu',
+        'hidden_act': 'gelu_10',
+        'layerscale_value': 0.1,
+        'num_register_tokens': 4,
+        'qkv_bias': None,
+        'image_size': '8',
+    },
+    'timm': {
+        'reg_tokens': 4,
+        'init_values': 1e-5,
+        'qk_norm': True,
+        'no_embed_class': True,
+        'global_pool': 'map',
+        'fc_norm': True,
+        'pos_embed': 'none',
+        'pos_drop_rate': 0.5,
+        'pre_norm': True,
+        'patch_drop_rate': 0.5,
+        'norm_layer': 'rmsnorm',
+        'block_fn': 'parallel',
+        'mlp_ratio': float('inf'),
+    },
+}
+LACKS = {
+    'hf': [
+        ({'pool': 'avg'}, "pool 'avg', which would be 'cls'"),
+        ({'pre_logits': 5}, 'pre_logits 5'),
+    ],
+    'timm': [
+        ({'pre_logits': 5}, 'pre_logits 5'),
+        ({'num_classes': 0, 'pre_logits': 8}, 'pre_logits 8'),
+        ({'norm_eps': 1e-3}, 'norm_eps of 1e-06, found 0.001'),
+    ],
+}

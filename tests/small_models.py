@@ -1,0 +1,80 @@
+"""What tests of models share: random Params and inputs for a config, and programs compiled once."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from families import build, declared, family_of, small, tiny
+
+import blox as bx
+
+SMALL = small()
+# Of each family the tiny config, and the one that is most different: for what takes long.
+KINDS = {
+    f'{family}-{odd or "tiny"}': tiny(family, **odd)
+    for family, said in declared().items()
+    for odd in ({}, *said.odd[:1])
+}
+
+model_of = functools.cache(build)
+
+
+@functools.cache
+def random_params(config, dtype=jnp.float32, seed=0):
+    """Params whose values are all random, for a model's own head and biases start at zero."""
+    rng = np.random.default_rng(seed)
+    params, model = bx.Params(seed=0), model_of(config)
+    for path, param in bx.spec(model, *model.example_inputs()).items():
+        if path != 'rng':
+            value = jnp.asarray(rng.normal(0, 0.3, param.shape), dtype)
+            value = jnp.abs(value) + 0.5 if path.endswith('/var') else value
+            params = params.set(path, bx.Param(value, param.trainable, param.metadata))
+    return params.finalize()
+
+
+def inputs_for(config, batch=2, seed=1):
+    (example,) = model_of(config).example_inputs()
+    rng = np.random.default_rng(seed)
+    if jnp.issubdtype(example.dtype, jnp.integer):
+        return jnp.asarray(rng.integers(0, config.vocab_size, (batch, 6)), example.dtype)
+    return jnp.asarray(rng.normal(size=(batch, *example.shape[1:])), example.dtype)
+
+
+def answer(outputs):
+    """Logits, or the embeddings of a model that makes these among other things."""
+    return getattr(outputs, 'embedding', outputs)
+
+
+def answer_shape(config, inputs):
+    """The shape of a model's answer; None for features, whose width the config need not say."""
+    task = family_of(config).task
+    if task == 'text-generation':
+        return (*inputs.shape, config.vocab_size)
+    if task == 'sentence-embedding':
+        return (inputs.shape[0], config.width)
+    return (inputs.shape[0], config.num_classes) if config.num_classes else None
+
+
+@functools.cache
+def forward(config, *, is_training=False):
+    """The answer of a model and its Params, jitted once."""
+    call = jax.jit(functools.partial(model_of(config), is_training=is_training))
+
+    def run(params, inputs):
+        outputs, params = call(params, inputs)
+        return answer(outputs), params
+
+    return run
+
+
+def same(a, b):
+    """Whether two Params hold the same values, the rng's counter included."""
+    key, other = (params.get('rng') for params in (a, b))
+    if key and other and key.value[1] != other.value[1]:
+        return False
+    return all(np.array_equal(a[path].value, b[path].value) for path in a if path != 'rng')
+
+
+def described(params):
+    return [(param.shape, param.dtype) for param in params.values()]
