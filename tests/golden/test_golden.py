@@ -29,7 +29,7 @@ def load(name):
     # A .npz says nothing of its model.
     fields = dict(declared()[family].golden[layout].fields)
     facts = layouts(family)[layout].facts or {}
-    config = families()[family].override(families()[family].config(), fields | facts)
+    config = families()[family].override(families()[family].config(), {**fields, **facts})
     return build(config), convert(GOLDEN / name / 'model.npz', build(config), dtype=jnp.float64)
 
 
