@@ -221,7 +221,7 @@ def test_export_replaces_nothing(tmp_path, out):
 def test_what_no_library_has_is_one_line(tmp_path, command, format):
     out = [tmp_path / 'new'] if command == 'export' else []
     line = fails(command, 'resnet-digits', *out, '--format', format)
-    assert "found {'stem': 'small'" in line
+    assert "cannot express this ResNet: stem 'small'" in line
     assert list(tmp_path.iterdir()) == []
 
 

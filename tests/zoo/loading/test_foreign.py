@@ -100,9 +100,17 @@ def test_what_changes_the_function_is_refused_by_name(row, edited):
         'of timm': (
             'vit-timm',
             {'architecture': 'vit_base_patch17_224'},
-            ["'vit_base_patch17_224'", 'vit_base_patch16_224', 'resnet, vit'],
+            ["timm 1.0.31 has no architecture 'vit_base_patch17_224'"],
         ),
-        'of timm, a list': ('vit-timm', {'architecture': ['vit']}, ["['vit']", 'resnet, vit']),
+        'of timm, a list': ('vit-timm', {'architecture': ['vit']}, ['no architecture "[\'vit\']"']),
+        'of another family of timm': (
+            'vit-timm',
+            {'architecture': 'swin_tiny_patch4_window7_224'},
+            [
+                'ResNet, VisionTransformer',
+                "'swin_tiny_patch4_window7_224', which is a SwinTransformer",
+            ],
+        ),
     }
 )
 def test_another_kind_of_model_is_refused_and_the_known_are_listed(row, edited):

@@ -228,7 +228,7 @@ def test_what_converts_a_family_makes_its_conversions_anew_and_nothing_else_does
     assert conversions(tmp_path) == [first]
     load('converters/tables/vit.py')
     (second,) = conversions(tmp_path)
-    load('converters/transforms.py')
+    load('converters/mapping/transforms.py')
     assert len({first, second, *conversions(tmp_path)}) == 3
     assert bits(params) == bits(bx.zoo.load(REPO)[1])
 
