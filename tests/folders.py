@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models
 
 import blox as bx
 from blox.converters.convert import external, model_spec
+from blox.zoo.catalog.published import published
 from blox.zoo.models import families
 
 REPO, WEIGHTS = 'org/vit', 'model.safetensors'
@@ -34,7 +35,7 @@ def made(name):
     family, layout = FOLDERS[name]
     model = build(tiny(family))
     params = randomized(model)
-    entry = next(iter(families()[family].variants))
+    entry = next(n for n, row in published().items() if row.variant in families()[family].variants)
     card = dataclasses.replace(bx.zoo.card(entry), config=model.config, preprocessor=None)
     if name not in IMAGES:
         return model, params, dataclasses.replace(card, tokenizer=words())
