@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from families import declared
 from folders import FOLDERS, IMAGES, LABELS
 from helpers import message, table
 
@@ -93,10 +94,10 @@ def test_what_changes_the_function_is_refused_by_name(row, edited):
         'of transformers': (
             'vit-hf',
             {'model_type': 'swin'},
-            ["'swin'", 'bert, gpt2, resnet, vit'],
+            ["'swin'", *declared()],
         ),
-        'a list': ('vit-hf', {'model_type': ['vit']}, ["['vit']", 'bert, gpt2, resnet, vit']),
-        'none': ('vit-hf', {'model_type': None}, ['None', 'bert, gpt2, resnet, vit']),
+        'a list': ('vit-hf', {'model_type': ['vit']}, ["['vit']", *declared()]),
+        'none': ('vit-hf', {'model_type': None}, ['None', *declared()]),
         'of timm': (
             'vit-timm',
             {'architecture': 'vit_base_patch17_224'},

@@ -27,7 +27,8 @@ def test_other_num_classes_of_a_file_start_a_fresh_head_and_keep_the_rest(saved,
     _, params, path = saved[family]
     head = families()[family].head
     assert head is not None
-    model, loaded = bx.zoo.load(path, **{head.field: 5}, seed=3)
+    overrides: dict[str, Any] = {head.field: 5}
+    model, loaded = bx.zoo.load(path, seed=3, **overrides)
     fresh, kept = loaded.partition(head.pattern)
     assert families()[family].count_classes(model.config) == 5
     assert same(kept, params.partition(head.pattern)[1])
