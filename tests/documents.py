@@ -59,6 +59,11 @@ def references(block: Block) -> set[str]:
     return {name.partition('.')[0] for name in names} & REFERENCES
 
 
+def needs(name: str) -> set[str]:
+    """Libraries that a page imports and that blox does without."""
+    return set().union(*map(references, blocks(PAGES / name)))
+
+
 @contextlib.contextmanager
 def users_settings():
     """JAX's own defaults for promotion and precision, which users have."""

@@ -9,36 +9,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from families import build, every_library, tiny
 from helpers import normal
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
 import blox as bx
 from blox.converters.convert import external, model_spec
+from blox.zoo.catalog.published import published
+from blox.zoo.models import families
 
 REPO, WEIGHTS = 'org/vit', 'model.safetensors'
-TRANSFORMER = {'width': 16, 'depth': 2, 'heads': 2, 'mlp_dim': 32}
-VIT = {'image_size': (8, 12), 'patch_size': 4, 'num_classes': 3, 'norm_eps': 1e-6, **TRANSFORMER}
-RESNET = {'image_size': 32, 'depths': (1, 1), 'widths': (8, 16), 'num_classes': 3}
-TEXT = {'vocab_size': 50, 'context': 32, **TRANSFORMER}
-# By folder: a name in the catalog, what is changed of it, the layout.
-FOLDERS = {
-    'vit-hf': ('vit-b16', VIT, 'hf'),
-    'vit-timm': ('vit-b16', VIT, 'timm'),
-    'resnet-hf': ('resnet18', RESNET, 'hf'),
-    'resnet-timm': ('resnet18', RESNET, 'timm'),
-    'gpt2-hf': ('gpt2', TEXT, 'hf'),
-    'bert-hf': ('all-minilm-l6', TEXT, 'hf'),
-}
-IMAGES = ('vit-hf', 'vit-timm', 'resnet-hf', 'resnet-timm')
+# By folder: the family, and the layout.
+FOLDERS = {f'{family}-{layout}': (family, layout) for family, layout in every_library()}
+IMAGES = [name for name, (family, _) in FOLDERS.items() if 'image' in families()[family].task]
+HEADS = [name for name, (family, _) in FOLDERS.items() if families()[family].head]
+COLORS = [
+    name for name, (family, _) in FOLDERS.items() if 'in_channels' in families()[family].resized
+]
 LABELS = ('cat', 'dog', 'tröll')
 
 
-def tiny(name):
+def made(name):
     """A model for a row of FOLDERS, random Params at every place, and a card."""
-    entry, overrides, layout = FOLDERS[name]
-    model = bx.zoo.create(entry, **overrides)
+    family, layout = FOLDERS[name]
+    model = build(tiny(family))
     params = randomized(model)
+    entry = next(n for n, row in published().items() if row.variant in families()[family].variants)
     card = dataclasses.replace(bx.zoo.card(entry), config=model.config, preprocessor=None)
     if name not in IMAGES:
         return model, params, dataclasses.replace(card, tokenizer=words())
@@ -140,7 +137,7 @@ def files_in(folder):
 def other(repos, value=0.5):
     """The files of REPO with other weights, and the Params of those."""
     model, params, card, files = repos[REPO]
-    params = params.set('vit/norm/scale', jnp.full(16, value, jnp.float32), strict=False)
+    params = params.set('vit/norm/scale', jnp.full(8, value, jnp.float32), strict=False)
     with tempfile.TemporaryDirectory() as folder:
         bx.zoo.export(folder, model, params, 'hf', card=card)
         return {**files, WEIGHTS: Path(folder, WEIGHTS).read_bytes()}, params

@@ -1,4 +1,4 @@
-"""What tests of files that blox saved share: tiny models, and changed copies of their files."""
+"""What tests of files that blox saved share: changed copies of them."""
 
 import json
 
@@ -7,23 +7,6 @@ import numpy as np
 
 from blox.tensorfile import TensorFile, write_tensors
 
-TRANSFORMER = {'width': 16, 'depth': 1, 'heads': 2, 'mlp_dim': 32}
-SIZES = {
-    'bert': ('minilm-l6', {'vocab_size': 50, 'context': 32, **TRANSFORMER}),
-    'gpt2': ('gpt2', {'vocab_size': 50, 'context': 32, **TRANSFORMER}),
-    'vit': ('vit-b16', {'image_size': 8, 'patch_size': 4, 'num_classes': 3, **TRANSFORMER}),
-    'resnet': (
-        'resnet18',
-        {
-            'image_size': 8,
-            'depths': (1,),
-            'widths': (8,),
-            'stem': 'small',
-            'stem_width': 8,
-            'num_classes': 3,
-        },
-    ),
-}
 REMOVED = object()
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from blox.converters.mapping.fields import TUPLE, Field, Via, fixed, one_of
+from blox.converters.mapping.fields import TUPLE, Field, Via, fixed, one_of, stages
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     NHWC,
@@ -132,8 +132,8 @@ _TIMM_FIELDS = (
     Field(
         'block', 'block', 'Bottleneck', one_of({'Bottleneck': 'bottleneck', 'BasicBlock': 'basic'})
     ),
-    Field('depths', 'layers', [3, 4, 6, 3], TUPLE),
-    Field('widths', 'channels', [64, 128, 256, 512], TUPLE),
+    Field('depths', 'layers', [3, 4, 6, 3], stages(4)),
+    Field('widths', 'channels', [64, 128, 256, 512], stages(4)),
     Field('groups', 'cardinality', 1),
     Field('group_width', 'base_width', 64),
     Field('drop_path_rate', 'drop_path_rate', 0.0),

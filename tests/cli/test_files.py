@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from commands import blox, byte_tokenizer, fails, misused, printed
+from families import every_library, tiny
 from helpers import normal
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -16,44 +17,36 @@ from safetensors.numpy import load_file, save_file
 import blox as bx
 from blox.zoo.models import families
 
-TRANSFORMER = {'width': 16, 'depth': 2, 'heads': 2, 'mlp_dim': 32}
-TEXT = {'vocab_size': 257, 'context': 32, **TRANSFORMER}
-VIT = {'image_size': 8, 'patch_size': 4, 'num_classes': 3, 'norm_eps': 1e-6, **TRANSFORMER}
-RESNET = {'image_size': 32, 'depths': (1, 1), 'widths': (8, 16), 'num_classes': 3}
-# By folder: a name in the catalog, what is changed of it, the format.
-FOLDERS = {
-    'bert': ('all-minilm-l6', TEXT, 'hf'),
-    'gpt2': ('gpt2', TEXT, 'hf'),
-    'resnet-hf': ('resnet18', RESNET, 'hf'),
-    'resnet-timm': ('resnet18', RESNET, 'timm'),
-    'vit-hf': ('vit-b16', VIT, 'hf'),
-    'vit-timm': ('vit-b16', VIT, 'timm'),
-}
+# By folder: the family, and the format.
+FOLDERS = {f'{family}-{layout}': (family, layout) for family, layout in every_library()}
 
 
-def tiny(name):
+def made(name):
     """A model for a row of FOLDERS, random Params, and a card."""
-    entry, overrides, _ = FOLDERS[name]
-    model = bx.zoo.create(entry, **overrides)
+    family = families()[FOLDERS[name][0]]
+    config = tiny(family.name)
+    is_text = hasattr(config, 'vocab_size')
+    model = family.build(family.override(config, {'vocab_size': 257} if is_text else {}))
     params = bx.zoo.init(model, seed=1)
     for i, path in enumerate(p for p in params if p != 'rng'):
         value = abs(normal(*params[path].shape, seed=i)) / 4
         params = params.set(path, value.astype(np.float32))
     more = {'tokenizer': byte_tokenizer().to_str()}
-    if 'num_classes' in overrides:
+    if not is_text:
         prepare = bx.zoo.card('vit-b16').preprocessor
         assert prepare is not None
         prepare = prepare.for_size(model.config.image_size)
         more = {'labels': ('cat', 'dog', 'tröll'), 'preprocessor': prepare}
-    return model, params, dataclasses.replace(bx.zoo.card(entry), config=model.config, **more)
+    card = bx.zoo.card(next(iter(family.variants)))
+    return model, params, dataclasses.replace(card, config=model.config, **more)
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     """A place with a folder for each row of FOLDERS, as another library has it."""
     place = tmp_path_factory.mktemp('folders')
-    for name, (_, _, layout) in FOLDERS.items():
-        model, params, card = tiny(name)
+    for name, (_, layout) in FOLDERS.items():
+        model, params, card = made(name)
         bx.zoo.export(place / name, model, params, layout, card=card)
     return place
 
@@ -97,18 +90,18 @@ def test_a_converted_file_predicts_as_its_folder(folders, tmp_path):
 
 def test_convert_casts(folders, tmp_path):
     out = tmp_path / 'a.safetensors'
-    printed('convert', folders / 'gpt2', out, '--dtype', 'bfloat16')
+    printed('convert', folders / 'gpt2-hf', out, '--dtype', 'bfloat16')
     params = bx.zoo.load(out)[1]
     assert {str(params[path].dtype) for path in params if path != 'rng'} == {'bfloat16'}
 
 
 def test_convert_takes_wide_weights_to_a_dtype_alone(folders, tmp_path):
     wide = changed(
-        folders / 'gpt2', tmp_path / 'wide', lambda t: {n: v.astype(float) for n, v in t.items()}
+        folders / 'gpt2-hf', tmp_path / 'wide', lambda t: {n: v.astype(float) for n, v in t.items()}
     )
     assert 'JAX would cut float64' in fails('convert', wide, tmp_path / 'a.safetensors')
     printed('convert', wide, tmp_path / 'a.safetensors', '--dtype', 'float32')
-    params, expected = bx.zoo.load(tmp_path / 'a.safetensors')[1], tiny('gpt2')[1]
+    params, expected = bx.zoo.load(tmp_path / 'a.safetensors')[1], made('gpt2-hf')[1]
     assert (params['gpt2/norm/scale'].value == expected['gpt2/norm/scale'].value).all()
 
 
@@ -123,7 +116,7 @@ def test_convert_takes_weights_alone_by_name(tmp_path):
 @pytest.mark.parametrize('command', ['convert', 'explain'])
 def test_weights_alone_ask_for_a_name(folders, tmp_path, command):
     out = [tmp_path / 'a.safetensors'] if command == 'convert' else []
-    line = fails(command, folders / 'gpt2' / 'model.safetensors', *out)
+    line = fails(command, folders / 'gpt2-hf' / 'model.safetensors', *out)
     assert line.endswith('name it, as in --as resnet50')
 
 
@@ -132,7 +125,9 @@ def test_weights_alone_ask_for_a_name(folders, tmp_path, command):
     [('vit-digit', 'nearest: vit-digits'), ('vit-digits', 'are of different models')],
 )
 def test_convert_refuses_a_name_that_is_not_the_models(folders, tmp_path, name, message):
-    assert message in fails('convert', folders / 'gpt2', tmp_path / 'a.safetensors', '--as', name)
+    assert message in fails(
+        'convert', folders / 'gpt2-hf', tmp_path / 'a.safetensors', '--as', name
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,13 +142,13 @@ def test_convert_refuses_a_name_that_is_not_the_models(folders, tmp_path, name, 
 def test_convert_refuses_where_it_cannot_write(folders, tmp_path, out, message):
     (tmp_path / 'old.safetensors').write_text('mine')
     (tmp_path / 'link.safetensors').symlink_to('nowhere')
-    assert message in fails('convert', folders / 'gpt2', tmp_path / out)
+    assert message in fails('convert', folders / 'gpt2-hf', tmp_path / out)
     assert (tmp_path / 'old.safetensors').read_text() == 'mine'
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_conversion_that_fails_leaves_nothing(folders, tmp_path):
-    source, place = changed(folders / 'bert', tmp_path / 'bert', with_nan), tmp_path / 'out'
+    source, place = changed(folders / 'bert-hf', tmp_path / 'bert', with_nan), tmp_path / 'out'
     place.mkdir()
     assert 'expected finite values, found NaN' in fails('convert', source, place / 'a.safetensors')
     assert list(place.iterdir()) == []
@@ -164,19 +159,19 @@ def test_a_full_disk_leaves_nothing(folders, tmp_path, monkeypatch):
         raise OSError(28, 'No space left on device')
 
     monkeypatch.setattr(os, 'replace', full)
-    line = fails('convert', folders / 'gpt2', tmp_path / 'a.safetensors')
+    line = fails('convert', folders / 'gpt2-hf', tmp_path / 'a.safetensors')
     assert 'No space left on device' in line
     assert list(tmp_path.iterdir()) == []
 
 
 def test_convert_refuses_an_unknown_dtype(folders, tmp_path):
     out = tmp_path / 'a.safetensors'
-    assert "'int8' is not one of" in misused('convert', folders / 'gpt2', out, '--dtype', 'int8')
+    assert "'int8' is not one of" in misused('convert', folders / 'gpt2-hf', out, '--dtype', 'int8')
 
 
 @pytest.mark.parametrize('command', ['convert', 'explain', 'info'])
 def test_a_torch_file_without_torch_is_one_line(folders, tmp_path, monkeypatch, command):
-    shutil.copytree(folders / 'gpt2', tmp_path / 'gpt2')
+    shutil.copytree(folders / 'gpt2-hf', tmp_path / 'gpt2')
     (tmp_path / 'gpt2' / 'model.safetensors').unlink()
     (tmp_path / 'gpt2' / 'pytorch_model.bin').write_bytes(b'\x80\x02.')
     monkeypatch.setitem(sys.modules, 'torch', None)
@@ -191,7 +186,7 @@ def test_a_torch_file_without_torch_is_one_line(folders, tmp_path, monkeypatch, 
 def test_export_gives_the_folder_back(folders, tmp_path, name):
     printed('convert', folders / name, tmp_path / 'a.safetensors')
     line = printed(
-        'export', tmp_path / 'a.safetensors', tmp_path / 'new', '--format', FOLDERS[name][2]
+        'export', tmp_path / 'a.safetensors', tmp_path / 'new', '--format', FOLDERS[name][1]
     )
     files = sorted(path for path in (folders / name).rglob('*') if path.is_file())
     for path in files:
@@ -226,7 +221,7 @@ def test_what_no_library_has_is_one_line(tmp_path, command, format):
 
 
 def test_export_refuses_a_library_without_such_models(folders, tmp_path):
-    line = fails('export', folders / 'gpt2', tmp_path / 'new', '--format', 'timm')
+    line = fails('export', folders / 'gpt2-hf', tmp_path / 'new', '--format', 'timm')
     assert "'gpt2' has the layouts hf, not 'timm'" in line
 
 
@@ -251,7 +246,7 @@ def test_explain_says_what_becomes_of_each_name(folders, name):
 
 
 def test_explain_reads_no_weights(folders, tmp_path):
-    printed('explain', changed(folders / 'bert', tmp_path / 'bert', with_nan))
+    printed('explain', changed(folders / 'bert-hf', tmp_path / 'bert', with_nan))
 
 
 def test_explain_names_all_that_is_wrong_and_exits_with_one(folders, tmp_path):
@@ -260,8 +255,8 @@ def test_explain_names_all_that_is_wrong_and_exits_with_one(folders, tmp_path):
         kept = {name: value for name, value in tensors.items() if name != gone}
         return {**kept, cut: tensors[cut][:1], 'more': tensors[cut]}
 
-    folder = changed(folders / 'gpt2', tmp_path / 'gpt2', change)
-    gone, cut, *_ = sorted(load_file(folders / 'gpt2' / 'model.safetensors'))
+    folder = changed(folders / 'gpt2-hf', tmp_path / 'gpt2', change)
+    gone, cut, *_ = sorted(load_file(folders / 'gpt2-hf' / 'model.safetensors'))
     result = blox('explain', folder, '--json')
     fields = json.loads(result.stdout)
     assert (result.exit_code, blox('explain', folder).exit_code) == (1, 1)
@@ -276,7 +271,7 @@ def test_a_path_that_is_not_there_is_no_repository(name):
 
 @pytest.mark.parametrize('source', ['vit-digits', 'own'])
 def test_explain_refuses_what_is_our_own(folders, tmp_path, source):
-    printed('convert', folders / 'gpt2', tmp_path / 'own.safetensors')
+    printed('convert', folders / 'gpt2-hf', tmp_path / 'own.safetensors')
     source = tmp_path / 'own.safetensors' if source == 'own' else source
     assert fails('explain', source).endswith('is of no other library: there is nothing to explain')
 
@@ -294,7 +289,7 @@ def test_verify_without_the_libraries_is_one_line(monkeypatch, format):
 @pytest.mark.parametrize(
     ('against', 'flags', 'message'),
     [
-        ('gpt2', [], 'is of another model: '),
+        ('gpt2-hf', [], 'is of another model: '),
         ('vit-hf', [], 'is of another model: '),
         ('vit-hf', ['--format', 'timm'], 'is no folder or repository of the library'),
         ('nowhere', [], 'is no folder or repository of the library'),
@@ -303,7 +298,3 @@ def test_verify_without_the_libraries_is_one_line(monkeypatch, format):
 def test_verify_refuses_to_compare_with_another_model(folders, against, flags, message):
     line = fails('verify', 'vit-digits', '--against', folders / against, *flags)
     assert message in line
-
-
-def test_all_families_are_here():
-    assert {bx.zoo.card(entry).family for entry, _, _ in FOLDERS.values()} == set(families())

@@ -7,6 +7,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import build, every_library, tiny
 from helpers import table
 
 import blox as bx
@@ -15,35 +16,24 @@ from blox.converters.convert import model_spec
 from blox.converters.peft.config import config_fields, read_config
 from blox.converters.peft.modules import Modules, peft_tables
 from blox.tensorfile import TensorFile, write_tensors
-from blox.zoo.models import families
 
-TRANSFORMER = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12}
-TEXT = {**TRANSFORMER, 'vocab_size': 11, 'context': 6}
-VIT = {**TRANSFORMER, 'image_size': (8, 8), 'num_classes': 3, 'patch_size': (4, 4)}
-RESNET = {'image_size': (8, 8), 'num_classes': 3, 'depths': (1, 2), 'widths': (4, 6)}
-RESNEXT = {**RESNET, 'groups': 2, 'group_width': 32, 'widths': (4, 8)}
-MODELS = {
-    'bert hf': ('bert', TEXT),
-    'gpt2 hf': ('gpt2', TEXT),
-    'gpt2 hf untied': ('gpt2', {**TEXT, 'tied_head': False}),
-    'resnet hf': ('resnet', RESNET),
-    'resnet timm': ('resnet', {**RESNET, 'stem_width': 64}),
-    'vit hf': ('vit', VIT),
-    'vit timm': ('vit', {**VIT, 'norm_eps': 1e-6}),
-}
+# By name: a family, the format, and what is changed of the tiny config.
+MODELS = {f'{family} {layout}': (family, layout, {}) for family, layout in every_library()}
+MODELS['gpt2 hf untied'] = ('gpt2', 'hf', {'tied_head': False})
 every_model = pytest.mark.parametrize('name', MODELS)
+
+
+def base_of(config):
+    """A model, and random Params for it."""
+    model = build(config)
+    return model, random_like(model_spec(model).partition(lambda path, _: path != 'rng')[0])
 
 
 @functools.cache
 def made(name):
     """A model, random Params for it, and the format that its name says."""
-    family, fields = MODELS[name]
-    model = families()[family].build(families()[family].config(**fields))
-    return (
-        model,
-        random_like(model_spec(model).partition(lambda p, _: p != 'rng')[0]),
-        name.split()[1],
-    )
+    family, format, fields = MODELS[name]
+    return *base_of(tiny(family, **fields)), format
 
 
 def random_like(params, where='**'):
@@ -145,11 +135,11 @@ def test_thirds_of_one_module_become_one_of_a_higher_rank(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name', ['gpt2 hf untied', 'resnet hf', 'resnet timm', 'vit hf', 'vit timm']
+    'name', [name for name in MODELS if any('/head/' in path for path in made(name)[1])]
 )
 def test_a_head_that_is_trained_goes_along(name, tmp_path):
     model, base, format = made(name)
-    where = '**/block*/**/fc1/w' if model.path != 'resnet' else '**/stem/**/w'
+    where = next(p for p in fitting(model, format, fused=False) if '/head/' not in p)
     params = random_like(adapted(base, where).unfreeze('**/head/*'), '**/head/*')
     assert_same(returned(tmp_path, model, params, base, format), params)
     assert len(config_of(tmp_path)['modules_to_save']) == 1
@@ -474,9 +464,7 @@ def test_weights_that_peft_adapts_otherwise_do_not_go_out(row, tmp_path):
 
 
 def test_grouped_convolutions_do_not_go_out_or_in(tmp_path):
-    family = families()['resnet']
-    model = family.build(family.config(**RESNEXT, stem_width=64))
-    base = random_like(model_spec(model).partition(lambda p, _: p != 'rng')[0])
+    model, base = base_of(tiny('resnet', groups=2, group_width=32, widths=(4, 8, 8, 8)))
     with pytest.raises(ValueError, match=r'conv2/conv/w.*grouped'):
         export_peft(tmp_path, model, adapted(base, '**/conv2/**/w'), 'timm')
     export_peft(tmp_path, model, adapted(base, '**/conv1/**/w'), 'timm')
@@ -486,13 +474,11 @@ def test_grouped_convolutions_do_not_go_out_or_in(tmp_path):
 
 
 @pytest.mark.parametrize(('name', 'value'), [('dilation', 2), ('padding_mode', 'reflect')])
-def test_convolutions_that_peft_would_make_others_of_do_not_go_out(
-    name, value, monkeypatch, tmp_path
-):
-    model, base, format = made('resnet timm')
-    monkeypatch.setattr(dict(model.graph.walk())['resnet/stem/conv'], name, value)
+def test_convolutions_that_peft_would_make_others_of_do_not_go_out(name, value, tmp_path):
+    model, base = base_of(tiny('resnet'))
+    setattr(dict(model.graph.walk())['resnet/stem/conv'], name, value)
     with pytest.raises(ValueError, match=r'stem/conv/w.*dilated'):
-        export_peft(tmp_path, model, adapted(base, 'resnet/stem/conv/w'), format)
+        export_peft(tmp_path, model, adapted(base, 'resnet/stem/conv/w'), 'timm')
 
 
 @table(

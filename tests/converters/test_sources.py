@@ -734,10 +734,10 @@ def test_a_damaged_npz_is_refused_or_its_arrays_are_whole(place, content, at, ne
     assert is_refused_or_whole(place)
 
 
-@pytest.mark.parametrize('length', range(0, len(SOUND_NPZ), 61))
-def test_a_npz_cut_short_anywhere_is_refused(tmp_path, length):
-    (tmp_path / 'a.npz').write_bytes(SOUND_NPZ[:length])
-    assert refusal(tmp_path / 'a.npz')
+def test_a_npz_cut_short_anywhere_is_refused(tmp_path):
+    for length in range(0, len(SOUND_NPZ), 61):
+        (tmp_path / 'a.npz').write_bytes(SOUND_NPZ[:length])
+        assert refusal(tmp_path / 'a.npz')
 
 
 # Stacked blocks.

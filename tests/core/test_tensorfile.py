@@ -572,10 +572,10 @@ def test_a_damaged_file_is_refused_or_tiled_by_its_tensors(path, damages):
     assert is_refused_or_whole(path)
 
 
-@pytest.mark.parametrize('length', range(len(SOUND)))
-def test_a_file_cut_short_anywhere_is_refused(tmp_path, length):
-    (tmp_path / 'a').write_bytes(SOUND[:length])
-    assert refusal(tmp_path / 'a')
+def test_a_file_cut_short_anywhere_is_refused(tmp_path):
+    for length in range(len(SOUND)):
+        (tmp_path / 'a').write_bytes(SOUND[:length])
+        assert refusal(tmp_path / 'a')
 
 
 JSON = st.recursive(

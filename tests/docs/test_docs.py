@@ -1,4 +1,7 @@
-"""The documentation's code runs, and prints what the pages say."""
+"""The documentation's code runs, and prints what the pages say.
+
+Pages that show a reference library run in tests/parity.
+"""
 
 import ast
 import importlib
@@ -8,7 +11,7 @@ from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import pytest
-from documents import NAMES, PAGES, ROOT, Block, blocks, references, run, workplace, write
+from documents import NAMES, PAGES, ROOT, Block, blocks, needs, run, workplace, write
 
 import blox as bx
 
@@ -22,17 +25,10 @@ SHOWN = {
 }
 
 
-def runnable(page):
-    """Blocks up to the first that imports a reference library: tests/parity runs them all."""
-    found = blocks(page)
-    needy = [i for i, block in enumerate(found) if references(block)]
-    return found[: needy[0]] if needy else found
-
-
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [name for name in NAMES if not needs(name)])
 def test_blocks_run_and_print_what_follows_them(name):
     with workplace() as folder:
-        run(PAGES / name, runnable(PAGES / name), folder)
+        run(PAGES / name, blocks(PAGES / name), folder)
 
 
 def test_blocks_that_are_only_shown_are_few_and_python():

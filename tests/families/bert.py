@@ -3,11 +3,12 @@
 from libraries import transformers
 
 TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12, 'vocab_size': 11, 'context': 6}
-ODD = [{'pooler': False}, {'token_types': 1}, {'pool': 'mean', 'normalize': True}]
+TINY |= {'pool': 'mean', 'normalize': True}
+ODD = [{'pooler': False}, {'token_types': 1}, {'pool': 'first', 'normalize': False}]
 TOLD = [
     {'embed_dropout_rate': 0.25, 'dropout_rate': 0.25, 'attention_dropout_rate': 0.5},
     {'activation': 'gelu_tanh', 'norm_eps': 1e-3},
-    {'activation': 'relu', 'pool': 'mean', 'normalize': True},
+    {'activation': 'relu', 'pool': 'mean', 'normalize': False},
     {'activation': 'silu', 'pool': 'first', 'normalize': True},
     {'activation': 'tanh', 'pooler': False},
 ]

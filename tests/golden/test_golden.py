@@ -27,9 +27,8 @@ def load(name):
         return bx.zoo.load(GOLDEN / name, dtype=jnp.float64)
     family, _, layout = name.partition('-')
     # A .npz says nothing of its model.
-    fields = dict(declared()[family].golden[layout].fields)
-    facts = layouts(family)[layout].facts or {}
-    config = families()[family].override(families()[family].config(), {**fields, **facts})
+    fields = {**declared()[family].golden[layout].fields, **(layouts(family)[layout].facts or {})}
+    config = families()[family].override(families()[family].config(), fields)
     return build(config), convert(GOLDEN / name / 'model.npz', build(config), dtype=jnp.float64)
 
 

@@ -3,13 +3,13 @@
 import importlib.util
 
 import pytest
-from documents import NAMES, PAGES, blocks, references, run, workplace
+from documents import NAMES, PAGES, blocks, needs, run, workplace
 
 from blox.zoo.comparing.parity import import_reference
 
 # torchvision takes a moment to import, and is in order only after `import_reference`.
 TORCHES = ('torch', 'torchvision', 'timm', 'transformers', 'peft')
-NEEDS = {name: set().union(*map(references, blocks(PAGES / name))) for name in NAMES}
+NEEDS = {name: needs(name) for name in NAMES}
 
 
 @pytest.mark.filterwarnings('ignore')

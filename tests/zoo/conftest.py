@@ -9,9 +9,9 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from folders import FOLDERS, REPO, files_in, shard, tiny
+from families import build, declared, tiny
+from folders import FOLDERS, REPO, files_in, made, shard
 from hub_server import HubServer
-from own_files import SIZES
 
 import blox as bx
 from blox.zoo.catalog.published import published as rows
@@ -21,8 +21,8 @@ from blox.zoo.catalog.published import published as rows
 def exported(tmp_path_factory):
     """By name of its folder: a model, its Params, its card, and where it was exported to."""
     root, found = tmp_path_factory.mktemp('exported'), {}
-    for name, (_, _, layout) in FOLDERS.items():
-        model, params, card = tiny(name)
+    for name, (_, layout) in FOLDERS.items():
+        model, params, card = made(name)
         bx.zoo.export(root / name, model, params, layout, card=card)
         found[name] = model, params, card, root / name
     return found
@@ -98,8 +98,8 @@ def saved(tmp_path_factory):
     """By family: a tiny model, its Params, and the file that they were saved to."""
     folder = tmp_path_factory.mktemp('saved')
     found = {}
-    for family, (name, overrides) in SIZES.items():
-        model = bx.zoo.create(name, **overrides)
+    for family in declared():
+        model = build(tiny(family))
         params, path = bx.zoo.init(model, seed=1), folder / f'{family}.safetensors'
         bx.zoo.save(path, model, params)
         found[family] = model, params, path

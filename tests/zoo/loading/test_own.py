@@ -27,7 +27,7 @@ def test_all_that_differs_is_in_one_error(saved, tmp_path):
             'gpt2/norm/scale': REMOVED,
             'gpt2/norm/offset': np.ones(3, float32),
             'gpt2/extra': np.ones(3, float32),
-            'gpt2/pos_embed/w': np.ones((32, 16), np.int32),
+            'gpt2/pos_embed/w': np.ones((6, 8), np.int32),
         },
     )
     with pytest.raises(bx.CheckpointError) as caught:
@@ -36,7 +36,7 @@ def test_all_that_differs_is_in_one_error(saved, tmp_path):
     assert message.startswith(repr(str(path)))
     assert 'gpt2/norm/scale: missing' in message
     assert "'gpt2/extra': unexpected" in message
-    assert 'gpt2/norm/offset: expected shape (16,), found (3,)' in message
+    assert 'gpt2/norm/offset: expected shape (8,), found (3,)' in message
     assert "'gpt2/pos_embed/w': expected a floating-point dtype, found int32" in message
 
 
@@ -52,7 +52,7 @@ def test_a_fresh_head_excuses_nothing_else(saved, tmp_path):
     [
         {'rng/extra': np.ones(3, np.int32)},
         {'other/w': np.ones(3, np.float32)},
-        {'gpt2/norm/mean': np.ones(16, np.float32)},
+        {'gpt2/norm/mean': np.ones(8, np.float32)},
     ],
 )
 def test_an_unexpected_tensor_is_refused_wherever_it_is(saved, tmp_path, tensors):
@@ -62,7 +62,7 @@ def test_an_unexpected_tensor_is_refused_wherever_it_is(saved, tmp_path, tensors
 
 
 def test_double_precision_is_refused_by_name(saved, tmp_path):
-    tensors = {'gpt2/norm/scale': np.ones(16)}
+    tensors = {'gpt2/norm/scale': np.ones(8)}
     path = tampered(saved['gpt2'][2], tmp_path / 'a.safetensors', tensors=tensors)
     with pytest.raises(bx.CheckpointError, match=r"'gpt2/norm/scale'.*float64"):
         bx.zoo.load(path)
@@ -202,7 +202,10 @@ HEADERS = {
     'a negative epsilon': (*config('resnet', bn_eps=-1e-5), ['bn_eps > 0']),
     'a dropout rate of one': (*config('gpt2', dropout_rate=1.0), ['dropout_rate in [0, 1)']),
     'a decay above one': (*config('resnet', bn_decay=2.0), ['bn_decay <= 1']),
-    'groups in basic blocks': (*config('resnet', groups=2), ['only with bottlenecks']),
+    'groups in basic blocks': (
+        *config('resnet', block='basic', groups=2),
+        ['only with bottlenecks'],
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_a_repository_without_weights_says_so(server, repos):
 
 def test_overrides_go_with_a_repository(server, repos):
     model, params = bx.zoo.load(REPO, num_classes=5, image_size=16)
-    assert params['vit/head/w'].value.shape == (16, 5)
+    assert params['vit/head/w'].value.shape == (8, 5)
     assert model.config.image_size == (16, 16)
     assert len(bx.zoo.read_card(REPO, num_classes=5, image_size=16).changes) == 2
 
@@ -291,7 +292,7 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_downloaded(serv
     config = json.dumps({'model_type': 'swin'}).encode()
     server.put(REPO, {**repos[REPO][3], 'config.json': config})
     said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert "model_type bert, gpt2, resnet, vit in config.json, found 'swin'" in said
+    assert re.search(r"model_type .*gpt2, .* in config\.json, found 'swin'", said)
     assert downloads(server) == ['config.json']
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import declared, libraries_of
 from folders import (
     FOLDERS,
     as_bare_file,
@@ -21,28 +22,30 @@ from safetensors.numpy import load_file, save_file
 
 import blox as bx
 from blox import CheckpointError
+from blox.converters import layouts
 from blox.converters.convert import external
 from blox.tensorfile import write_tensors
+from blox.zoo.models import families
 
 
 @pytest.mark.parametrize('name', FOLDERS)
 def test_a_folder_gives_the_params_and_config_that_it_was_made_of(exported, name):
     model, params, _, folder = exported[name]
     found, loaded = bx.zoo.load(folder)
-    expected = model.config
-    if name == 'resnet-hf':  # whose files do not speak of the size of images
-        expected = dataclasses.replace(expected, image_size=(224, 224))
-    assert found.config == expected
+    family, layout = FOLDERS[name]
+    usual = families()[family].config()
+    unsaid = {field: getattr(usual, field) for field in layouts(family)[layout].unsaid}
+    assert found.config == dataclasses.replace(model.config, **unsaid)
     assert bits(loaded) == bits(params)
     assert [p.is_state for p in loaded.values()] == [
         p.is_state for p in bx.zoo.init(model).values()
     ]
 
 
-@pytest.mark.parametrize('family', ['vit', 'resnet'])
+@pytest.mark.parametrize('family', [f for f in declared() if len(libraries_of(f)) > 1])
 def test_the_same_weights_in_two_layouts_are_one_model(exported, family):
     size = exported[f'{family}-timm'][0].config.image_size
-    folders = (exported[f'{family}-{layout}'][3] for layout in ('hf', 'timm'))
+    folders = (exported[f'{family}-{layout}'][3] for layout in libraries_of(family))
     one, other = (bx.zoo.load(folder, image_size=size) for folder in folders)
     assert bits(one[1]) == bits(other[1])
     assert one[0].config == other[0].config

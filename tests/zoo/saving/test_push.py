@@ -53,7 +53,7 @@ def test_a_pushed_repository_has_a_config_a_model_card_and_our_file(pushed, repo
     assert set(files) == {'config.json', 'README.md', WEIGHTS}
     config = json.loads(files['config.json'])
     assert (config['library_name'], config['family']) == ('blox', 'vit')
-    assert config['config']['width'] == 16
+    assert config['config']['width'] == 8
     card = huggingface_hub.ModelCard(files['README.md'].decode())
     assert card.data.to_dict() == {
         'library_name': 'blox',

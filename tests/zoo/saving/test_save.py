@@ -7,15 +7,16 @@ import os
 import jax
 import jax.numpy as jnp
 import pytest
+from families import declared
 from folders import output
-from own_files import SIZES, same
+from own_files import same
 
 import blox as bx
 from blox.tensorfile import TensorFile
 from blox.zoo.catalog.card import Card
 
 
-@pytest.mark.parametrize('family', SIZES)
+@pytest.mark.parametrize('family', declared())
 def test_a_model_and_its_params_come_back(saved, family):
     model, params, path = saved[family]
     restored, loaded = bx.zoo.load(path)
@@ -26,7 +27,7 @@ def test_a_model_and_its_params_come_back(saved, family):
     assert (output(restored, loaded) == output(model, params)).all()
 
 
-@pytest.mark.parametrize('family', SIZES)
+@pytest.mark.parametrize('family', declared())
 def test_saving_what_was_loaded_gives_the_same_bytes(saved, tmp_path, family):
     files = [tmp_path / name / 'model.safetensors' for name in 'ab']
     source = saved[family][2]
@@ -69,7 +70,7 @@ def test_plain_load_gives_the_params_of_a_models_file(saved):
     assert same(bx.load(path), params)
 
 
-@pytest.mark.parametrize('family', SIZES)
+@pytest.mark.parametrize('family', declared())
 def test_params_that_do_not_fit_the_model_are_not_saved(saved, tmp_path, family):
     model, params, _ = saved[family]
     path = next(name for name in params if name != 'rng')
@@ -83,7 +84,7 @@ def test_params_that_do_not_fit_the_model_are_not_saved(saved, tmp_path, family)
 
 def test_a_model_that_is_none_of_the_zoos_is_not_saved(tmp_path):
     layer = bx.Linear(bx.Graph('head'), 3)
-    with pytest.raises(TypeError, match='Linear is not a model of the zoo: bert, gpt2'):
+    with pytest.raises(TypeError, match='Linear is not a model of the zoo: bert, '):
         bx.zoo.save(tmp_path / 'a.safetensors', layer, bx.Params(seed=0))
 
 
