@@ -1,0 +1,162 @@
+"""ConvNeXt and ConvNeXt V2: timm and transformers."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from blox.converters.mapping.fields import PAIR, TUPLE, Field, Via, fixed, one_of, stages
+from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.parts import (
+    ACTIVATION,
+    NHWC,
+    TIMM_ACTIVATION,
+    TIMM_IMAGES,
+    dense,
+    hf_header,
+    norm,
+    read_classes,
+    timm_header,
+    under,
+)
+from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform, join_axes
+
+_STAGE, _BLOCK = 'convnext/stage{s}', 'convnext/stage{s}/block{b}'
+# What stands before a later stage, and a block.
+_TIMM = 'stages.{s-1}.downsample', 'stages.{s-1}.blocks.{b}'
+_HF = 'encoder.stages.{s-1}.downsampling_layer', 'encoder.stages.{s-1}.layers.{b}'
+_ONE = join_axes(axis=0, first=1)
+# Dense weights as 1x1 convolutions, and vectors as maps [1, 1, 1, channels].
+_FROM_CONV, _FROM_MAP = HWIO >> _ONE >> _ONE, _ONE >> _ONE >> _ONE
+
+
+def timm(config: Any) -> tuple[Rule, ...]:
+    """timm.models.convnext."""
+    mlp = _FROM_CONV if config.conv_mlp else T
+    return _rules(config, *_TIMM, lambda timm, hf: timm, mlp, IDENTITY)
+
+
+def hf(config: Any) -> tuple[Rule, ...]:
+    """transformers.ConvNextModel and ConvNextV2Model: names without their prefix."""
+    return _rules(config, *_HF, lambda timm, hf: hf, T, _FROM_MAP)
+
+
+def _rules(
+    config: Any,
+    down: str,
+    block: str,
+    pick: Callable[[str, str], str],
+    mlp: Transform,
+    grn: Transform,
+) -> tuple[Rule, ...]:
+    """Map our names to timm's, left, or to those of transformers, right."""
+    scale = Rule(f'{_BLOCK}/scale/scale', f'{block}.{pick("gamma", "layer_scale_parameter")}')
+    downsample = (
+        *norm(f'{_STAGE}/downsample/norm', f'{down}.0'),
+        *dense(f'{_STAGE}/downsample/conv', f'{down}.1', HWIO),
+    )
+    return (
+        *dense('convnext/stem/conv', pick('stem.0', 'embeddings.patch_embeddings'), HWIO),
+        *norm('convnext/stem/norm', pick('stem.1', 'embeddings.layernorm')),
+        *(downsample if len(config.depths) > 1 else ()),
+        *dense(f'{_BLOCK}/conv_dw', f'{block}.{pick("conv_dw", "dwconv")}', HWIO),
+        *norm(f'{_BLOCK}/norm', f'{block}.{pick("norm", "layernorm")}'),
+        *dense(f'{_BLOCK}/mlp/fc1', f'{block}.{pick("mlp.fc1", "pwconv1")}', mlp),
+        *(
+            norm(f'{_BLOCK}/mlp/grn', f'{block}.{pick("mlp.grn", "grn")}', grn)
+            if config.grn
+            else ()
+        ),
+        *dense(f'{_BLOCK}/mlp/fc2', f'{block}.{pick("mlp.fc2", "pwconv2")}', mlp),
+        *((scale,) if config.layer_scale else ()),
+        *norm('convnext/norm', pick('head.norm', 'layernorm')),
+        *(dense('convnext/head', pick('head.fc', 'classifier')) if config.num_classes else ()),
+    )
+
+
+def _layers(stem: str, down: str, block: str, conv_dw: str, head: str) -> tuple[Rule, ...]:
+    return (
+        Rule('convnext/stem', stem, NHWC),
+        Rule(f'{_STAGE}/downsample', down, NHWC),
+        Rule(f'{_BLOCK}/conv_dw', f'{block}.{conv_dw}', NHWC),
+        Rule(_BLOCK, block, NHWC),
+        Rule('convnext/head', head),
+    )
+
+
+def _started(none: float | None) -> Via:
+    """Translate the start of layer scale, or `none`, to whether there is one."""
+    write = lambda has, known: 1e-6 if has else none  # noqa: E731
+    return Via(lambda start, known: bool(start), write, takes_null=True)
+
+
+def _start(known: Mapping[str, Any]) -> float:
+    return 0.0 if known['grn'] else 1e-6
+
+
+_TIMM_FIELDS = (
+    *TIMM_IMAGES,
+    Field('patch_size', 'patch_size', 4, PAIR),
+    Field('depths', 'depths', [3, 3, 9, 3], stages(4)),
+    Field('widths', 'dims', [96, 192, 384, 768], stages(4)),
+    Field('activation', 'act_layer', 'gelu', TIMM_ACTIVATION),
+    Field('layer_scale', 'ls_init_value', 1e-6, _started(None)),
+    Field('grn', 'use_grn', False),
+    Field(('norm_eps', 'head_eps'), 'norm_eps', 1e-6),
+    Field('conv_mlp', 'conv_mlp', False),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+    *fixed(global_pool='avg', stem_type='patch', kernel_sizes=7, output_stride=32),
+    *fixed(head_norm_first=False, head_hidden_size=None, norm_layer=None),
+    *fixed(conv_bias=True, drop_rate=0.0),
+)
+_HF_FIELDS = (
+    Field('grn', 'model_type', 'convnext', one_of({'convnext': False, 'convnextv2': True})),
+    Field('image_size', 'image_size', 224, PAIR),
+    Field('patch_size', 'patch_size', 4, PAIR),
+    Field('in_channels', 'num_channels', 3),
+    Field('depths', 'depths', [3, 3, 9, 3], TUPLE),
+    Field('widths', 'hidden_sizes', [96, 192, 384, 768], TUPLE),
+    Field('activation', 'hidden_act', 'gelu', ACTIVATION),
+    Field('layer_scale', 'layer_scale_init_value', _start, _started(0.0)),
+    Field('head_eps', 'layer_norm_eps', 1e-12),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+    Field((), 'num_stages', lambda known: len(known['depths'])),
+)
+
+
+def _model_type(config: Any) -> str:
+    return 'convnextv2' if config.grn else 'convnext'
+
+
+def _hf_header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    name = 'ConvNextV2' if config.grn else 'ConvNext'
+    header = hf_header(_model_type(config), f'{name}ForImageClassification', f'{name}Model')
+    # The second version knows no layer scale.
+    known = {k: v for k, v in theirs.items() if not (config.grn and 'scale' in k)}
+    return header(config, {**known, 'num_stages': len(config.depths)})
+
+
+TABLES = {
+    'timm': Table(
+        timm,
+        library=TIMM,
+        kinds=('ConvNeXt',),
+        fields=_TIMM_FIELDS,
+        neutral=('head_init_scale',),
+        header=timm_header('stem.0', 'head.fc', lambda config: config.widths[-1]),
+        facts={'norm_eps': 1e-6, 'head_eps': 1e-6},
+        layers=_layers('stem', *_TIMM, 'conv_dw', 'head.fc'),
+    ),
+    'hf': Table(
+        hf,
+        library=TRANSFORMERS,
+        kinds=('convnext', 'convnextv2'),
+        fields=_HF_FIELDS,
+        beside=read_classes,
+        header=_hf_header,
+        unsaid=('conv_mlp',),
+        facts={'norm_eps': 1e-6, 'head_eps': 1e-12},
+        layers=_layers('embeddings', f'{_HF[0]}.1', _HF[1], 'dwconv', 'classifier'),
+        spellings=((r'^convnext(v2)?\.', ''),),
+        published=under(_model_type),
+    ),
+}

@@ -1,0 +1,70 @@
+"""Published ConvNeXts: Facebook's, as timm has them; the smallest are timm's own.
+
+`-facebook` has the layout of transformers, and for ConvNeXt V1 no training on ImageNet-22k.
+"""
+
+from blox.zoo.catalog.published.row import IMAGENET, Published, group, square
+
+_V1, _V2 = 'arXiv:2201.03545', 'arXiv:2301.00808'
+_TIMM = square(224, 256, 'bicubic', IMAGENET, keep_ratio=True)
+_HF = square(224, 256, 'bicubic', IMAGENET, keep_ratio=True, crop_rounding='down')
+
+ROWS: tuple[Published, ...] = (
+    *group(
+        {
+            'convnext-atto': ('convnext-atto', 'timm/convnext_atto.d2_in1k'),
+            'convnext-femto': ('convnext-femto', 'timm/convnext_femto.d1_in1k'),
+            'convnext-pico': ('convnext-pico', 'timm/convnext_pico.d1_in1k'),
+        },
+        layout='timm',
+        preprocessor=_TIMM,
+        license='apache-2.0',
+        paper=_V1,
+        summary='ImageNet-1k, by timm',
+    ),
+    *group(
+        {
+            'convnext-tiny': ('convnext-tiny', 'timm/convnext_tiny.fb_in22k_ft_in1k'),
+            'convnext-small': ('convnext-small', 'timm/convnext_small.fb_in22k_ft_in1k'),
+            'convnext-base': ('convnext-base', 'timm/convnext_base.fb_in22k_ft_in1k'),
+            'convnext-large': ('convnext-large', 'timm/convnext_large.fb_in22k_ft_in1k'),
+            'convnext-xlarge': ('convnext-xlarge', 'timm/convnext_xlarge.fb_in22k_ft_in1k'),
+        },
+        layout='timm',
+        preprocessor=_TIMM,
+        license='apache-2.0',
+        paper=_V1,
+        summary='ImageNet-22k, then ImageNet-1k',
+    ),
+    *group(
+        {
+            'convnextv2-atto': ('convnextv2-atto', 'timm/convnextv2_atto.fcmae_ft_in1k'),
+            'convnextv2-femto': ('convnextv2-femto', 'timm/convnextv2_femto.fcmae_ft_in1k'),
+            'convnextv2-pico': ('convnextv2-pico', 'timm/convnextv2_pico.fcmae_ft_in1k'),
+            'convnextv2-nano': ('convnextv2-nano', 'timm/convnextv2_nano.fcmae_ft_in1k'),
+            'convnextv2-tiny': ('convnextv2-tiny', 'timm/convnextv2_tiny.fcmae_ft_in1k'),
+            'convnextv2-base': ('convnextv2-base', 'timm/convnextv2_base.fcmae_ft_in1k'),
+            'convnextv2-large': ('convnextv2-large', 'timm/convnextv2_large.fcmae_ft_in1k'),
+            'convnextv2-huge': ('convnextv2-huge', 'timm/convnextv2_huge.fcmae_ft_in1k'),
+        },
+        layout='timm',
+        preprocessor=_TIMM,
+        license='cc-by-nc-4.0',
+        paper=_V2,
+        summary='ImageNet-1k, masked first',
+    ),
+    *group(
+        {
+            'convnext-tiny-facebook': ('convnext-tiny', 'facebook/convnext-tiny-224'),
+            'convnext-small-facebook': ('convnext-small', 'facebook/convnext-small-224'),
+            'convnext-base-facebook': ('convnext-base', 'facebook/convnext-base-224'),
+            'convnext-large-facebook': ('convnext-large', 'facebook/convnext-large-224'),
+        },
+        layout='hf',
+        overrides={'head_eps': 1e-12},
+        preprocessor=_HF,
+        license='apache-2.0',
+        paper=_V1,
+        summary='ImageNet-1k',
+    ),
+)
