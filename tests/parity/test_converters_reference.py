@@ -311,6 +311,8 @@ def told():
         said = declared()[family]
         for fields in ({}, *said.odd, *said.told):
             config = tiny(family, **fields)
+            if fields and all(name.endswith('_rate') for name in fields):
+                continue  # They change no output.
             if layout == 'timm' and len(getattr(config, 'depths', range(4))) != 4:
                 continue  # Its ResNets can be made of other numbers of stages, but not run.
             with contextlib.suppress(ValueError):
@@ -322,9 +324,9 @@ def told():
 @pytest.mark.usefixtures('x64')
 def test_a_model_of_ours_computes_the_same_in_another_library(family, layout, fields, tmp_path):
     model = build(tiny(family, **fields))
-    params = random_params(model, *model.example_inputs())
+    params = random_params(model, *model.example_inputs(), dtype=np.float32)
     export(tmp_path, model, params, layout)
-    rows = compare(tmp_path, layout, model, params, random_inputs(model))
+    rows = compare(tmp_path, layout, model, params.cast(np.float64), random_inputs(model))
     assert len(rows) > 2
     assert max(row.error for row in rows) < 1e-12
 
