@@ -113,7 +113,7 @@ def write_config(table: Table, config: Any) -> dict[str, Any]:
     wrong = [
         f'{name} {value!r}, which would be {back[name]!r} there'
         for name, value in known.items()
-        if name not in table.unsaid and back[name] != value
+        if name not in (*table.unsaid, 'remat') and back[name] != value
     ]
     if wrong:
         raise ValueError(f'{library.name} cannot express this {_kind(config)}: {"; ".join(wrong)}')

@@ -136,8 +136,8 @@ def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _value(name: str, value: Any, default: Any, via: Via) -> Any:
     """Check the type of a value; null stands for the default, but is no false."""
-    if value is None and not isinstance(default, bool) and not via.takes_null:
-        return default
+    if value is None and not isinstance(default, bool):
+        return None if via.takes_null else default
     if default is not None and not via.takes_any and not _is_like(value, default):
         raise ValueError(f'{name} like {default!r}, found {value!r}')
     return value
@@ -185,6 +185,17 @@ PAIR = Via(
     _read_pair, lambda size, known: size[0] if size[0] == size[1] else list(size), takes_any=True
 )
 TUPLE = Via(lambda values, known: tuple(values), lambda values, known: list(values))
+
+
+def stages(count: int) -> Via:
+    """Translate a list of one value for each stage, where theirs have this many."""
+
+    def check(values: Any, known: Known) -> Any:
+        if len(values) != count:
+            raise ValueError(f'of {count} stages')
+        return values
+
+    return Via(lambda v, known: tuple(check(v, known)), lambda v, known: list(check(v, known)))
 
 
 def times(name: str) -> Via:

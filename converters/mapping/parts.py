@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from blox.converters.mapping.fields import one_of
-from blox.converters.mapping.rules import Rule
-from blox.converters.mapping.transforms import HWIO, T, Transform, merge, transpose
+from blox.converters.mapping.fields import PAIR, Field, one_of
+from blox.converters.mapping.rules import Respelling, Rule
+from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform, merge, transpose
 from blox.converters.sources.source import Source
 
 # Outputs of torch's convolutions, [batch, channels, height, width], as ours are.
@@ -29,6 +29,14 @@ ACTIVATION = one_of(
 TIMM_ACTIVATION = one_of({name: name for name in ('gelu', 'gelu_tanh', 'relu', 'silu', 'tanh')})
 
 
+# What every model of images has among timm's arguments and in its pretrained_cfg.
+TIMM_IMAGES = (
+    Field('image_size', 'img_size', 224, PAIR),
+    Field('in_channels', 'in_chans', 3),
+    Field('num_classes', 'num_classes', 1000),
+)
+
+
 def dense(ours: str, theirs: str, via: Transform = T, *, bias: bool = True) -> tuple[Rule, ...]:
     """Map a torch Linear, or a convolution with `via=HWIO`."""
     weight = Rule(f'{ours}/w', f'{theirs}.weight', via)
@@ -44,11 +52,11 @@ def qkv(ours: str, theirs: tuple[str, ...], *, bias: bool = True) -> tuple[Rule,
     return (weight, Rule(f'{ours}/b', tuple(f'{name}.bias' for name in theirs), merge(axis=0)))
 
 
-def norm(ours: str, theirs: str) -> tuple[Rule, ...]:
+def norm(ours: str, theirs: str, via: Transform = IDENTITY) -> tuple[Rule, ...]:
     """Map a torch LayerNorm."""
     return (
-        Rule(f'{ours}/scale', f'{theirs}.weight'),
-        Rule(f'{ours}/offset', f'{theirs}.bias'),
+        Rule(f'{ours}/scale', f'{theirs}.weight', via),
+        Rule(f'{ours}/offset', f'{theirs}.bias', via),
     )
 
 
@@ -72,6 +80,16 @@ def read_classes(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     labels = source.config.get('id2label')
     is_map = isinstance(labels, Mapping)
     return {'num_classes': len(labels) if is_map else source.config.get('num_labels', 2)}
+
+
+def under(prefix: str | Callable[[Any], str]) -> Callable[[Any], tuple[Respelling, ...]]:
+    """Spell names as transformers publishes them: below the body's own, where there is a head."""
+
+    def published(config: Any) -> tuple[Respelling, ...]:
+        name = prefix if isinstance(prefix, str) else prefix(config)
+        return ((r'^(?!classifier\.)', f'{name}.'),) if config.num_classes else ()
+
+    return published
 
 
 def hf_header(
@@ -100,10 +118,13 @@ def timm_header(
     classifier: str,
     num_features: Callable[[Any], int],
     *,
-    fixed_size: bool,
-    implied: tuple[str, ...] = (),
+    fixed_size: bool = False,
+    implied: tuple[str, ...] = ('img_size',),
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]]:
-    """Make timm's config.json of arguments, those that the architecture's name implies left out."""
+    """Make timm's config.json of arguments.
+
+    Models of any image size take no `img_size`; what `implied` names, the architecture's name says.
+    """
 
     def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
         return {

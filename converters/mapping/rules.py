@@ -82,12 +82,13 @@ class Table:
       beside: fields of our config that the names of the weights and the files beside config.json
         tell, of an open folder and the fields read so far.
       header: config.json of our config and the settings that `fields` made of it.
-      unsaid: fields of our config that theirs need not have, for they change no output.
+      unsaid: fields of our config that theirs need not have, for they change no output, as
+        `remat` does not.
       companions: other JSON files that the library wants beside config.json, of our config.
       facts: fields of our config that hold for all checkpoints of this layout, where none of
         its files says more: an eps, an activation.
-      layers: from paths of modules to the names of the library's live modules, whose outputs are
-        equal up to `via`; for comparisons layer by layer.
+      layers: from paths of modules to the names of the library's modules, spelled as in `rules`,
+        whose outputs are equal up to `via`; for comparisons layer by layer.
       spellings: how other files of this layout spell what `rules` names, applied in order.
       published: how the library itself spells `rules`' names when it saves a model of a config.
       live: how the library's live modules spell what is published, applied in order.
@@ -108,7 +109,7 @@ class Table:
     unsaid: tuple[str, ...] = ()
     companions: Callable[[Any], dict[str, Any]] = lambda config: {}
     facts: Mapping[str, Any] | None = None
-    layers: Callable[[Any], tuple[Rule, ...]] | None = None
+    layers: tuple[Rule, ...] = ()
     spellings: tuple[Respelling, ...] = ()
     published: Callable[[Any], tuple[Respelling, ...]] = lambda config: ()
     live: tuple[Respelling, ...] = ()
@@ -126,6 +127,11 @@ def respell(name: str, respellings: Iterable[Respelling]) -> str:
     for pattern, replacement in respellings:
         name = re.sub(pattern, replacement, name, count=1)
     return name
+
+
+def respell_module(name: str, respellings: Iterable[Respelling]) -> str:
+    """Respell the name of a module; respellings are made for names of parameters."""
+    return respell(f'{name}.weight', respellings).removesuffix('.weight')
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from blox.adapters import TAG
 from blox.converters.convert import model_spec
-from blox.converters.mapping.rules import Entry, Respelling, Table, plan, respell
+from blox.converters.mapping.rules import Entry, Table, plan, respell_module
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform
 from blox.converters.tables import layouts
 from blox.layers import Conv, Embed, Linear
@@ -115,7 +115,9 @@ class Modules:
     def live(self) -> dict[str, str]:
         """What the library's live model calls its modules, by their names in the rules."""
         respellings = (*self.table.published(self.model.config), *self.table.live)
-        return {module: _respelled(module, respellings) for module in map(module_of, self._names)}
+        return {
+            module: respell_module(module, respellings) for module in map(module_of, self._names)
+        }
 
     def task(self) -> str | None:
         """PEFT's name of what the model does, None where it has none that takes our inputs."""
@@ -130,19 +132,19 @@ class Modules:
         model may be a part of the one that was adapted.
         """
         modules = {_of_key(key.removeprefix(PREFIX)) for key in keys if key.startswith(PREFIX)}
-        own = {_respelled(module, self.table.spellings): module for module in modules}
-        renamed = [rule for rule in own if _respelled(rule, self.table.live) != rule]
+        own = {respell_module(module, self.table.spellings): module for module in modules}
+        renamed = [rule for rule in own if respell_module(rule, self.table.live) != rule]
         is_old = any(own[rule].endswith(rule) for rule in renamed)
         respellings = () if is_old else self.table.live
-        ends = {rule: _respelled(rule, respellings) for rule in own}
+        ends = {rule: respell_module(rule, respellings) for rule in own}
         outer = {own[r].removesuffix(end) for r, end in ends.items() if own[r].endswith(end)}
         usual = (*self.table.published(self.model.config), *respellings)
 
         def spell(rule: str) -> list[str]:
             if rule in own:
                 return [own[rule]]
-            end = _respelled(rule, respellings)
-            return [_respelled(rule, usual), end, *sorted(prefix + end for prefix in outer)]
+            end = respell_module(rule, respellings)
+            return [respell_module(rule, usual), end, *sorted(prefix + end for prefix in outer)]
 
         return spell
 
@@ -153,11 +155,6 @@ class Modules:
 def module_of(name: str) -> str:
     """The module that has a parameter."""
     return name.rpartition('.')[0]
-
-
-def _respelled(module: str, respellings: Iterable[Respelling]) -> str:
-    # They are made for names of parameters.
-    return module_of(respell(f'{module}.weight', respellings))
 
 
 def _of_key(key: str) -> str:

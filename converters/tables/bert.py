@@ -29,20 +29,17 @@ def hf(config: Any) -> tuple[Rule, ...]:
     )
 
 
-def _layers(config: Any) -> tuple[Rule, ...]:
-    return (
-        Rule('bert/token_embed', 'embeddings.word_embeddings'),
-        Rule('bert/pos_embed', 'embeddings.position_embeddings'),
-        Rule('bert/type_embed', 'embeddings.token_type_embeddings'),
-        Rule('bert/norm', 'embeddings.LayerNorm'),
-        Rule('bert/block{i}/attn', 'encoder.layer.{i}.attention.output.dense'),
-        Rule('bert/block{i}/norm1', 'encoder.layer.{i}.attention'),
-        Rule('bert/block{i}/mlp', 'encoder.layer.{i}.output.dense'),
-        Rule('bert/block{i}', 'encoder.layer.{i}'),
-        *((Rule('bert/pooler', 'pooler.dense'),) if config.pooler else ()),
-    )
-
-
+_LAYERS = (
+    Rule('bert/token_embed', 'embeddings.word_embeddings'),
+    Rule('bert/pos_embed', 'embeddings.position_embeddings'),
+    Rule('bert/type_embed', 'embeddings.token_type_embeddings'),
+    Rule('bert/norm', 'embeddings.LayerNorm'),
+    Rule('bert/block{i}/attn', 'encoder.layer.{i}.attention.output.dense'),
+    Rule('bert/block{i}/norm1', 'encoder.layer.{i}.attention'),
+    Rule('bert/block{i}/mlp', 'encoder.layer.{i}.output.dense'),
+    Rule('bert/block{i}', 'encoder.layer.{i}'),
+    Rule('bert/pooler', 'pooler.dense'),
+)
 _FIELDS = (
     Field('vocab_size', 'vocab_size', 30522),
     Field('context', 'max_position_embeddings', 512),
@@ -118,7 +115,7 @@ def _pooling_files(config: Any) -> dict[str, Any]:
 TABLES = {
     'hf': Table(
         hf,
-        layers=_layers,
+        layers=_LAYERS,
         spellings=(
             (r'^bert\.', ''),
             (r'LayerNorm\.gamma$', 'LayerNorm.weight'),
@@ -133,7 +130,6 @@ TABLES = {
         neutral=('directionality', 'pooler_.*'),
         beside=_read_beside,
         header=_header,
-        unsaid=('remat',),
         companions=_pooling_files,
     )
 }

@@ -29,19 +29,16 @@ def hf(config: Any) -> tuple[Rule, ...]:
     return rules if config.tied_head else (*rules, Rule('gpt2/head/w', 'lm_head.weight', T))
 
 
-def _layers(config: Any) -> tuple[Rule, ...]:
-    return (
-        Rule('gpt2/token_embed', 'transformer.wte'),
-        Rule('gpt2/pos_embed', 'transformer.wpe'),
-        Rule('gpt2/block{i}/norm1', 'transformer.h.{i}.ln_1'),
-        Rule('gpt2/block{i}/attn', 'transformer.h.{i}.attn'),
-        Rule('gpt2/block{i}/norm2', 'transformer.h.{i}.ln_2'),
-        Rule('gpt2/block{i}/mlp', 'transformer.h.{i}.mlp'),
-        Rule('gpt2/block{i}', 'transformer.h.{i}'),
-        Rule('gpt2/norm', 'transformer.ln_f'),
-    )
-
-
+_LAYERS = (
+    Rule('gpt2/token_embed', 'wte'),
+    Rule('gpt2/pos_embed', 'wpe'),
+    Rule('gpt2/block{i}/norm1', 'h.{i}.ln_1'),
+    Rule('gpt2/block{i}/attn', 'h.{i}.attn'),
+    Rule('gpt2/block{i}/norm2', 'h.{i}.ln_2'),
+    Rule('gpt2/block{i}/mlp', 'h.{i}.mlp'),
+    Rule('gpt2/block{i}', 'h.{i}'),
+    Rule('gpt2/norm', 'ln_f'),
+)
 _FIELDS = (
     Field('vocab_size', 'vocab_size', 50257),
     Field('context', 'n_positions', 1024),
@@ -76,7 +73,7 @@ def _header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
 TABLES = {
     'hf': Table(
         hf,
-        layers=_layers,
+        layers=_LAYERS,
         spellings=((r'^transformer\.', ''),),
         published=lambda config: ((r'^(?!lm_head\.)', 'transformer.'),),
         # Causal masks, which old versions kept with the weights.
@@ -89,6 +86,5 @@ TABLES = {
         # no other function, only other rounding. A summary is of heads that are not here.
         neutral=('reorder_and_upcast_attn', 'summary_.*', 'n_special', 'predict_special_tokens'),
         header=_header,
-        unsaid=('remat',),
     )
 }

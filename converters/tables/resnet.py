@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from blox.converters.mapping.fields import PAIR, TUPLE, Field, Via, fixed, one_of
+from blox.converters.mapping.fields import TUPLE, Field, Via, fixed, one_of, stages
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     NHWC,
+    TIMM_IMAGES,
     conv_norm,
     dense,
     hf_header,
     read_classes,
     timm_header,
+    under,
 )
 from blox.converters.mapping.rules import Rule, Table
 
@@ -75,31 +77,20 @@ def _outputs(config: Any) -> list[int]:
     return [width * (1 if config.block == 'basic' else 4) for width in config.widths]
 
 
-def _timm_layers(config: Any) -> tuple[Rule, ...]:
-    block = 'layer{s}.{b}'
-    return (
-        Rule('resnet/stem', 'bn1', NHWC),
-        *(Rule(f'{_BLOCK}/conv{i}', f'{block}.bn{i}', NHWC) for i in _convs(config)),
-        Rule(f'{_BLOCK}/shortcut', f'{block}.downsample', NHWC),
-        Rule(_BLOCK, block, NHWC),
-        *((Rule('resnet/head', 'fc'),) if config.num_classes else ()),
-    )
-
-
-def _hf_layers(config: Any) -> tuple[Rule, ...]:
-    prefix = 'resnet.' if config.num_classes else ''
-    block = f'{prefix}encoder.stages.{{s-1}}.layers.{{b}}'
-    convs = (
-        Rule(f'{_BLOCK}/conv{i}', f'{block}.layer.{i - 1}.normalization', NHWC)
-        for i in _convs(config)
-    )
-    return (
-        Rule('resnet/stem', f'{prefix}embedder.embedder.normalization', NHWC),
-        *convs,
-        Rule(f'{_BLOCK}/shortcut', f'{block}.shortcut', NHWC),
-        Rule(_BLOCK, block, NHWC),
-        *((Rule('resnet/head', 'classifier.1'),) if config.num_classes else ()),
-    )
+_TIMM_LAYERS = (
+    Rule('resnet/stem', 'bn1', NHWC),
+    Rule(f'{_BLOCK}/conv{{i}}', 'layer{s}.{b}.bn{i}', NHWC),
+    Rule(f'{_BLOCK}/shortcut', 'layer{s}.{b}.downsample', NHWC),
+    Rule(_BLOCK, 'layer{s}.{b}', NHWC),
+    Rule('resnet/head', 'fc'),
+)
+_HF_LAYERS = (
+    Rule('resnet/stem', 'embedder.embedder.normalization', NHWC),
+    Rule(f'{_BLOCK}/conv{{i}}', 'encoder.stages.{s-1}.layers.{b}.layer.{i-1}.normalization', NHWC),
+    Rule(f'{_BLOCK}/shortcut', 'encoder.stages.{s-1}.layers.{b}.shortcut', NHWC),
+    Rule(_BLOCK, 'encoder.stages.{s-1}.layers.{b}', NHWC),
+    Rule('resnet/head', 'classifier.1'),
+)
 
 
 def _counters(names: Iterable[str]) -> dict[str, np.ndarray]:
@@ -137,14 +128,12 @@ _HF_FIELDS = (
     *fixed(hidden_act='relu', downsample_in_first_stage=False),
 )
 _TIMM_FIELDS = (
-    Field('image_size', 'img_size', 224, PAIR),
-    Field('in_channels', 'in_chans', 3),
-    Field('num_classes', 'num_classes', 1000),
+    *TIMM_IMAGES,
     Field(
         'block', 'block', 'Bottleneck', one_of({'Bottleneck': 'bottleneck', 'BasicBlock': 'basic'})
     ),
-    Field('depths', 'layers', [3, 4, 6, 3], TUPLE),
-    Field('widths', 'channels', [64, 128, 256, 512], TUPLE),
+    Field('depths', 'layers', [3, 4, 6, 3], stages(4)),
+    Field('widths', 'channels', [64, 128, 256, 512], stages(4)),
     Field('groups', 'cardinality', 1),
     Field('group_width', 'base_width', 64),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
@@ -169,7 +158,7 @@ _TIMM_FIELDS = (
 TABLES = {
     'timm': Table(
         timm,
-        layers=_timm_layers,
+        layers=_TIMM_LAYERS,
         ignored=(r'.*\.num_batches_tracked',),
         buffers=_counters,
         library=TIMM,
@@ -181,16 +170,14 @@ TABLES = {
             'conv1',
             'fc',
             lambda config: _outputs(config)[-1],
-            fixed_size=False,
             implied=('block', 'img_size'),
         ),
-        unsaid=('remat',),
     ),
     'hf': Table(
         hf,
-        layers=_hf_layers,
+        layers=_HF_LAYERS,
         spellings=((r'^resnet\.', ''),),
-        published=lambda config: ((r'^(?!classifier\.)', 'resnet.'),) if config.num_classes else (),
+        published=under('resnet'),
         ignored=(r'.*\.num_batches_tracked',),
         buffers=_counters,
         library=TRANSFORMERS,
@@ -198,6 +185,6 @@ TABLES = {
         fields=_HF_FIELDS,
         beside=read_classes,
         header=hf_header('resnet', 'ResNetForImageClassification', 'ResNetModel'),
-        unsaid=('image_size', 'drop_path_rate', 'remat'),
+        unsaid=('image_size', 'drop_path_rate'),
     ),
 }

@@ -10,12 +10,14 @@ from blox.converters.mapping.parts import (
     ACTIVATION,
     NHWC,
     TIMM_ACTIVATION,
+    TIMM_IMAGES,
     dense,
     hf_header,
     norm,
     qkv,
     read_classes,
     timm_header,
+    under,
 )
 from blox.converters.mapping.rules import Respelling, Rule, Table
 from blox.converters.mapping.transforms import HWIO, IDENTITY, join_axes, merge, prepend_zeros
@@ -111,28 +113,21 @@ def _flax_norm(ours: str, theirs: str) -> tuple[Rule, ...]:
     return Rule(f'{ours}/scale', f'{theirs}/scale'), Rule(f'{ours}/offset', f'{theirs}/bias')
 
 
-def _hf_layers(config: Any) -> tuple[Rule, ...]:
-    prefix = 'vit.' if config.num_classes else ''
-    block = f'{prefix}layers.{{i}}'
-    return (
-        Rule('vit/patch_embed', f'{prefix}embeddings.patch_embeddings.projection', NHWC),
-        Rule('vit/block{i}/norm1', f'{block}.layernorm_before'),
-        Rule('vit/block{i}/attn', f'{block}.attention'),
-        Rule('vit/block{i}/norm2', f'{block}.layernorm_after'),
-        Rule('vit/block{i}/mlp', f'{block}.mlp'),
-        Rule('vit/block{i}', block),
-        *((Rule('vit/head', 'classifier'),) if config.num_classes else ()),
-    )
-
-
-def _timm_layers(config: Any) -> tuple[Rule, ...]:
-    names = ('norm1', 'attn', 'norm2', 'mlp')
-    return (
-        Rule('vit/patch_embed', 'patch_embed.proj', NHWC),
-        *(Rule(f'vit/block{{i}}/{name}', f'blocks.{{i}}.{name}') for name in names),
-        Rule('vit/block{i}', 'blocks.{i}'),
-        *((Rule('vit/head', 'head'),) if config.num_classes else ()),
-    )
+_HF_LAYERS = (
+    Rule('vit/patch_embed', 'embeddings.patch_embeddings.projection', NHWC),
+    Rule('vit/block{i}/norm1', 'encoder.layer.{i}.layernorm_before'),
+    Rule('vit/block{i}/attn', 'encoder.layer.{i}.attention'),
+    Rule('vit/block{i}/norm2', 'encoder.layer.{i}.layernorm_after'),
+    Rule('vit/block{i}/mlp', 'encoder.layer.{i}.mlp'),
+    Rule('vit/block{i}', 'encoder.layer.{i}'),
+    Rule('vit/head', 'classifier'),
+)
+_TIMM_LAYERS = (
+    Rule('vit/patch_embed', 'patch_embed.proj', NHWC),
+    *(Rule(f'vit/block{{i}}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
+    Rule('vit/block{i}', 'blocks.{i}'),
+    Rule('vit/head', 'head'),
+)
 
 
 def _read_heads(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,10 +160,8 @@ _HF_FIELDS = (
     *fixed(pooler_act='tanh'),
 )
 _TIMM_FIELDS = (
-    Field('image_size', 'img_size', 224, PAIR),
+    *TIMM_IMAGES,
     Field('patch_size', 'patch_size', 16, PAIR),
-    Field('in_channels', 'in_chans', 3),
-    Field('num_classes', 'num_classes', 1000),
     Field('width', 'embed_dim', 768),
     Field('depth', 'depth', 12),
     Field('heads', 'num_heads', 12),
@@ -230,9 +223,9 @@ _FLAX: dict[str, Any] = {
 TABLES = {
     'hf': Table(
         hf,
-        layers=_hf_layers,
+        layers=_HF_LAYERS,
         spellings=((r'^vit\.', ''), *((re.escape(new), old) for old, new in _HF_RENAMED)),
-        published=lambda config: ((r'^(?!classifier\.)', 'vit.'),) if config.num_classes else (),
+        published=under('vit'),
         live=tuple((re.escape(old), new) for old, new in _HF_RENAMED),
         facts={'activation': 'gelu', 'norm_eps': 1e-12},
         library=TRANSFORMERS,
@@ -240,11 +233,11 @@ TABLES = {
         fields=_HF_FIELDS,
         beside=_read_heads,
         header=hf_header('vit', 'ViTForImageClassification', 'ViTModel'),
-        unsaid=('drop_path_rate', 'remat'),
+        unsaid=('drop_path_rate',),
     ),
     'timm': Table(
         timm,
-        layers=_timm_layers,
+        layers=_TIMM_LAYERS,
         facts={'activation': 'gelu', 'norm_eps': 1e-6},
         library=TIMM,
         kinds=('VisionTransformer',),
@@ -252,9 +245,8 @@ TABLES = {
         # They have a say in training's start, or for images of other sizes, which ours refuses.
         neutral=('dynamic_img_size', 'fix_init', 'strict_img_size', 'weight_init'),
         header=timm_header(
-            'patch_embed.proj', 'head', lambda config: config.width, fixed_size=True
+            'patch_embed.proj', 'head', lambda config: config.width, fixed_size=True, implied=()
         ),
-        unsaid=('remat',),
     ),
     'google': Table(google, **_FLAX),
     'big_vision': Table(big_vision, **_FLAX),

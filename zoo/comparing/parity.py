@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.converters.configs import write_config
+from blox.converters.mapping.rules import respell_module
 from blox.converters.mapping.transforms import Transform
 from blox.converters.tables import layouts
 from blox.params import Params
@@ -323,11 +324,13 @@ def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:
 def _layers(model: Any, layout: str) -> dict[str, tuple[str, Transform]]:
     """For each of our paths that the reference has a module for: its name, and `via`."""
     table = layouts(model.path).get(layout)
-    if table is None or table.layers is None:
+    if table is None or not table.layers:
         raise ValueError(f'no reference library is known for {model.path!r} in layout {layout!r}')
+    respellings = (*table.published(model.config), *table.live)
     found = {}
     for path, _ in model.graph.walk():
-        for rule in table.layers(model.config):
+        for rule in table.layers:
             if (fields := rule.match(path)) is not None:
-                found[path] = (*rule.names(fields), rule.via)
+                (name,) = rule.names(fields)
+                found[path] = respell_module(name, respellings), rule.via
     return found

@@ -17,7 +17,7 @@ from blox.zoo.models import families
 
 FAMILY_OF = {name: family for family in families().values() for name in family.variants}
 ROWS = list(published().values())
-IMAGE_ROWS = [row for row in ROWS if row.preprocessor]
+IMAGE_ROWS = [(row, row.preprocessor) for row in ROWS if row.preprocessor]
 
 LETTERS = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l', 'huge': 'h'}
 
@@ -117,10 +117,10 @@ def test_exactly_the_models_of_images_have_a_preprocessor():
 
 
 def test_preprocessors_make_what_the_model_sees():
-    for row in IMAGE_ROWS:
+    for row, preprocessor in IMAGE_ROWS:
         config = config_of(row)
-        assert row.preprocessor.size == config.image_size
-        assert len(row.preprocessor.mean) == config.in_channels
+        assert preprocessor.size == config.image_size
+        assert len(preprocessor.mean) == config.in_channels
 
 
 @pytest.mark.parametrize(
@@ -146,10 +146,10 @@ def test_images_are_resized_as_the_source_says(name, resize, keep_ratio, interpo
 
 
 def test_only_vits_of_google_and_timm_map_pixels_to_between_minus_one_and_one():
-    for row in IMAGE_ROWS:
+    for row, preprocessor in IMAGE_ROWS:
         is_half = row.name.startswith('vit-')
-        assert row.preprocessor.mean == ((0.5,) * 3 if is_half else (0.485, 0.456, 0.406))
-        assert row.preprocessor.std == ((0.5,) * 3 if is_half else (0.229, 0.224, 0.225))
+        assert preprocessor.mean == ((0.5,) * 3 if is_half else (0.485, 0.456, 0.406))
+        assert preprocessor.std == ((0.5,) * 3 if is_half else (0.229, 0.224, 0.225))
 
 
 def test_vits_in_hugging_faces_layout_have_its_small_epsilon():
