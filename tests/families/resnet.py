@@ -17,7 +17,6 @@ TOLD = [
     {'drop_path_rate': 0.25},
     {'stride_on': 'conv1'},
     {'image_size': (32, 16), 'widths': (8, 16, 8, 16)},
-    {'depths': (3, 4, 6, 3), 'widths': (64, 128, 256, 512)},
 ]
 BROKEN = [
     ({'block': 'wide'}, "block 'basic' or 'bottleneck'"),

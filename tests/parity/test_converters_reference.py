@@ -311,6 +311,8 @@ def told():
         said = declared()[family]
         for fields in ({}, *said.odd, *said.told):
             config = tiny(family, **fields)
+            if fields and all(name.endswith('_rate') for name in fields):
+                continue  # They change no output.
             with contextlib.suppress(ValueError):
                 write_config(layouts(family)[layout], config)
                 yield family, layout, fields

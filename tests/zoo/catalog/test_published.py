@@ -8,20 +8,16 @@ import numpy as np
 import pytest
 from families import declared
 
-import blox as bx
 from blox.converters import Source, layouts, read_config
 from blox.converters.configs import write_config
 from blox.converters.sources.source import Tensor
 from blox.zoo.catalog.published import published
-from blox.zoo.comparing.parity import import_reference
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
 
 FAMILY_OF = {name: family for family in families().values() for name in family.variants}
-ROWS = pytest.mark.parametrize('row', published().values(), ids=published())
-IMAGE_ROWS = pytest.mark.parametrize(
-    'row', [row for row in published().values() if row.preprocessor], ids=lambda row: row.name
-)
+ROWS = list(published().values())
+IMAGE_ROWS = [(row, row.preprocessor) for row in ROWS if row.preprocessor]
 
 LETTERS = {'tiny': 'ti', 'small': 's', 'base': 'b', 'large': 'l', 'huge': 'h'}
 
@@ -81,50 +77,50 @@ def test_names_lead_to_their_sources(name, source):
     assert published()[name].source == source
 
 
-@ROWS
-def test_names_follow_the_rule(row):
-    assert published()[row.name] is row
-    assert row.name == name_of(row)
-    assert re.fullmatch(r'[a-z0-9]+(-[a-z0-9]+)*', row.name)
+def test_names_follow_the_rule():
+    for row in ROWS:
+        assert published()[row.name] is row
+        assert row.name == name_of(row)
+        assert re.fullmatch(r'[a-z0-9]+(-[a-z0-9]+)*', row.name)
 
 
 def test_no_two_names_share_a_source():
     assert len({row.source for row in published().values()}) == len(published())
 
 
-@ROWS
-def test_texts_are_of_their_kind(row):
-    assert re.fullmatch(r'[a-z-]+/[\w.-]+', row.source)
-    assert row.layout == ('timm' if row.source.startswith('timm/') else 'hf')
-    assert row.license in ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'mit')
-    assert re.fullmatch(r'arXiv:\d{4}\.\d{5}|https://\S+\.pdf', row.paper)
-    assert row.summary
-    assert row.summary.isprintable()
+def test_texts_are_of_their_kind():
+    for row in ROWS:
+        assert re.fullmatch(r'[a-z-]+/[\w.-]+', row.source)
+        assert row.layout == ('timm' if row.source.startswith('timm/') else 'hf')
+        assert row.license in ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'mit')
+        assert re.fullmatch(r'arXiv:\d{4}\.\d{5}|https://\S+\.pdf', row.paper)
+        assert row.summary
+        assert row.summary.isprintable()
 
 
-@ROWS
-def test_a_name_that_is_a_variants_has_that_variants_architecture(row):
-    assert row.variant in FAMILY_OF
-    assert row.name not in FAMILY_OF or row.name == row.variant
+def test_a_name_that_is_a_variants_has_that_variants_architecture():
+    for row in ROWS:
+        assert row.variant in FAMILY_OF
+        assert row.name not in FAMILY_OF or row.name == row.variant
 
 
-@ROWS
-def test_configs_build(row):
-    model = FAMILY_OF[row.variant].build(config_of(row))
-    assert model.config == config_of(row)
+def test_configs_build():
+    for row in ROWS:
+        model = FAMILY_OF[row.variant].build(config_of(row))
+        assert model.config == config_of(row)
 
 
-@ROWS
-def test_exactly_the_models_of_images_have_a_preprocessor(row):
-    is_of_images = FAMILY_OF[row.variant].task == 'image-classification'
-    assert isinstance(row.preprocessor, ImagePreprocessor) == is_of_images
+def test_exactly_the_models_of_images_have_a_preprocessor():
+    for row in ROWS:
+        is_of_images = FAMILY_OF[row.variant].task == 'image-classification'
+        assert isinstance(row.preprocessor, ImagePreprocessor) == is_of_images
 
 
-@IMAGE_ROWS
-def test_preprocessors_make_what_the_model_sees(row):
-    config = config_of(row)
-    assert row.preprocessor.size == config.image_size
-    assert len(row.preprocessor.mean) == config.in_channels
+def test_preprocessors_make_what_the_model_sees():
+    for row, preprocessor in IMAGE_ROWS:
+        config = config_of(row)
+        assert preprocessor.size == config.image_size
+        assert len(preprocessor.mean) == config.in_channels
 
 
 @pytest.mark.parametrize(
@@ -149,17 +145,17 @@ def test_images_are_resized_as_the_source_says(name, resize, keep_ratio, interpo
     assert found.interpolation == interpolation
 
 
-@IMAGE_ROWS
-def test_only_vits_of_google_and_timm_map_pixels_to_between_minus_one_and_one(row):
-    is_half = row.name.startswith('vit-')
-    assert row.preprocessor.mean == ((0.5,) * 3 if is_half else (0.485, 0.456, 0.406))
-    assert row.preprocessor.std == ((0.5,) * 3 if is_half else (0.229, 0.224, 0.225))
+def test_only_vits_of_google_and_timm_map_pixels_to_between_minus_one_and_one():
+    for row, preprocessor in IMAGE_ROWS:
+        is_half = row.name.startswith('vit-')
+        assert preprocessor.mean == ((0.5,) * 3 if is_half else (0.485, 0.456, 0.406))
+        assert preprocessor.std == ((0.5,) * 3 if is_half else (0.229, 0.224, 0.225))
 
 
-@ROWS
-def test_vits_in_hugging_faces_layout_have_its_small_epsilon(row):
-    if row.variant.startswith('vit-'):
-        assert config_of(row).norm_eps == (1e-12 if row.layout == 'hf' else 1e-6)
+def test_vits_in_hugging_faces_layout_have_its_small_epsilon():
+    for row in ROWS:
+        if row.variant.startswith('vit-'):
+            assert config_of(row).norm_eps == (1e-12 if row.layout == 'hf' else 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -170,61 +166,23 @@ def test_googles_in21k_models_end_in_a_pooler_of_their_width(name):
     assert (config.num_classes, config.pre_logits) == (0, config.width)
 
 
-@pytest.fixture(scope='module')
-def timm():
-    """The timm that the facts of its sources were taken from."""
-    try:
-        return import_reference('timm')
-    except ImportError as error:
-        pytest.skip(str(error))
-
-
-TIMM_ROWS = pytest.mark.parametrize(
-    'row', [row for row in published().values() if row.layout == 'timm'], ids=lambda row: row.name
-)
-
-
-@TIMM_ROWS
-def test_timms_registry_says_the_same(row, timm):
-    stated = timm.get_pretrained_cfg(row.source.removeprefix('timm/'))
-    config = config_of(row)
-    assert stated.hf_hub_id == row.source
-    assert stated.input_size == (config.in_channels, *config.image_size)
-    assert (stated.num_classes, stated.license) == (config.num_classes, row.license)
-    assert row.preprocessor == ImagePreprocessor.from_timm(stated.to_dict())
-
-
-@TIMM_ROWS
-def test_plain_resnets_are_timms_own_choice(row, timm):
-    default = timm.get_pretrained_cfg(row.source.removeprefix('timm/').split('.')[0])
-    if FAMILY_OF[row.variant].name == 'resnet':
-        assert (row.name == row.variant) == (row.source == default.hf_hub_id)
-
-
-@pytest.mark.parametrize('name', [name for name in published() if '-augreg' in name])
-def test_timms_vits_have_as_many_parameters_and_the_same_epsilon(name, timm):
-    theirs = timm.create_model(published()[name].source.removeprefix('timm/'), device='meta')
-    ours = FAMILY_OF[published()[name].variant].build(config_of(published()[name]))
-    params = bx.spec(ours, *ours.example_inputs()).split_trainable()[0]
-    assert params.num_params == sum(value.numel() for value in theirs.parameters())
-    assert ours.config.norm_eps == theirs.norm.eps
-
-
-@ROWS
-def test_its_layout_can_say_its_config(row):
-    config, family = config_of(row), FAMILY_OF[row.variant]
-    table = layouts(family.name)[row.layout]
-    fields = write_config(table, config)
-    if row.layout == 'timm':
-        # What the repository's own config.json is sure to say.
-        said = {'num_classes': config.num_classes, 'input_size': [3, *config.image_size]}
-        architecture = row.source.removeprefix('timm/').split('.')[0]
-        fields = {'architecture': architecture, 'pretrained_cfg': said}
-    names = [name for rule in table.rules(config) for name in rule.external]
-    tensor = Tensor(np.dtype(np.float32), (1,), lambda: np.zeros(1, np.float32), Path())
-    read = read_config(table, Source(Path(), dict.fromkeys(names, tensor), fields))
-    # The pooling of sentence-transformers stands in files of its own.
-    apart = {name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'}
-    # Hugging Face's ResNets take images of any size, and say of none.
-    apart |= {name: getattr(config, name) for name in table.unsaid if name in row.overrides}
-    assert family.override(family.config(), read | apart) == config
+def test_its_layout_can_say_its_config():
+    for row in ROWS:
+        config, family = config_of(row), FAMILY_OF[row.variant]
+        table = layouts(family.name)[row.layout]
+        fields = write_config(table, config)
+        if row.layout == 'timm':
+            # What the repository's own config.json is sure to say.
+            said = {'num_classes': config.num_classes, 'input_size': [3, *config.image_size]}
+            architecture = row.source.removeprefix('timm/').split('.')[0]
+            fields = {'architecture': architecture, 'pretrained_cfg': said}
+        names = [name for rule in table.rules(config) for name in rule.external]
+        tensor = Tensor(np.dtype(np.float32), (1,), lambda: np.zeros(1, np.float32), Path())
+        read = read_config(table, Source(Path(), dict.fromkeys(names, tensor), fields))
+        # The pooling of sentence-transformers stands in files of its own.
+        apart = {
+            name: getattr(config, name) for name in ('normalize', 'pool') if family.name == 'bert'
+        }
+        # Hugging Face's ResNets take images of any size, and say of none.
+        apart |= {name: getattr(config, name) for name in table.unsaid if name in row.overrides}
+        assert family.override(family.config(), read | apart) == config
