@@ -12,8 +12,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from blox import CheckpointError
-from blox.converters import export, identify, layouts
-from blox.converters.configs import read_config, write_config
+from blox.converters import export, layouts
+from blox.converters.configs import identify, read_config, write_config
 from blox.params import Params
 from blox.zoo.models import families
 
