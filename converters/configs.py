@@ -1,4 +1,4 @@
-"""Configs of other libraries to ours and back, by a table's fields."""
+"""Translate configs of other libraries to ours and back, by a table's fields."""
 
 from __future__ import annotations
 

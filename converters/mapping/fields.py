@@ -1,7 +1,7 @@
 """Fields of configs: one description of each, read in both directions.
 
-As a Rule says which of their arrays make one of ours, a Field says which of their settings is one
-of ours. What no Field names must have the value that their library takes for granted.
+A Rule says which of their arrays make one of ours; a Field says which of their settings is one of
+ours. A setting that no Field names must have the value that their library takes for granted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SAME = Via()
 
 @dataclass(frozen=True)
 class Field:
-    """`ours` is `theirs`, through `via`.
+    """One setting: `ours` is `theirs`, through `via`.
 
     Several of ours, or several of theirs, are equal on the other side. Without `ours`, every model
     of ours has what `default` says.
@@ -81,7 +81,7 @@ class Field:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of their settings."""
         return _tuple(self.theirs)
 
 

@@ -21,16 +21,16 @@ from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, tokenize
 from blox.zoo.running import batches
 from blox.zoo.training.images import IMAGE_SUFFIXES
 
-# What ends a text, by the tokenizers of GPT-2 and of models made from it.
+# Tokens that end a text, in GPT-2 and models made from it.
 _ENDS = ('<|endoftext|>', '</s>', '<eos>')
-# Of more texts than these, a table of pairs tells nothing.
+# A table of the pairs of more texts than these tells nothing.
 _MOST_IN_TABLE = 20
-# So many texts have tokens, which take more memory than they do, at a time.
+# Texts that are tokens at one time: tokens take more memory than texts.
 _WINDOW = 4096
 
 
 def _option(name: str, default: float, kind: click.ParamType, help: str) -> Any:
-    """An option that takes a number."""
+    """Make an option that takes a number."""
     return click.option(name, default=default, type=kind, metavar='N', show_default=True, help=help)
 
 
@@ -81,7 +81,7 @@ def _check_one(out: str | None, as_json: bool, option: str) -> None:
 
 
 def _image_files(names: tuple[str, ...]) -> list[Path]:
-    """The files named, and the images in the folders named, sorted."""
+    """Return the files named, and the images in the folders named, sorted."""
     files: list[Path] = []
     for name in names:
         path = Path(name)
@@ -108,7 +108,7 @@ def _classify(
     labels: Sequence[str],
     top: int,
 ) -> list[_Row]:
-    """The `top` likeliest labels of each file that can be read; the others are reported."""
+    """Return the `top` likeliest labels of each file that can be read; report the others."""
     found = []
     with tqdm.tqdm(total=len(files), unit='image', leave=False, disable=None) as progress:
 
@@ -139,7 +139,7 @@ def _as_json(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def _write_csv(out: str, rows: list[_Row]) -> None:
-    """A header and a line for each file: its name, and label and probability of each class."""
+    """Write a header, and a line for each file: its name, labels and probabilities."""
     most = max((len(best) for _, best in rows), default=1)
     names = [f'{name}{i}' for i in ('', *range(2, most + 1)) for name in ('label', 'probability')]
     lines = [_csv_line(['file', *names])]
@@ -207,7 +207,7 @@ def embed(
 
 
 def _texts(texts: Sequence[str], file: str | None) -> list[str]:
-    """The texts and then the lines of `file`, what is not UTF-8 as lone surrogates."""
+    """Return the texts and then the lines of `file`; what is not UTF-8 becomes lone surrogates."""
     found = list(texts)
     if file is not None:
         with click.open_file(file, 'rb') as stream:
@@ -222,7 +222,7 @@ def _texts(texts: Sequence[str], file: str | None) -> list[str]:
 def _embeddings(
     model: Any, params: bx.Params, tokenizer: Tokenizer, texts: Sequence[str]
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """A row for each text, of NaN where there is trouble, and what trouble."""
+    """Return a row for each text, of NaN where there is trouble, and what the trouble is."""
     vectors = np.full((len(texts), model.config.width), np.nan, np.float32)
     troubles: dict[int, str] = {}
     embedder = batches.Embedder(model, params, len(texts))
@@ -246,7 +246,7 @@ def _embeddings(
 
 
 def _trouble(text: str, ids: Sequence[int], config: Any) -> str:
-    """What keeps a text with these tokens from being embedded; '' if nothing does."""
+    """Say what keeps a text with these tokens from being embedded; '' if nothing does."""
     start = cut(text, 30)
     if not _is_utf8(text):
         return f'expected text in UTF-8, found {text[:30]!r}'
