@@ -3,7 +3,8 @@
 from blox.converters.configs import identify, read_config
 from blox.converters.convert import Explanation, convert, explain, export
 from blox.converters.peft.files import export_peft, import_peft
-from blox.converters.sources.source import Source, open_source, read_object
+from blox.converters.sources.files import read_object
+from blox.converters.sources.source import Source, open_source
 from blox.converters.tables import layouts
 
 __all__ = [

@@ -15,7 +15,8 @@ import numpy as np
 from blox.converters.mapping.fields import read_fields, write_fields
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS, Library, timm_names, timm_version
 from blox.converters.mapping.rules import Table
-from blox.converters.sources.source import Source, Tensor
+from blox.converters.sources.source import Source
+from blox.converters.sources.tensor import Tensor
 from blox.converters.tables import families, layouts
 from blox.tensorfile import fail
 

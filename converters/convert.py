@@ -21,7 +21,9 @@ from blox.adapters import is_adapted
 from blox.atomic import atomic_write
 from blox.converters.configs import write_config
 from blox.converters.mapping.rules import Entry, Table, plan, respell
-from blox.converters.sources.source import Source, Tensor, open_source, unstacked
+from blox.converters.sources.source import Source, open_source
+from blox.converters.sources.stacked import unstacked
+from blox.converters.sources.tensor import Tensor
 from blox.converters.tables import layouts
 from blox.graph import Graph
 from blox.module import spec

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blox.converters.mapping.fields import Field, Via, fixed, read_fields
-from blox.converters.sources.source import read_object
+from blox.converters.sources.files import read_object
 from blox.tensorfile import fail
 
 # Starts of training that leave the base as it is.

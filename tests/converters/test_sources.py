@@ -22,7 +22,10 @@ from hypothesis import strategies as st
 
 import blox as bx
 from blox.converters import open_source
-from blox.converters.sources.source import Source, Tensor, read_json, unstacked
+from blox.converters.sources.files import read_json
+from blox.converters.sources.source import Source
+from blox.converters.sources.stacked import unstacked
+from blox.converters.sources.tensor import Tensor
 from blox.tensorfile import write_tensors
 
 W = np.arange(6, dtype=np.float32).reshape(2, 3)
