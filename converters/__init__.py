@@ -1,7 +1,9 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
 from blox.converters.configs import identify, read_config
-from blox.converters.convert import Explanation, convert, explain, export
+from blox.converters.convert import convert
+from blox.converters.explanation import Explanation, explain
+from blox.converters.exporting import export
 from blox.converters.peft.files import export_peft, import_peft
 from blox.converters.sources.files import read_object
 from blox.converters.sources.source import Source, open_source

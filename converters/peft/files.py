@@ -20,7 +20,7 @@ import numpy as np
 
 from blox.adapters import TAG, Adapter, adapter_entries, adapters, is_adapted, wider
 from blox.atomic import atomic_write
-from blox.converters.convert import mismatched
+from blox.converters.explanation import mismatched
 from blox.converters.mapping.rules import Entry
 from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables

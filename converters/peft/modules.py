@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from blox.adapters import TAG
-from blox.converters.convert import model_spec
 from blox.converters.mapping.rules import Entry, Table, plan, respell_module
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform
 from blox.converters.tables import layouts
+from blox.converters.target import model_spec
 from blox.layers import Conv, Embed, Linear
 
 PREFIX = 'base_model.model.'

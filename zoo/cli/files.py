@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.wording import format_bytes, some
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status

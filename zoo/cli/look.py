@@ -8,7 +8,7 @@ import click
 
 import blox as bx
 from blox.atomic import atomic_write
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.wording import format_bytes, printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.files import FACTS, plain
