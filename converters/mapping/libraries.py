@@ -116,7 +116,7 @@ def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     # Old files have the fields of pretrained_cfg at the top.
     is_old = 'pretrained_cfg' not in config
     if not is_old and (unknown := sorted(set(config) - {*_TIMM_TOP})):
-        raise ValueError(f'expected nothing of {", ".join(unknown)} beside pretrained_cfg')
+        raise ValueError(f'expected no {", ".join(unknown)} beside pretrained_cfg')
     pretrained = config if is_old else _object(config, 'pretrained_cfg')
     size = pretrained.get('input_size') or [3, 224, 224]
     if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int, int]:

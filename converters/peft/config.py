@@ -119,7 +119,11 @@ def _parsed(said: Mapping[str, Any]) -> Config:
         peft_type='LORA', bias='none', init_lora_weights=start if start in _INITS else True
     )
     is_neutral = lambda name, value: name in _NEUTRAL.split()  # noqa: E731
-    config = Config(**read_fields((*_FIELDS, *kinds), {'peft_type': '', **said}, is_neutral))
+    try:
+        fields = read_fields((*_FIELDS, *kinds), {'peft_type': '', **said}, is_neutral)
+    except ValueError as error:
+        raise ValueError(f"needs what blox's adapters lack: {error}") from error
+    config = Config(**fields)
     if problems := _problems(config):
         raise ValueError(f'expected {"; ".join(problems)}')
     return config
@@ -147,7 +151,7 @@ def _by_end(*kinds: type) -> Via:
         if not isinstance(found, dict) or not all(
             type(number) in kinds and math.isfinite(number) for number in found.values()
         ):
-            raise ValueError(f'to {kinds[-1].__name__}s')
+            raise ValueError(f'an object of {kinds[-1].__name__}s')
         return found
 
     return Via(read)

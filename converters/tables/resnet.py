@@ -108,7 +108,7 @@ def _reduction(known: Mapping[str, Any]) -> int:
 
 def _read_widths(outputs: list[int], known: Mapping[str, Any]) -> tuple[int, ...]:
     if any(channels % _reduction(known) for channels in outputs):
-        raise ValueError('that 4 divides')
+        raise ValueError('channels that 4 divides')
     return tuple(channels // _reduction(known) for channels in outputs)
 
 
