@@ -1,4 +1,4 @@
-"""Configs of other libraries to ours and back, by a table's fields."""
+"""Translate configs of other libraries to ours and back, by a table's fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 from blox.converters.mapping.fields import read_fields, write_fields
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS, Library, timm_names, timm_version
 from blox.converters.mapping.rules import Table
-from blox.converters.sources.source import Source, Tensor
+from blox.converters.sources.source import Source
+from blox.converters.sources.tensor import Tensor
 from blox.converters.tables import families, layouts
 from blox.tensorfile import fail
 
@@ -69,16 +70,17 @@ def _tables(library: Library) -> list[tuple[Identity, Table]]:
 def read_config(table: Table, source: Source) -> dict[str, Any]:
     """Return our config's fields of a folder.
 
-    Raises ValueError that names the settings that no model of ours has.
+    Raises ValueError that lists all settings that no model of ours has.
     """
     library = _library(table)
-    name = source.config.get('architecture')
+    theirs = library.flatten(source.config)
     try:
-        ours = read_fields(table.fields, library.flatten(source.config), _is_neutral(table))
+        ours = read_fields(table.fields, theirs, _is_neutral(table))
     except ValueError as error:
-        if not name:
-            raise
-        raise ValueError(f'{library.name} makes {name} with what is not here: {error}') from error
+        name = source.config['architecture' if library is TIMM else 'model_type']
+        owner = f"{library.name}'" if library.name.endswith('s') else f"{library.name}'s"
+        needs = f"{owner} {name} needs what blox's {table.kinds[0]} lacks"
+        raise ValueError(f'{needs}: {error}') from error
     return ours | table.beside(source, ours)
 
 

@@ -12,9 +12,10 @@ from families import build, family_of, small, tiny
 
 from blox.converters import layouts
 from blox.converters.configs import write_config
-from blox.converters.convert import model_spec
 from blox.converters.mapping.rules import plan, respell
-from blox.converters.sources.source import Source, Tensor
+from blox.converters.sources.source import Source
+from blox.converters.sources.tensor import Tensor
+from blox.converters.target import model_spec
 from blox.param import Param
 from blox.params import Params
 

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
 
 import blox as bx
-from blox.converters.convert import external, model_spec
+from blox.converters.exporting import external
+from blox.converters.target import model_spec
 from blox.zoo.catalog.published import published
 from blox.zoo.models import families
 

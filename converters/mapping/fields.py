@@ -1,7 +1,7 @@
 """Fields of configs: one description of each, read in both directions.
 
-As a Rule says which of their arrays make one of ours, a Field says which of their settings is one
-of ours. What no Field names must have the value that their library takes for granted.
+A Rule says which of their arrays make one of ours; a Field says which of their settings is one of
+ours. A setting that no Field names must have the value that their library takes for granted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Known = Mapping[str, Any]
 class Via:
     """Translate a value: `read` from theirs to ours, `write` from ours to theirs.
 
-    Both take the value and our other fields, and raise ValueError that says what they expect.
+    Both take the value and our other fields, and raise ValueError that says what they expect:
+    the rest of a message '... (expected one of 1, 2)'.
     `read` gets values of the type of the field's default, of any type if it `takes_any`; null
     stands for the default, unless it `takes_null`.
     """
@@ -35,7 +36,7 @@ SAME = Via()
 
 @dataclass(frozen=True)
 class Field:
-    """`ours` is `theirs`, through `via`.
+    """One setting: `ours` is `theirs`, through `via`.
 
     Several of ours, or several of theirs, are equal on the other side. Without `ours`, every model
     of ours has what `default` says.
@@ -51,37 +52,35 @@ class Field:
     via: Via = SAME
 
     def read(self, theirs: Known, known: Known) -> dict[str, Any]:
-        """Return ours of their config. ValueError says what is expected."""
+        """Return ours of their config. ValueError says what was found and what is expected."""
         default = self.default(known) if callable(self.default) else self.default
         values = {
             name: _value(name, theirs.get(name, default), default, self.via) for name in self.names
         }
-        first, *others = values.values()
-        if any(value != first for value in others):
-            raise ValueError(f'{" equal to ".join(values)}, found {values}')
+        first = _one_value(values)
         if not self.ours and not _equal(first, default):
-            raise ValueError(f'{self.names[0]} {default!r}, found {first!r}')
+            raise _unlike(self.names[0], first, repr(default))
         try:
             value = self.via.read(first, known)
         except ValueError as error:
-            raise ValueError(f'{self.names[0]} {error}, found {first!r}') from error
+            raise _unlike(self.names[0], first, error) from error
         return dict.fromkeys(_tuple(self.ours), value)
 
     def write(self, config: Known) -> dict[str, Any]:
         """Return theirs of our config. ValueError says what they cannot express."""
-        ours = {name: config[name] for name in _tuple(self.ours)}
-        first, *others = ours.values() or [None]
-        if any(value != first for value in others):
-            raise ValueError(f'{" equal to ".join(ours)}, found {ours}')
+        if not self.ours:
+            return {}
+        ours = _tuple(self.ours)
+        first = _one_value({name: config[name] for name in ours})
         try:
-            value = self.via.write(first, config) if ours else None
+            value = self.via.write(first, config)
         except ValueError as error:
-            raise ValueError(f'{next(iter(ours))} {error}, found {first!r}') from error
-        return dict.fromkeys(self.names, value) if ours else {}
+            raise _unlike(ours[0], first, error) from error
+        return dict.fromkeys(self.names, value)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Their names."""
+        """Names of their settings."""
         return _tuple(self.theirs)
 
 
@@ -95,8 +94,8 @@ def read_fields(
 ) -> dict[str, Any]:
     """Return our fields of an external config.
 
-    Raises ValueError that lists every setting that no model of ours has, and every name that no
-    Field knows, `is_neutral` ones apart.
+    Raises ValueError that lists every setting that no model of ours has, with its value: those
+    that a Field refuses, and all that no Field names, `is_neutral` ones apart.
     """
     left, ours, problems = dict(theirs), {}, []
     for field in fields:
@@ -108,12 +107,10 @@ def read_fields(
             pass
         left = {name: value for name, value in left.items() if name not in field.names}
     problems += [
-        f'nothing of {name}, found {value!r}'
-        for name, value in sorted(left.items())
-        if not is_neutral(name, value)
+        f'{name} {value!r}' for name, value in sorted(left.items()) if not is_neutral(name, value)
     ]
     if problems:
-        raise ValueError(f'expected {"; ".join(problems)}')
+        raise ValueError(', '.join(problems))
     return ours
 
 
@@ -126,8 +123,21 @@ def write_fields(fields: Iterable[Field], config: Known) -> dict[str, Any]:
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError('; '.join(problems))
+        raise ValueError(', '.join(problems))
     return theirs
+
+
+def _one_value(values: Mapping[str, Any]) -> Any:
+    """Return the one value of all names. ValueError if there are several."""
+    first, *others = values.values()
+    if any(value != first for value in others):
+        found = ' and '.join(f'{name} {value!r}' for name, value in values.items())
+        raise ValueError(f'{found} (expected equal ones)')
+    return first
+
+
+def _unlike(name: str, found: Any, expected: object) -> ValueError:
+    return ValueError(f'{name} {found!r} (expected {expected})')
 
 
 def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -139,7 +149,7 @@ def _value(name: str, value: Any, default: Any, via: Via) -> Any:
     if value is None and not isinstance(default, bool):
         return None if via.takes_null else default
     if default is not None and not via.takes_any and not _is_like(value, default):
-        raise ValueError(f'{name} like {default!r}, found {value!r}')
+        raise _unlike(name, value, f'one like {default!r}')
     return value
 
 
@@ -167,7 +177,8 @@ def one_of(values: Mapping[Any, Any]) -> Via:
         try:
             return table[value]
         except (KeyError, TypeError):
-            raise ValueError(f'of {", ".join(map(repr, table))}') from None
+            known = ', '.join(map(repr, table))
+            raise ValueError(f'one of {known}' if len(table) > 1 else known) from None
 
     back = {ours: theirs for theirs, ours in reversed(list(values.items()))}
     return Via(lambda value, known: pick(values, value), lambda value, known: pick(back, value))
@@ -192,7 +203,7 @@ def stages(count: int) -> Via:
 
     def check(values: Any, known: Known) -> Any:
         if len(values) != count:
-            raise ValueError(f'of {count} stages')
+            raise ValueError(f'{count} stages')
         return values
 
     return Via(lambda v, known: tuple(check(v, known)), lambda v, known: list(check(v, known)))

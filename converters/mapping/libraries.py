@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Library:
-    """How a library writes down which model a folder holds.
+    """A library whose folders we read and write, and how its config.json names a model.
 
     Attributes:
       flatten: its config.json as one level of fields; ValueError where it is none of its own.
@@ -110,13 +110,13 @@ _TIMM_TOP = (
 def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a model was made with.
 
-    Of what stands in several places, timm takes `model_args` first, then the top, then
+    Where several places say something, timm takes `model_args` first, then the top, then
     `pretrained_cfg`, then what the name stands for.
     """
     # Old files have the fields of pretrained_cfg at the top.
     is_old = 'pretrained_cfg' not in config
     if not is_old and (unknown := sorted(set(config) - {*_TIMM_TOP})):
-        raise ValueError(f'expected nothing of {", ".join(unknown)} beside pretrained_cfg')
+        raise ValueError(f'expected no {", ".join(unknown)} beside pretrained_cfg')
     pretrained = config if is_old else _object(config, 'pretrained_cfg')
     size = pretrained.get('input_size') or [3, 224, 224]
     if not isinstance(size, list | tuple) or [type(n) for n in size] != [int, int, int]:

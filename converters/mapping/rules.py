@@ -30,7 +30,7 @@ _FIELD = re.compile(r'\{(\w+?)(?:-(\d+))?\}')
 
 @dataclass(frozen=True)
 class Rule:
-    """`ours` is made of `theirs` through `via`.
+    """One mapping of names: `ours` is made of `theirs` through `via`.
 
     `ours` is a path in which `{i}` stands for a number. The same fields, or `{i-1}` for one
     less, stand in `theirs`, a name or several that make one array of ours.
@@ -41,19 +41,19 @@ class Rule:
     via: Transform = IDENTITY
 
     def match(self, path: str) -> dict[str, int] | None:
-        """The numbers that the fields stand for in `path`, None if it does not match."""
+        """Return the numbers that the fields stand for in `path`, None if it does not match."""
         found = _compile(self.ours).fullmatch(path)
         return {field: int(value) for field, value in found.groupdict().items()} if found else None
 
     def names(self, fields: Mapping[str, int]) -> tuple[str, ...]:
-        """The external names with the fields filled in."""
+        """Return the external names with the fields filled in."""
         return tuple(
             _FIELD.sub(lambda m: str(fields[m[1]] - int(m[2] or 0)), name) for name in self.external
         )
 
     @property
     def external(self) -> tuple[str, ...]:
-        """Their names, with fields for numbers."""
+        """External names, with fields for numbers."""
         return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
@@ -71,7 +71,7 @@ def _compile(ours: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Table:
-    """How one library's checkpoints hold a family's parameters, and its configs their settings.
+    """One layout of a family: how its checkpoints name parameters, and its configs settings.
 
     Attributes:
       rules: those of a model's config: which parameters there are depends on it.
@@ -119,11 +119,12 @@ class Table:
     tied: Mapping[str, str] | None = None
 
     def ignores(self, name: str) -> bool:
+        """Return whether an external name does not change the function."""
         return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
 def respell(name: str, respellings: Iterable[Respelling]) -> str:
-    """`name` with each regular expression's first match replaced."""
+    """Return `name` with each regular expression's first match replaced."""
     for pattern, replacement in respellings:
         name = re.sub(pattern, replacement, name, count=1)
     return name
@@ -146,7 +147,7 @@ class Entry:
 
 
 def plan(rules: tuple[Rule, ...], spec: Params) -> dict[str, Entry]:
-    """An entry for each path of `spec` but the rng.
+    """Return an entry for each path of `spec` but the rng.
 
     Raises ValueError that lists every path that no rule or several match, every external name
     that two paths claim, and every rule that matches nothing.

@@ -18,10 +18,12 @@ import numpy as np
 class Layout(Protocol):
     """One step of a transform."""
 
-    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]: ...
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Bring the rule's arrays one step nearer to ours."""
+        ...
 
     def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
-        """Undoes `forward`; `count` is how many arrays the rule has on the other side."""
+        """Undo `forward`; `count` is how many arrays the rule has on the other side."""
         ...
 
 
@@ -39,14 +41,14 @@ class Transform:
         return Transform(self.steps + other.steps)
 
     def forward(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """Our array of the external ones."""
+        """Make our array of the external ones."""
         for step in self.steps:
             arrays = step.forward(arrays)
         (array,) = arrays
         return array
 
     def inverse(self, array: np.ndarray, count: int = 1) -> list[np.ndarray]:
-        """The `count` external arrays of ours."""
+        """Make the `count` external arrays of ours."""
         arrays = [array]
         for step in reversed(self.steps):
             arrays = step.inverse(arrays, count)
@@ -55,7 +57,7 @@ class Transform:
         return arrays
 
     def external_shapes(self, shape: tuple[int, ...], count: int = 1) -> list[tuple[int, ...]]:
-        """Shapes of the external arrays of ours of `shape`; no memory is used for them.
+        """Return the shapes of the external arrays that make ours of `shape`, without making any.
 
         >>> (merge(axis=0) >> T).external_shapes((8, 12), count=3)
         [(4, 8), (4, 8), (4, 8)]
@@ -126,22 +128,22 @@ IDENTITY = Transform()
 
 
 def transpose(*axes: int) -> Transform:
-    """Our axis i is the external axis `axes[i]`."""
+    """Reorder axes: our axis i is the external axis `axes[i]`."""
     return Transform((_Transpose(axes),))
 
 
 def join_axes(axis: int, first: int) -> Transform:
-    """The external axes `axis`, of size `first`, and the next one are one axis of ours."""
+    """Join two external axes, `axis` of size `first` and the next one, into one of ours."""
     return Transform((_JoinAxes(axis, first),))
 
 
 def merge(axis: int) -> Transform:
-    """Several external arrays of one shape stand one after another along `axis` of ours."""
+    """Concatenate several external arrays of one shape along `axis` of ours."""
     return Transform((_Merge(axis),))
 
 
 def prepend_zeros(axis: int) -> Transform:
-    """Ours has one entry more along `axis`, the first, and it is zero."""
+    """Put zeros first along `axis`: ours has one entry more there."""
     return Transform((_PrependZeros(axis),))
 
 

@@ -1,4 +1,4 @@
-"""What adapter_config.json says: which modules PEFT adapts or saves, and how."""
+"""Read and write adapter_config.json: which modules PEFT adapts or saves, and how."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from blox.converters.mapping.fields import Field, Via, fixed, read_fields
-from blox.converters.sources.source import read_object
+from blox.converters.sources.files import read_object
 from blox.tensorfile import fail
 
 # Starts of training that leave the base as it is.
@@ -30,7 +30,7 @@ _NEUTRAL = """
 
 @dataclass(frozen=True)
 class Config:
-    """What an adapter_config.json says of modules.
+    """The settings of an adapter_config.json that concern modules.
 
     Attributes:
       targets: names of modules, or their ends, or one regular expression; so is `excluded`.
@@ -51,22 +51,24 @@ class Config:
     lists: list[str]
 
     def adapts(self, module: str) -> bool:
-        """Whether PEFT gives the module an adapter."""
+        """Return whether PEFT gives the module an adapter."""
         if self.saves(module) or _is_named(module, self.excluded):
             return False
         is_listed = isinstance(self.targets, list) and module in self.targets
         return is_listed or (_is_named(module, self.targets) and self._is_in_blocks(module))
 
     def saves(self, module: str) -> bool:
-        """Whether PEFT saves the module whole, alone or inside of another."""
+        """Return whether PEFT saves the module whole, alone or inside of another."""
         parts = module.split('.')
         around = ('.'.join(parts[: i + 1]) for i in range(len(parts)))
         return any(name.endswith(tuple(self.whole)) for name in around)
 
     def rank_of(self, module: str) -> int:
+        """Return the rank of a module's adapter."""
         return next((r for end, r in self.ranks.items() if _ends(module, end)), self.rank)
 
     def scale_of(self, module: str) -> float:
+        """Return the factor by which a module's adapter counts."""
         rank = self.rank_of(module)
         alpha = next((a for end, a in self.alphas.items() if _ends(module, end)), self.alpha)
         return alpha / (math.sqrt(rank) if self.is_rank_stabilized else rank)
@@ -85,7 +87,7 @@ def _is_named(module: str, names: str | list[str]) -> bool:
 
 
 def _up_to_number(blocks: str) -> str:
-    """An expression for names from their start to the number of a block."""
+    """Return an expression for names from their start to the number of a block."""
     start = rf'(?:.*?\.)?{blocks}' if blocks else r'.*?\.[^.]*'
     return rf'{start}\.(?P<idx>\d+)\.'
 
@@ -95,7 +97,7 @@ def _ends(module: str, pattern: str) -> bool:
 
 
 def read_config(path: Path) -> Config:
-    """What the file says; CheckpointError for what plain adapters do not express."""
+    """Read the file. CheckpointError for what plain adapters do not express."""
     found = read_object(path)
     # What is off changes nothing, in fields of other versions too.
     said = {k: v for k, v in found.items() if v is not None and (k in _NUMBERS or not _is_off(v))}
@@ -117,7 +119,11 @@ def _parsed(said: Mapping[str, Any]) -> Config:
         peft_type='LORA', bias='none', init_lora_weights=start if start in _INITS else True
     )
     is_neutral = lambda name, value: name in _NEUTRAL.split()  # noqa: E731
-    config = Config(**read_fields((*_FIELDS, *kinds), {'peft_type': '', **said}, is_neutral))
+    try:
+        fields = read_fields((*_FIELDS, *kinds), {'peft_type': '', **said}, is_neutral)
+    except ValueError as error:
+        raise ValueError(f"needs what blox's adapters lack: {error}") from error
+    config = Config(**fields)
     if problems := _problems(config):
         raise ValueError(f'expected {"; ".join(problems)}')
     return config
@@ -145,7 +151,7 @@ def _by_end(*kinds: type) -> Via:
         if not isinstance(found, dict) or not all(
             type(number) in kinds and math.isfinite(number) for number in found.values()
         ):
-            raise ValueError(f'to {kinds[-1].__name__}s')
+            raise ValueError(f'an object of {kinds[-1].__name__}s')
         return found
 
     return Via(read)
@@ -166,7 +172,7 @@ _FIELDS = (
 
 
 def _problems(config: Config) -> list[str]:
-    """What is wrong with values of the right types."""
+    """Return a clause for each value of the right type that is wrong all the same."""
     problems = []
     ranks = [config.rank, *config.ranks.values()]
     if not all(1 <= rank <= _MAX_RANK for rank in ranks):
@@ -194,10 +200,10 @@ def _problems(config: Config) -> list[str]:
 def config_fields(
     adapted: Mapping[str, tuple[int, float]], whole: list[str], modules: Iterable[str]
 ) -> dict[str, Any]:
-    """Fields that adapt modules with these ranks and scales, and save others whole.
+    """Return the fields that adapt modules with these ranks and scales, and save others whole.
 
-    `modules` are all that there are. PEFT goes by the ends of names; ValueError where that takes
-    others in.
+    `modules` are all that there are. PEFT goes by the ends of names: ValueError where those of
+    `whole` are the ends of others too.
     """
     rest = [module for module in modules if module not in whole]
     if others := sorted(module for module in rest if module.endswith(tuple(whole))):
@@ -219,7 +225,7 @@ def config_fields(
 
 
 def _targets(names: list[str], modules: Iterable[str]) -> str | list[str]:
-    """The names, or a regular expression where they are the ends of others' names too."""
+    """Return the names, or a regular expression where they are the ends of others' names too."""
     ends = tuple(f'.{name}' for name in names)
     if any(module.endswith(ends) for module in modules if module not in names):
         return '|'.join(map(re.escape, names))
@@ -227,7 +233,7 @@ def _targets(names: list[str], modules: Iterable[str]) -> str | list[str]:
 
 
 def _alpha(scale: float, rank: int) -> float:
-    """What divided by `rank` is `scale`, to the last bit where there is such a number."""
+    """Return the number that divided by `rank` is `scale`, to the last bit if there is one."""
     near = scale * rank
     candidates = (
         round(near),
@@ -243,6 +249,6 @@ def _usual(values: Mapping[str, Any]) -> Any:
 
 
 def _unusual(values: Mapping[str, Any]) -> dict[str, Any]:
-    """By expressions for the whole names, what is not as usual."""
+    """Return the values that are not as usual, by expressions for whole names."""
     usual = _usual(values)
     return {f'^{re.escape(name)}': value for name, value in values.items() if value != usual}

@@ -20,7 +20,7 @@ import numpy as np
 
 from blox.adapters import TAG, Adapter, adapter_entries, adapters, is_adapted, wider
 from blox.atomic import atomic_write
-from blox.converters.convert import mismatched
+from blox.converters.explanation import mismatched
 from blox.converters.mapping.rules import Entry
 from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
@@ -35,7 +35,9 @@ _WEIGHTS = ('adapter_model.safetensors', 'adapter_model.bin')
 
 
 def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> Params:
-    """`params`, frozen, with the adapters of a folder that PEFT saved, to train as `bx.lora`'s.
+    """Add the adapters of a folder that PEFT saved to `params`, which are frozen.
+
+    The adapters can be trained as `bx.lora`'s.
 
     `params` must be those of the base that they were trained on: nothing in the folder tells.
     Modules that PEFT saved whole, such as a new head, replace ours and are trainable too. Where
@@ -72,7 +74,7 @@ def export_peft(
     format: str = 'hf',
     base: str = '',
 ) -> None:
-    """Writes the adapters among `params` as a folder that PEFT opens, without their base.
+    """Write the adapters among `params` as a folder that PEFT opens, without their base.
 
     `format` says whose model the base is there: transformers' ('hf') or timm's ('timm'); `base`
     the repository or folder that PEFT may find it in. Whole modules that are trainable, such as a
@@ -109,12 +111,13 @@ def export_peft(
 
 @dataclass
 class _Fit:
-    """What of a file maps to what of a model.
+    """The match of a file with a model.
 
     Attributes:
-      adapted: by the file's names of the modules.
+      adapted: modules with adapters, by their names in the file.
       saved: entries of modules that were trained whole, with their keys.
-      shapes: of all arrays that there should be, by key.
+      shapes: those of all arrays that there should be, by key.
+      problems: a clause for each part of the file that does not fit.
     """
 
     adapted: dict[str, Site] = field(default_factory=dict)
@@ -124,7 +127,7 @@ class _Fit:
 
 
 def _found(folder: Path, *names: str) -> Path:
-    """The first of `names` that is in the folder."""
+    """Return the first of `names` that is in the folder. CheckpointError if none is."""
     found = [folder / name for name in names if os.path.lexists(folder / name)]
     if not found:
         fail(folder, f'expected {" or ".join(names)}, as PEFT saves it, found none')
@@ -132,7 +135,7 @@ def _found(folder: Path, *names: str) -> Path:
 
 
 def _fit(source: Source, config: Config, modules: Modules) -> _Fit:
-    """How what `config` says fits a model by one layout's names."""
+    """Match what `config` says with a model, by one layout's names."""
     fit, spell = _Fit(), modules.speller(source.tensors)
     for entry in modules.entries.values():
         for rule, site in modules.sites(entry).items():
@@ -150,7 +153,7 @@ def _fit(source: Source, config: Config, modules: Modules) -> _Fit:
 def _fit_saved(
     fit: _Fit, entry: Entry, spell: Callable[[str], list[str]], config: Config, tied: str
 ) -> None:
-    """Adds what of an entry is in modules that were trained whole."""
+    """Add an entry to `fit` if it lies in modules that were trained whole."""
     found = [next(filter(config.saves, spell(module_of(name))), '') for name in entry.names]
     if not any(found):
         return
@@ -183,7 +186,7 @@ def _array(source: Source, key: str) -> np.ndarray:
 
 
 def _replaced(params: Params, entry: Entry, value: np.ndarray) -> Param:
-    """A parameter with another value, to train, in the dtype of more bits."""
+    """Return a trainable parameter of another value, in the dtype of more bits."""
     param = _fitting(params, entry)
     dtype = wider(value.dtype, param.dtype)
     return Param(value.astype(dtype), True, param.metadata)
@@ -197,7 +200,7 @@ def _fitting(params: Params, entry: Entry) -> Param:
 
 
 def _check_base(source: Source, params: Params, module: str, site: Site) -> None:
-    """What PEFT saved of the base itself must be what `params` have."""
+    """Raise CheckpointError if PEFT saved another value of the base than `params` have."""
     value, key = np.asarray(_fitting(params, site.entry).value), f'{PREFIX}{module}.{BASE}'
     ours = site.entry.via.inverse(value, len(site.entry.names))[site.place]
     if key in source.tensors and not np.array_equal(_array(source, key), ours):
@@ -208,7 +211,7 @@ def _check_base(source: Source, params: Params, module: str, site: Site) -> None
 
 
 class _Pair(NamedTuple):
-    """What goes out for one module, by its live name: our a and b, and their scale."""
+    """The adapter of one module, by its live name: our a and b, and their scale."""
 
     module: str
     site: Site
@@ -218,15 +221,17 @@ class _Pair(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
+        """Names of the two arrays in the file."""
         return self.site.keys(self.module)
 
     @property
     def arrays(self) -> list[np.ndarray]:
+        """The two arrays as PEFT has them."""
         return self.site.theirs(self.a, self.b)
 
 
 def _adapted(modules: Modules, params: Params) -> list[_Pair]:
-    """What goes out for each module that is adapted."""
+    """Return the adapter of each module that is adapted. ValueError if there is none."""
     own = [path for path, param in params.items() if param.metadata.get('tag') == TAG]
     if not own:
         raise ValueError(
@@ -253,7 +258,7 @@ def _overlap(adapter: Adapter, site: Site) -> bool:
 
 
 def _joined(parts: Sequence[Adapter], site: Site) -> tuple[np.ndarray, np.ndarray, float]:
-    """One adapter of a module's outputs: those of parts of them side by side, with zeros between."""
+    """Join adapters of parts of a module's outputs into one of all, with zeros between them."""
     scale, *others = {part.scale for part in parts}
     if others:
         raise ValueError(
@@ -272,7 +277,7 @@ def _joined(parts: Sequence[Adapter], site: Site) -> tuple[np.ndarray, np.ndarra
 
 
 def _saved(modules: Modules, params: Params) -> dict[str, np.ndarray]:
-    """Arrays of the modules that are trainable as a whole, by their live names."""
+    """Return the arrays of modules that are trainable as a whole, by their live names."""
     live, arrays = modules.live(), {}
     for entry in _trainable(modules, params):
         parts = entry.via.inverse(np.asarray(params[entry.path].value), len(entry.names))
@@ -282,7 +287,7 @@ def _saved(modules: Modules, params: Params) -> dict[str, np.ndarray]:
 
 
 def _trainable(modules: Modules, params: Params) -> list[Entry]:
-    """Entries that are trainable; ValueError unless they make up modules."""
+    """Return the entries that are trainable. ValueError unless they make up modules."""
     entries = modules.entries.values()
     found = [entry for entry in entries if _fitting(params, entry) and params[entry.path].trainable]
     whole = {module_of(name) for entry in found for name in entry.names}

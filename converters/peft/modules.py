@@ -1,4 +1,4 @@
-"""What PEFT adapts: modules of the other library's live model, and which weights of ours they are."""
+"""Modules of the other library's live model, which PEFT adapts, and our weights that they are."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from blox.adapters import TAG
-from blox.converters.convert import model_spec
 from blox.converters.mapping.rules import Entry, Table, plan, respell_module
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform
 from blox.converters.tables import layouts
+from blox.converters.target import model_spec
 from blox.layers import Conv, Embed, Linear
 
 PREFIX = 'base_model.model.'
-# Of an adapted embedding PEFT may save the weight that it adapts too.
+# PEFT may save the weight of an adapted embedding beside its adapter.
 BASE = 'base_layer.weight'
 _PAIR = ('lora_A.weight', 'lora_B.weight')
 _EMBED_PAIR = ('lora_embedding_A', 'lora_embedding_B')
@@ -24,7 +24,7 @@ _EMBED_PAIR = ('lora_embedding_A', 'lora_embedding_B')
 
 @dataclass(frozen=True)
 class Site:
-    """A module that PEFT can adapt: one of those, mostly the only one, that make up our weight."""
+    """A module that PEFT can adapt: one of those that make up our weight, mostly the only one."""
 
     entry: Entry
     place: int
@@ -32,39 +32,40 @@ class Site:
 
     @property
     def start(self) -> int:
-        """The first of our weight's outputs that are this module's."""
+        """Index of the first of our weight's outputs that are this module's."""
         return self.place * self.outputs
 
     @property
     def outputs(self) -> int:
+        """How many of our weight's outputs are this module's."""
         return self.entry.shape[-1] // len(self.entry.names)
 
     @property
     def is_conv1d(self) -> bool:
-        """Whether it is transformers' Conv1D, whose weight lies as ours does."""
+        """True for transformers' Conv1D, whose weight lies as ours does."""
         return not self.is_embed and self.entry.via == IDENTITY
 
     @property
     def prefix(self) -> str:
-        """Of the paths of an adapter of this module alone."""
+        """Start of the paths of an adapter of this module alone."""
         part = f'{"qkv"[self.place]}_' if len(self.entry.names) > 1 else ''
         return f'{self.entry.path}_{TAG}_{part}'
 
     def keys(self, module: str) -> list[str]:
-        """What a file that calls the module so calls its two arrays."""
+        """Return the names of the two arrays in a file that calls the module so."""
         return [f'{PREFIX}{module}.{name}' for name in (_EMBED_PAIR if self.is_embed else _PAIR)]
 
     def shapes(self, rank: int) -> list[tuple[int, ...]]:
-        """Of the two arrays; a convolution's second one has a kernel of one place."""
+        """Return the shapes of the two arrays; a convolution's second one has a 1x1 kernel."""
         (a,) = self._via.external_shapes((*self.entry.shape[:-1], rank))
         return [a, (self.outputs, rank, *(1 for _ in a[2:]))]
 
     def theirs(self, a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:
-        """Their two arrays of ours."""
+        """Make their two arrays of ours."""
         return [*self._via.inverse(a), b.T.reshape(self.shapes(len(b))[1])]
 
     def ours(self, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Our two arrays of theirs."""
+        """Make our two arrays of theirs."""
         return self._via.forward([a]), b.reshape(b.shape[:2]).T
 
     @property
@@ -73,7 +74,7 @@ class Site:
 
 
 def peft_tables(model: Any) -> dict[str, Table]:
-    """The layouts of libraries whose models PEFT adapts."""
+    """Return the tables of libraries whose models PEFT adapts, by layout."""
     return {name: table for name, table in layouts(model.path).items() if table.library}
 
 
@@ -88,14 +89,14 @@ class Modules:
         self._names = {name for entry in self.entries.values() for name in entry.names}
 
     def sites(self, entry: Entry) -> dict[str, Site]:
-        """The modules that have a weight of ours, by their names in the rules."""
+        """Return the modules that make up a weight of ours, by their names in the rules."""
         if len(entry.shape) < 2 or not all(name.endswith('.weight') for name in entry.names):
             return {}
         is_embed = isinstance(self._layer(entry), Embed)
         return {module_of(name): Site(entry, i, is_embed) for i, name in enumerate(entry.names)}
 
     def refusal(self, entry: Entry) -> str:
-        """Why PEFT cannot adapt a weight as we do, '' if it can."""
+        """Say why PEFT cannot adapt a weight as we do; '' if it can."""
         layer = self._layer(entry)
         if not self.sites(entry) or not isinstance(layer, Linear | Conv | Embed):
             return 'it adapts weights of dense layers, convolutions and embeddings alone'
@@ -106,27 +107,30 @@ class Modules:
         return self.tied(entry)
 
     def tied(self, entry: Entry) -> str:
-        """Why PEFT cannot change a weight that another is tied to, '' if none is."""
+        """Say why PEFT cannot change a weight that another is tied to; '' if none is."""
         for absent, name in (self.table.tied or {}).items():
             if name in entry.names and absent not in self._names:
                 return f'{module_of(absent)} is tied to it, and there would stay as it was'
         return ''
 
     def live(self) -> dict[str, str]:
-        """What the library's live model calls its modules, by their names in the rules."""
+        """Return the names of modules in the library's live model, by their names in the rules."""
         respellings = (*self.table.published(self.model.config), *self.table.live)
         return {
             module: respell_module(module, respellings) for module in map(module_of, self._names)
         }
 
     def task(self) -> str | None:
-        """PEFT's name of what the model does, None where it has none that takes our inputs."""
+        """Return PEFT's name of what the model does, None where none of its names fits."""
         fields = self.table.header(self.model.config, {})
         is_language_model = any('LMHead' in name for name in fields.get('architectures', ()))
         return 'CAUSAL_LM' if is_language_model else None
 
     def speller(self, keys: Iterable[str]) -> Callable[[str], list[str]]:
-        """What a file calls a module of the rules, or may call it where it has none of it.
+        """Make a function from a module's name in the rules to its names in a file.
+
+        That is its name there, or all that it could have where the file lacks it.
+
 
         PEFT goes by live modules, which other versions of the library call otherwise, and the
         model may be a part of the one that was adapted.
@@ -153,12 +157,12 @@ class Modules:
 
 
 def module_of(name: str) -> str:
-    """The module that has a parameter."""
+    """Return the name of the module that has a parameter."""
     return name.rpartition('.')[0]
 
 
 def _of_key(key: str) -> str:
-    """The module that an array of a file belongs to."""
+    """Return the name of the module that an array of a file belongs to."""
     names = (name for name in (*_PAIR, *_EMBED_PAIR, BASE) if key.endswith(f'.{name}'))
     name = next(names, None)
     return key.removesuffix(f'.{name}') if name else module_of(key)

@@ -25,7 +25,7 @@ import numpy as np
 
 from blox.tensorfile import DTYPES, MAX_RANK, MAX_TENSORS, MappedFile, fail
 
-# What zipfile raises for what is malformed.
+# All that zipfile raises for a malformed archive.
 ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -36,7 +36,7 @@ ZIP_ERRORS = (
     OverflowError,
     UnicodeError,
 )
-# What stands at the end of a zip archive: a mark and how many members there are.
+# The end of a zip archive: a mark and how many members there are.
 _END = struct.Struct('<4s6xH10x')
 # How much longer than packed a member may be, by its compression; deflate can do no better.
 _RATIOS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
@@ -73,6 +73,7 @@ class Member:
 
     @property
     def stop(self) -> int:
+        """Where the .npy ends in the file."""
         return self.start + self.info.compress_size
 
 
@@ -112,7 +113,7 @@ class NpzFile(MappedFile):
         return array.reshape(member.shape, order=member.order)
 
     def _check_directory(self, infos: list[zipfile.ZipInfo]) -> None:
-        """What the archive says of its members, before any is looked at."""
+        """Check what the archive says of its members, before any is looked at."""
         if not 0 < len(infos) <= MAX_TENSORS:
             fail(self.path, f'expected 1 to {MAX_TENSORS} arrays, found {len(infos)}')
         ((name, count),) = Counter(info.filename for info in infos).most_common(1)
@@ -131,7 +132,7 @@ class NpzFile(MappedFile):
             fail(self.path, f'expected at most {_MAX_BYTES} unpacked bytes, found {total}')
 
     def _member(self, name: str, info: zipfile.ZipInfo, read: Callable[[int], bytes]) -> Member:
-        """What the header of a .npy says, which must fit the member's size."""
+        """Read the header of a .npy, which must fit the member's size."""
         code = _LENGTHS.get(read(8))
         if code is None:
             fail(self.path, 'expected a .npy of version 1, 2 or 3, found something else', name)
@@ -154,7 +155,7 @@ class NpzFile(MappedFile):
         return Member(dtype, shape, found[1] == '>', order, offset, self._start(info), info)
 
     def _check_layout(self) -> None:
-        """Members must not overlap, and the archive must fill the file."""
+        """Raise CheckpointError if members overlap, or the archive does not fill the file."""
         position = 0
         ordered = sorted(self.tensors.items(), key=lambda item: item[1].info.header_offset)
         size = len(self._map)
@@ -172,7 +173,7 @@ class NpzFile(MappedFile):
             fail(self.path, f'expected {count} arrays, as its end says, found {len(ordered)}')
 
     def _start(self, info: zipfile.ZipInfo) -> int:
-        """Where a member's bytes start: its name and extra fields come again before them."""
+        """Return where a member's bytes start: its name and extra fields come again before them."""
         header = info.header_offset
         return header + 30 + sum(struct.unpack_from('<HH', self._map, header + 26))
 

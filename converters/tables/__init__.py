@@ -1,4 +1,4 @@
-"""What maps to what: one family of architectures a file, each with its TABLES at the bottom."""
+"""Tables of names and settings: one family of architectures a file, with TABLES at its bottom."""
 
 import importlib
 import pkgutil

@@ -11,7 +11,7 @@ from blox.converters.sources.source import Source
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
-    """Names as BertModel has them: without the prefix 'bert.'."""
+    """Map to names as BertModel has them: without the prefix 'bert.'."""
     layer = 'encoder.layer.{i}'
     parts = tuple(f'{layer}.attention.self.{name}' for name in ('query', 'key', 'value'))
     return (
@@ -66,7 +66,7 @@ def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_pooling(source: Source) -> dict[str, Any]:
-    """What the modules of a folder of sentence-transformers make of the tokens' states."""
+    """Read how a folder of sentence-transformers pools the tokens' states."""
     if not source.has('modules.json'):
         return {'pool': 'mean', 'normalize': False}
     modules = source.read_json('modules.json')
@@ -92,7 +92,7 @@ def _read_pooling(source: Source) -> dict[str, Any]:
 
 
 def _pooling_files(config: Any) -> dict[str, Any]:
-    """The files by which sentence-transformers makes the same embedding."""
+    """Return the files by which sentence-transformers makes the same embedding."""
     modes = {'mean': 'mean_tokens', 'first': 'cls_token'}
     if config.pool not in modes:
         raise ValueError(

@@ -30,13 +30,13 @@ _FROM_CONV, _FROM_MAP = HWIO >> _ONE >> _ONE, _ONE >> _ONE >> _ONE
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
-    """timm.models.convnext."""
+    """Map to the names of timm.models.convnext."""
     mlp = _FROM_CONV if config.conv_mlp else T
     return _rules(config, *_TIMM, lambda timm, hf: timm, mlp, IDENTITY)
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
-    """transformers.ConvNextModel and ConvNextV2Model: names without their prefix."""
+    """Map to the names of transformers' ConvNextModel and ConvNextV2Model, without their prefix."""
     return _rules(config, *_HF, lambda timm, hf: hf, T, _FROM_MAP)
 
 

@@ -14,7 +14,7 @@ from blox.converters.mapping.transforms import IDENTITY, T
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
-    """Names as published: without the prefix 'transformer.'."""
+    """Map to names as published: without the prefix 'transformer.'."""
     rules = (
         Rule('gpt2/token_embed/w', 'wte.weight'),
         Rule('gpt2/pos_embed/w', 'wpe.weight'),

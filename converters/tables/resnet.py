@@ -23,7 +23,7 @@ _BLOCK = 'resnet/stage{s}/block{b}'
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
-    """torchvision.models.resnet and timm.models.resnet."""
+    """Map to the names of torchvision.models.resnet and timm.models.resnet."""
     convs = [
         rule
         for i in _convs(config)
@@ -43,7 +43,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
-    """transformers.ResNetModel: names without the prefix 'resnet.'."""
+    """Map to the names of transformers.ResNetModel, without the prefix 'resnet.'."""
     layer = 'encoder.stages.{s-1}.layers.{b}'
 
     def pair_of(name: str) -> tuple[str, str]:
@@ -68,12 +68,12 @@ def _convs(config: Any) -> range:
 
 
 def _has_shortcuts(config: Any) -> bool:
-    """Whether any block has one: where there are several stages, their first blocks do."""
+    """Return whether any block has one: where there are several stages, their first blocks do."""
     return len(config.depths) > 1 or config.stem_width != _outputs(config)[0]
 
 
 def _outputs(config: Any) -> list[int]:
-    """Channels that each stage gives."""
+    """Return the channels that each stage gives."""
     return [width * (1 if config.block == 'basic' else 4) for width in config.widths]
 
 
@@ -94,7 +94,7 @@ _HF_LAYERS = (
 
 
 def _counters(names: Iterable[str]) -> dict[str, np.ndarray]:
-    """torch's count of training batches, which has no say while momentum is a number."""
+    """Make torch's counts of training batches, which have no say while momentum is a number."""
     statistics = (name for name in names if name.endswith('.running_mean'))
     return {
         name.replace('running_mean', 'num_batches_tracked'): np.zeros((), np.int64)
@@ -108,7 +108,7 @@ def _reduction(known: Mapping[str, Any]) -> int:
 
 def _read_widths(outputs: list[int], known: Mapping[str, Any]) -> tuple[int, ...]:
     if any(channels % _reduction(known) for channels in outputs):
-        raise ValueError('that 4 divides')
+        raise ValueError('channels that 4 divides')
     return tuple(channels // _reduction(known) for channels in outputs)
 
 

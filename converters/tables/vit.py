@@ -25,7 +25,7 @@ from blox.converters.sources.source import Source
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
-    """transformers.ViTModel on disk: names without the prefix 'vit.'."""
+    """Map to the names of transformers.ViTModel on disk, without the prefix 'vit.'."""
     layer = 'encoder.layer.{i}'
     parts = tuple(f'{layer}.attention.attention.{name}' for name in ('query', 'key', 'value'))
     return (
@@ -45,7 +45,7 @@ def hf(config: Any) -> tuple[Rule, ...]:
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
-    """timm.models.vision_transformer; average-pooled ones call the last norm `fc_norm`."""
+    """Map to timm's names; average-pooled models call the last norm `fc_norm`."""
     return (
         *_class_token(config, 'cls_token'),
         Rule('vit/pos_embed', 'pos_embed'),
@@ -63,7 +63,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
 
 
 def google(config: Any) -> tuple[Rule, ...]:
-    """google-research/vision_transformer: flax's names, a kernel axis for each head."""
+    """Map to flax's names in google-research/vision_transformer, with an axis for heads."""
     return (
         Rule('vit/pos_embed', 'Transformer/posembed_input/pos_embedding'),
         *_flax(config),
@@ -71,7 +71,7 @@ def google(config: Any) -> tuple[Rule, ...]:
 
 
 def big_vision(config: Any) -> tuple[Rule, ...]:
-    """google-research/big_vision, which adds no position to the class token."""
+    """Map to the names of google-research/big_vision, which adds no position to the class token."""
     via = prepend_zeros(axis=1) if config.class_token else IDENTITY
     return (Rule('vit/pos_embed', 'pos_embedding', via), *_flax(config))
 

@@ -12,7 +12,7 @@ from families import tiny
 
 import blox as bx
 from blox.converters import convert, explain, export
-from blox.converters.convert import external
+from blox.converters.exporting import external
 from blox.converters.mapping.rules import respell
 from blox.converters.sources.source import Source
 from blox.tensorfile import TensorFile, write_tensors

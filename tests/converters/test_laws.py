@@ -15,7 +15,7 @@ from checkpoints import (
 from families import declared, family_of, tiny
 
 from blox.converters import convert, explain, layouts
-from blox.converters.convert import external
+from blox.converters.exporting import external
 from blox.converters.mapping.rules import respell
 from blox.converters.mapping.transforms import IDENTITY
 

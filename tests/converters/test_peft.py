@@ -12,9 +12,9 @@ from helpers import table
 
 import blox as bx
 from blox.converters import export_peft, import_peft
-from blox.converters.convert import model_spec
 from blox.converters.peft.config import config_fields, read_config
 from blox.converters.peft.modules import Modules, peft_tables
+from blox.converters.target import model_spec
 from blox.tensorfile import TensorFile, write_tensors
 
 # By name: a family, the format, and what is changed of the tiny config.

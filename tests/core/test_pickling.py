@@ -12,7 +12,7 @@ import pytest
 from helpers import normal
 
 import blox as bx
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.layers import initializers
 from blox.zoo.models import families
 

@@ -64,7 +64,7 @@ REFUSED = {
 }
 LACKS = {
     'hf': [
-        ({'embed_dropout_rate': 0.2}, 'embed_dropout_rate equal to dropout_rate'),
+        ({'embed_dropout_rate': 0.2}, 'embed_dropout_rate 0.2 and dropout_rate'),
         ({'pool': 'pooler'}, "no folder says pool 'pooler'"),
     ],
 }

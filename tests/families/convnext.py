@@ -75,7 +75,7 @@ REFUSED = {
 LACKS = {
     'hf': [({'norm_eps': 1e-5}, 'norm_eps 1e-05'), ({'grn': True}, 'layer_scale True')],
     'timm': [
-        ({'head_eps': 1e-12}, 'norm_eps equal to head_eps'),
-        ({'depths': (1,), 'widths': (4,)}, 'of 4 stages'),
+        ({'head_eps': 1e-12}, 'norm_eps 1e-06 and head_eps 1e-12 (expected equal ones)'),
+        ({'depths': (1,), 'widths': (4,)}, '(expected 4 stages)'),
     ],
 }

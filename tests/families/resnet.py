@@ -125,7 +125,7 @@ LACKS = {
         ({'bn_decay': 0.5}, 'bn_decay 0.5'),
     ],
     'timm': [
-        ({'depths': (1, 1), 'widths': (4, 8)}, 'depths of 4 stages, found (1, 1)'),
+        ({'depths': (1, 1), 'widths': (4, 8)}, 'depths (1, 1) (expected 4 stages)'),
         ({'stem': 'small'}, "stem 'small'"),
         ({'stem_width': 8}, 'stem_width 8'),
         ({'stride_on': 'conv1'}, "stride_on 'conv1'"),

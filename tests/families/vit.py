@@ -147,6 +147,6 @@ LACKS = {
     'timm': [
         ({'pre_logits': 5}, 'pre_logits 5'),
         ({'num_classes': 0, 'pre_logits': 8}, 'pre_logits 8'),
-        ({'norm_eps': 1e-3}, 'norm_eps of 1e-06, found 0.001'),
+        ({'norm_eps': 1e-3}, 'norm_eps 0.001 (expected 1e-06)'),
     ],
 }

@@ -20,7 +20,7 @@ from cases import CASES, FULL_SIZE, opened, pair, plain, torch, transformers
 
 import blox as bx
 from blox.converters import convert, open_source
-from blox.converters.convert import external
+from blox.converters.exporting import external
 from blox.zoo.comparing.parity import (
     compare,
     final_outputs,

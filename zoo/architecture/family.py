@@ -14,8 +14,8 @@ class Head(NamedTuple):
     """The part of a model that is made for one set of classes.
 
     Attributes:
-      field: of the config, how many classes there are; 0 for no head.
-      pattern: of its parameters' paths.
+      field: the config's field that says how many classes there are; 0 for no head.
+      pattern: a pattern of its parameters' paths.
     """
 
     field: str
@@ -26,7 +26,7 @@ class Resized(NamedTuple):
     """A parameter whose shape follows a config field.
 
     Attributes:
-      path: of the parameter.
+      path: the parameter's path.
       fit: makes it of another shape: `(value, stored config, wanted config, layout of the
         source) -> value`.
     """

@@ -8,10 +8,10 @@ from blox.params import Params
 
 
 class Feature(NamedTuple):
-    """Describe one of the arrays that `model.features` gives.
+    """One of the arrays that `model.features` gives.
 
     Attributes:
-      name: in the model's order of computing.
+      name: the step of the model that gives it.
       channels: the size of its last axis.
       strides: pixels of the image for one place of its map, down and across; () for what is no
         map: pooled features, states of tokens.

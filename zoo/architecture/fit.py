@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from blox.adapters import is_adapted
 from blox.checkpoint import RNG_TENSORS
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import TensorFile, fail

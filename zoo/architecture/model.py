@@ -1,4 +1,4 @@
-"""The bases of all models: what is made of one generator of named steps."""
+"""The bases of all models, whose calls are made of one generator of named steps."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""Weights for other images: channels of the first convolution, position embeddings.
+"""Resize weights for other images: channels of the first convolution, position embeddings.
 
 What happens here changes the function, so it happens only where a caller's override names it.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
-    """A convolution's weights [height, width, 3, outputs] for another number of input channels.
+    """Resize a convolution's weights [height, width, 3, outputs] to other input channels.
 
     As timm does it: one channel gets the sum over colors, more repeat them in turn, scaled so
     that images of equal channels give what they gave.
@@ -24,7 +24,7 @@ def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.
 
 
 def resize_positions(pos_embed: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
-    """Position embeddings [1, tokens, width] for another grid of patches.
+    """Resize position embeddings [1, tokens, width] to another grid of patches.
 
     As the library does that published the weights: bicubic in transformers ('hf'), linear in
     Google's code ('google', 'big_vision'), bicubic with antialiasing in timm and for our own.
@@ -50,7 +50,7 @@ def _grid(config: Any) -> tuple[int, int]:
 
 
 def _bicubic(old: int, new: int, *, antialias: bool) -> np.ndarray:
-    """The matrix [new, old] of torch's bicubic interpolation along one axis.
+    """Return the matrix [new, old] of torch's bicubic interpolation along one axis.
 
     With antialiasing (PyTorch's and Pillow's) the kernel is Keys' with a = -0.5, as wide as an
     output pixel, and is cut off at the borders; without it a = -0.75, and borders repeat.
@@ -71,7 +71,7 @@ def _bicubic(old: int, new: int, *, antialias: bool) -> np.ndarray:
 
 
 def _keys(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel (1981), zero from distance 2 on."""
+    """Compute Keys' cubic convolution kernel (1981), zero from distance 2 on."""
     x = abs(x)
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
@@ -79,5 +79,5 @@ def _keys(x: np.ndarray, a: float) -> np.ndarray:
 
 
 def _wide(array: np.ndarray) -> np.dtype:
-    """float32, or the array's own dtype if that is wider."""
+    """Return float32, or the array's own dtype if that is wider."""
     return array.dtype if array.dtype.itemsize > 4 else np.dtype(np.float32)

@@ -1,1 +1,1 @@
-"""Names, and what is known of the model that each stands for."""
+"""The names of models, and what is known of each."""

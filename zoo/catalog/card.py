@@ -1,4 +1,4 @@
-"""Card: what is known of a model, in the header of its file and in the catalog."""
+"""Card: the facts about a model, in the header of its file and in the catalog."""
 
 import dataclasses
 import json
@@ -14,13 +14,13 @@ from blox.zoo.architecture.features import Feature
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
 
-# The header's metadata entry that says what model a file's tensors are of.
+# The header's metadata entry that says which model a file holds.
 HEADER_KEY = 'blox.model'
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a model; the header of its file holds all of it but `weights`.
+    """The facts about a model; the header of its file holds all of them but `weights`.
 
     Attributes:
       name, family, config: which architecture it is; `config` is the family's dataclass.
@@ -32,8 +32,8 @@ class Card:
       tokenizer: the text of a tokenizer.json, '' if there is none.
       source: the repository, 'org/name', that the weights were published in, '' for our own.
       layout: whose names and shapes they had there: 'hf', 'timm', 'google' or 'big_vision'.
-      commit: of the source, 40 hex digits; known once it was downloaded.
-      sha256: of each file that was converted, by name; known once it was downloaded.
+      commit: the source's commit, 40 hex digits; known once it was downloaded.
+      sha256: the digest of each file that was converted, by name; known once it was downloaded.
       changes: what a caller's overrides started anew or resized, a line for each.
       weights: the file that holds them, None where only the architecture is known.
     """
@@ -60,7 +60,7 @@ class Card:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """What `model.features` gives for the card's config: names, channels and strides.
+        """Names, channels and strides of what `model.features` gives for the card's config.
 
         >>> import blox as bx
         >>> bx.zoo.card('resnet50').features[-2]
@@ -69,21 +69,24 @@ class Card:
         return families()[self.family].build(self.config).feature_info()
 
     def to_header(self) -> dict[str, str]:
-        """The metadata that makes a file self-describing."""
+        """Return the metadata that makes a file self-describing.
+
+        Raises ValueError for fields that no file may have.
+        """
         fields = self.fields()
         _check_fields(fields)
         text = json.dumps(fields, separators=(',', ':'), sort_keys=True, allow_nan=False)
         return {HEADER_KEY: text}
 
     def fields(self) -> dict[str, Any]:
-        """Everything but `weights`, as a header has it."""
+        """Return everything but `weights`, as a header has it."""
         fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         del fields['weights']
         return fields
 
     @classmethod
     def from_file(cls, file: TensorFile) -> 'Card':
-        """The card in a file's header. CheckpointError if there is none, or it is unsound."""
+        """Read the card in a file's header. CheckpointError if there is none, or it is unsound."""
         if 'blox.lora' in file.metadata:
             fail(
                 file.path, 'expected a model, found adapters: bx.load_lora(PATH, params) reads them'
@@ -124,7 +127,7 @@ _TEXTS = (
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
-    """Raises ValueError unless a header's fields are those of a Card, each of its kind."""
+    """Raise ValueError unless a header's fields are those of a Card, each of its kind."""
     names = {field.name for field in dataclasses.fields(Card)} - {'weights'}
     if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
         raise ValueError('; '.join(wrong))
@@ -161,7 +164,7 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether this is one line that a terminal shows as it is."""
+    """Return whether this is one line that a terminal shows as it is."""
     return isinstance(value, str) and value.isprintable()
 
 

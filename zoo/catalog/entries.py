@@ -27,7 +27,7 @@ def _variants() -> Mapping[str, Family]:
 
 
 def list_models(pattern: str = '*') -> list[str]:
-    """Names in the catalog that fit a shell pattern, in natural order.
+    """List the names in the catalog that fit a shell pattern, in natural order.
 
     >>> list_models('gpt2*')
     ['gpt2', 'gpt2-large', 'gpt2-medium', 'gpt2-pydocs', 'gpt2-xl']
@@ -37,10 +37,10 @@ def list_models(pattern: str = '*') -> list[str]:
 
 
 def card(name: str) -> Card:
-    """The card of a name in the catalog; it takes no network.
+    """Return the card of a name in the catalog; it takes no network.
 
-    That of a published model says where its weights are; `bx.zoo.read_card` reads what the
-    repository itself says. ValueError, which names the nearest names, if there is none.
+    The card of a published model says where its weights are; `bx.zoo.read_card` reads what the
+    repository itself says. Raises ValueError that lists the nearest names if there is none.
 
     >>> card('vit-b16').source
     'google/vit-base-patch16-224'

@@ -1,4 +1,4 @@
-"""Commands of `blox` about checkpoints: list, info, convert, export, explain, verify."""
+"""Commands of `blox` about checkpoints: convert, export, explain, verify."""
 
 import json
 import os
@@ -12,10 +12,9 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
-from blox.converters.convert import model_spec
-from blox.wording import format_bytes, some
+from blox.wording import some
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
+from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, status
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
 from blox.zoo.loading.weights import BareWeights
@@ -31,110 +30,11 @@ _AS = click.option(
 )
 
 
-@click.command('list')
-@click.argument('pattern', default='*')
-@AS_JSON
-def list_command(pattern: str, as_json: bool) -> None:
-    """List the models whose names fit PATTERN.
-
-    Each comes with its task and where its weights are: included, in a repository of the Hugging
-    Face Hub, or nowhere, for an architecture alone.
-
-    \b
-    Example: blox list 'vit-b*'
-    """
-    rows = []
-    for name in bx.zoo.list_models(pattern):
-        found = bx.zoo.card(name)
-        rows.append(
-            {
-                'name': name,
-                'task': found.task,
-                'weights': found.weights is not None,
-                'source': found.source,
-            }
-        )
-    if not rows:
-        raise ValueError(f'no model fits {pattern!r}')
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
-    width = max(len(row['name']) for row in rows)
-    for row in rows:
-        kind = 'weights included' if row['weights'] else row['source'] or 'architecture'
-        print(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
-
-
-@click.command(epilog=MODEL)
-@click.argument('model')
-@AS_JSON
-def info(model: str, as_json: bool) -> None:
-    """Show what is known of MODEL.
-
-    For a name that `blox list` prints nothing is downloaded; a repository is, once.
-
-    \b
-    Example: blox info vit-b16
-    """
-    in_catalog = model in bx.zoo.list_models()
-    found = bx.zoo.card(model) if in_catalog else find(model).card
-    params = model_spec(families()[found.family].build(found.config))
-    fields = found.fields()
-    fields['tokenizer'] = bool(found.tokenizer)
-    fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}
-    if as_json:
-        print(json.dumps(fields, indent=2))
-        return
-    fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
-    fields['tokenizer'] = 'included' if found.tokenizer else ''
-    for name in FACTS:
-        if fields[name]:
-            print(f'{name + ":":<13} {plain(fields[name])}')
-
-
-FACTS = (
-    'name',
-    'family',
-    'task',
-    'parameters',
-    'bytes',
-    'summary',
-    'config',
-    'metrics',
-    'preprocessor',
-    'tokenizer',
-    'labels',
-    'training',
-    'data',
-    'license',
-    'paper',
-    'source',
-    'layout',
-    'commit',
-    'sha256',
-    'changes',
-)
-
-
-def plain(value: Any) -> str:
-    """Return a header's value on one line, the first ten of a long list."""
-    if isinstance(value, dict):
-        return ', '.join(f'{name} {item}' for name, item in value.items())
-    if isinstance(value, list):
-        return some(value)
-    return str(value)
-
-
 @click.command(epilog=_SOURCE)
 @click.argument('source')
 @click.argument('out')
 @_AS
-@click.option(
-    '--dtype',
-    type=click.Choice(['float32', 'bfloat16', 'float16']),
-    metavar='DTYPE',
-    help='Cast to float32, bfloat16 or float16.',
-)
+@DTYPE
 def convert(source: str, out: str, name: str | None, dtype: str | None) -> None:
     """Convert SOURCE to one new file, OUT.
 
@@ -245,7 +145,7 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
         sys.exit(1)
 
 
-COMMANDS = (list_command, info, convert, export, explain, verify)
+COMMANDS = (convert, export, explain, verify)
 
 
 def _check_says(place: Place) -> None:

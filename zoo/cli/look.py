@@ -8,10 +8,10 @@ import click
 
 import blox as bx
 from blox.atomic import atomic_write
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.wording import format_bytes, printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.files import FACTS, plain
+from blox.zoo.cli.about import FACTS, plain
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
 from blox.zoo.models import families
 

@@ -11,9 +11,9 @@ import jax
 
 import blox as bx
 from blox.wording import printable
-from blox.zoo.cli import files, look, run, serve, train
+from blox.zoo.cli import about, embed, files, generate, look, predict, serve, train
 
-# What a user can cause: files, names, numbers, libraries and memory that are not there.
+# Errors that a user can cause: files, names, numbers, libraries and memory that are not there.
 _MENDABLE = (
     ImportError,
     MemoryError,
@@ -25,7 +25,7 @@ _MENDABLE = (
 
 
 class _Group(click.Group):
-    """Ends with one line and no traceback where a user can mend what went wrong."""
+    """The group of commands; errors that a user can mend end in one line and no traceback."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _one_line():
@@ -40,7 +40,7 @@ class _Group(click.Group):
                     sys.stdout.flush()  # Here a closed pipe is no traceback yet.
         except click.ClickException as error:
             if ctx.invoked_subcommand == 'diff':
-                # As of diff(1), whose 1 says that the two differ.
+                # As diff(1) does, whose 1 says that the two differ.
                 raise _Misuse(error.message) from error
             raise
         except KeyboardInterrupt:
@@ -51,7 +51,7 @@ class _Group(click.Group):
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """Turns what a user can mend into a message, with exit code 2 for wrong usage, else 1."""
+    """Turn what a user can mend into a message, with exit code 2 for wrong usage, else 1."""
     try:
         yield
     except click.UsageError as error:
@@ -92,6 +92,6 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-_GROUPS = (files, look, run, serve, train)
+_GROUPS = (about, files, look, predict, embed, generate, serve, train)
 for _command in (command for group in _GROUPS for command in group.COMMANDS):
     main.add_command(_command)

@@ -6,7 +6,7 @@ import click
 import jax.numpy as jnp
 
 import blox as bx
-from blox.zoo.cli.shared import MODEL, check_free, find, read, status
+from blox.zoo.cli.shared import DTYPE, MODEL, check_free, find, read, status
 from blox.zoo.saving.compile import PLATFORMS
 
 
@@ -20,12 +20,7 @@ from blox.zoo.saving.compile import PLATFORMS
     type=click.Choice(PLATFORMS),
     help='Where it will run; may be given again. All of them by default.',
 )
-@click.option(
-    '--dtype',
-    type=click.Choice(['float32', 'bfloat16', 'float16']),
-    metavar='DTYPE',
-    help='Cast to float32, bfloat16 or float16.',
-)
+@DTYPE
 def compile(model: str, out: str, platforms: tuple[str, ...], dtype: str | None) -> None:
     """Write MODEL as a program that runs without this library.
 

@@ -1,6 +1,7 @@
 """Open the MODEL of a command, and say what a terminal can show: shared by all commands."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 import blox as bx
 from blox.wording import printable
 from blox.zoo.catalog.card import Card
+from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
@@ -21,6 +23,19 @@ MODEL = (
     'org/name@revision), a folder that transformers or timm saved, or a file that blox saved.'
 )
 AS_JSON = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
+DTYPE = click.option(
+    '--dtype',
+    type=click.Choice(['float32', 'bfloat16', 'float16']),
+    metavar='DTYPE',
+    help='Cast to float32, bfloat16 or float16.',
+)
+
+
+def number(name: str, kind: click.ParamType, help: str, default: Any = None) -> Any:
+    """Make an option that takes a number."""
+    return click.option(
+        name, type=kind, metavar='N', default=default, show_default=default is not None, help=help
+    )
 
 
 def find(name: str, task: str = '', source: str | None = None) -> Place:
@@ -47,6 +62,16 @@ def tokenizer_of(card: Card, name: str) -> Tokenizer:
     return parse_tokenizer(Path(name), card.tokenizer)
 
 
+def preprocessor_of(card: Card, name: str) -> ImagePreprocessor:
+    """Return the preprocessor on a card. ValueError if there is none."""
+    if card.preprocessor is None:
+        raise ValueError(
+            f'no image preprocessing is known for {name!r}: a preprocessor_config.json beside '
+            'its weights would say'
+        )
+    return card.preprocessor
+
+
 def status(text: str) -> tqdm.tqdm:
     """Say, where a terminal shows it, what takes a while, until the block ends."""
     return tqdm.tqdm(desc=printable(text), bar_format='{desc} ...', leave=False, disable=None)
@@ -59,3 +84,23 @@ def check_free(out: str) -> None:
         raise FileExistsError(f'{out!r} is there already: remove it, or name another')
     if not os.access(path.absolute().parent, os.W_OK):
         raise OSError(f'cannot write {out!r}: its folder is missing or not writable')
+
+
+def check_one_output(out: str | None, as_json: bool, option: str) -> None:
+    """Raise UsageError if both a file, by this option, and JSON are asked for."""
+    if out is not None and as_json:
+        raise click.UsageError(f'expected {option} or --json, found both.')
+
+
+def report(place: str, reason: object) -> None:
+    """Print, above a bar if there is one, why something was left out."""
+    tqdm.tqdm.write(f'{place}: {printable(reason)}', file=sys.stderr)
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text of the command line or of a file was UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ import tqdm
 import blox as bx
 from blox.wording import printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import find, status, tokenizer_of
+from blox.zoo.cli.shared import find, number, preprocessor_of, status, tokenizer_of
 from blox.zoo.models import families
 from blox.zoo.training.classes import read_for_classes
 from blox.zoo.training.data import Data
@@ -20,25 +20,18 @@ from blox.zoo.training.state import Epoch
 _ADAPTED = '**/block*/**/w'
 
 
-def _number(name: str, kind: click.ParamType, help: str, default: Any = None) -> Any:
-    """Make an option that takes a number."""
-    return click.option(
-        name, type=kind, metavar='N', default=default, show_default=default is not None, help=help
-    )
-
-
 @click.command(epilog='N is chosen by the data and the model where no default is named.')
 @click.argument('model')
 @click.argument('data')
 @click.option('--out', metavar='FILE', required=True, help='A new .safetensors file.')
 @click.option('--lora', is_flag=True, help='Train adapters and the head alone.')
-@_number('--rank', click.IntRange(1), 'Of the adapters; 8 by default.')
+@number('--rank', click.IntRange(1), 'Of the adapters; 8 by default.')
 @click.option('--freeze', metavar='PATTERN', multiple=True, help="As 'vit/block*/**'; repeatable.")
-@_number('--epochs', click.IntRange(1), 'Rounds over the data.')
-@_number('--batch-size', click.IntRange(1), 'Examples in a step.')
-@_number('--learning-rate', click.FloatRange(0, min_open=True), 'At its peak.')
-@_number('--holdout', click.FloatRange(0, 1, min_open=True, max_open=True), 'A fraction.', 0.1)
-@_number('--seed', click.IntRange(0), 'The same gives the same file.', 0)
+@number('--epochs', click.IntRange(1), 'Rounds over the data.')
+@number('--batch-size', click.IntRange(1), 'Examples in a step.')
+@number('--learning-rate', click.FloatRange(0, min_open=True), 'At its peak.')
+@number('--holdout', click.FloatRange(0, 1, min_open=True, max_open=True), 'A fraction.', 0.1)
+@number('--seed', click.IntRange(0), 'The same gives the same file.', 0)
 @click.option('--dtype', type=click.Choice(['float32', 'bfloat16']), help='To compute in.')
 @click.option('--flip', is_flag=True, help='Mirror half of the images.')
 def finetune(
@@ -98,13 +91,9 @@ def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, 
         return bx.zoo.text_file(data, tokenizer_of(card, model), *sizes, holdout=holdout)
     if card.task != 'image-classification':
         raise ValueError(f'{model!r} is for {card.task}, expected a model of images or of text')
-    if card.preprocessor is None:
-        raise ValueError(
-            f'no image preprocessing is known for {model!r}: a preprocessor_config.json beside '
-            'its weights would say'
-        )
+    prepare = preprocessor_of(card, model)
     return bx.zoo.image_folder(
-        data, card.preprocessor, holdout=holdout, seed=seed, flip=flip, labels=card.labels
+        data, prepare, holdout=holdout, seed=seed, flip=flip, labels=card.labels
     )
 
 

@@ -1,4 +1,4 @@
-"""What changed between two checkpoints, by path."""
+"""Find what changed between two checkpoints, by path."""
 
 import dataclasses
 import math
@@ -19,20 +19,20 @@ from blox.zoo.models import families
 
 Comparable: TypeAlias = 'str | os.PathLike[str] | Params'
 
-# What of a card, beside its config, changes what the model is used for.
+# Fields of a card, beside its config, that change what the model is used for.
 _USES = ('labels', 'preprocessor', 'tokenizer')
 
 
 class Change(NamedTuple):
-    """How two parameters at one path differ; `str` of it is a table's row without the path.
+    """The difference of two parameters at one path; `str` of it is a table's row without the path.
 
     Attributes:
       kind: the first of 'only in a', 'only in b', 'shape', 'dtype' and 'value' that fits.
       a, b: dtype and shape, such as 'float32[2,3]'; '' where there is none.
       relative: ||b - a|| / ||a||, None where there are no two arrays of one shape.
       largest: the largest |b - a|, None as well.
-      nonfinite: of how many differing places a, b or both are NaN or Inf; the norms leave
-        all such places out.
+      nonfinite: how many of the places that differ are NaN or Inf in a, b or both; the norms
+        leave all such places out.
     """
 
     path: str
@@ -45,7 +45,7 @@ class Change(NamedTuple):
 
     @property
     def severity(self) -> tuple[bool, int, float]:
-        """Ranks what has no norms first, then by NaN and Inf, then by relative norm."""
+        """Rank: first what has no norms, then by NaN and Inf, then by relative norm."""
         return self.relative is None, self.nonfinite, self.relative or 0.0
 
     def __str__(self) -> str:
@@ -58,10 +58,10 @@ class Change(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What `diff` found; `str` of it is a table.
+    """The result of `diff`; `str` of it is a table.
 
     Attributes:
-      names, families: of a and of b; the family of Params is ''.
+      names, families: those of a and of b; the family of Params is ''.
       config: fields that differ, with their values in a and in b.
       uses: which of labels, preprocessor and tokenizer differ.
       changes: one for each path where something differs, in the order of paths.
@@ -79,22 +79,22 @@ class Difference(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether nothing differs; names, provenance and trainable flags do not count."""
+        """True if nothing differs; names, provenance and trainable flags do not count."""
         return not (self.unlike or self.config or self.uses or self.changes)
 
     @property
     def unlike(self) -> bool:
-        """Whether these are models of different families, which have no paths in common."""
+        """True for models of different families, which have no paths in common."""
         return all(self.families) and len({*self.families}) == 2
 
     def top(self, count: int) -> 'Difference':
-        """With so many of the changes, the largest first."""
+        """Return the same with so many of the changes, the largest first."""
         ranked = sorted(self.changes, key=lambda change: change.severity, reverse=True)
         omitted = self.omitted + len(ranked[count:])
         return self._replace(changes=tuple(ranked[:count]), omitted=omitted)
 
     def fields(self) -> dict[str, Any]:
-        """All of it as JSON has it, an infinite norm as null."""
+        """Return all of it as JSON has it, an infinite norm as null."""
         fields = {'same': self.same, **self._asdict()}
         fields['changes'] = [change._asdict() for change in self.changes]
         for change in fields['changes']:
@@ -117,10 +117,10 @@ class Difference(NamedTuple):
 
 
 def diff(a: Comparable, b: Comparable) -> Difference:
-    """What changed from a to b: parameters by path, config, labels, preprocessor, tokenizer.
+    """Compare a with b: parameters by path, config, labels, preprocessor, tokenizer.
 
-    Each is what `load` takes first, or Params. Numbers are compared as float64, one parameter
-    after the other; two NaN are the same, and so are 0 and -0.
+    Each is what `load` takes first, or Params; a spec is a TypeError. Numbers are compared as
+    float64, one parameter after the other; two NaN are the same, and so are 0 and -0.
 
     >>> import blox as bx
     >>> _, params = bx.zoo.load('vit-digits')
@@ -159,7 +159,7 @@ def _open(one: Comparable) -> tuple[Card | None, Params]:
 
 
 def _config(a: Card, b: Card) -> dict[str, tuple[Any, Any]]:
-    """Fields of two configs that differ; none of different families."""
+    """Return the fields of two configs that differ; none of different families."""
     if a.family != b.family:
         return {}
     names = [field.name for field in dataclasses.fields(a.config)]
@@ -172,7 +172,7 @@ def _uses(a: Card, b: Card) -> tuple[str, ...]:
 
 
 def _change(path: str, a: Param | None, b: Param | None) -> Change | None:
-    """The row of one path, None if nothing differs."""
+    """Return the row of one path, None if nothing differs."""
     types = (describe(a.value) if a else ''), (describe(b.value) if b else '')
     if a is None or b is None:
         return Change(path, 'only in b' if a is None else 'only in a', *types)
@@ -186,7 +186,10 @@ def _change(path: str, a: Param | None, b: Param | None) -> Change | None:
 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, int]:
-    """||b - a|| / ||a|| and the largest |b - a| of finite numbers; at how many others they differ."""
+    """Return ||b - a|| / ||a|| and the largest |b - a|, both of finite numbers.
+
+    The third number says at how many places others differ.
+    """
     norm = squares = largest = 0.0
     nonfinite = 0
     # Numbers beyond 1e154 have infinite squares.
@@ -208,7 +211,7 @@ def _distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float, int]:
 
 
 def _rows(changes: Sequence[Change]) -> list[str]:
-    """The table's header and rows, the largest change, relatively, marked."""
+    """Return the table's header and rows, with the relatively largest change marked."""
     if not changes:
         return []
     width = max(len(change.path) for change in changes)

@@ -1,7 +1,7 @@
-"""Comparison with the library that a checkpoint came from, layer by layer.
+"""Compare a model with the library that its checkpoint came from, layer by layer.
 
-Both models hold the same values and see the same inputs; what their layers give is compared in the
-order in which ours compute it, so the first row that differs says where the fault is.
+Both models hold the same values and see the same inputs; their layers' outputs are compared in the
+order in which ours compute them, so the first row that differs says where the fault is.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from blox.converters.tables import layouts
 from blox.params import Params
 from blox.tap import tap
 
-# What rounding may do, relative to a layer's largest value. Any wrong choice shows in float64.
+# Errors that rounding explains, relative to a layer's largest value. Any wrong choice shows in float64.
 TOLERANCES = {'float64': 1e-10, 'float32': 1e-4}
 
-# What a torchvision looks up as it is imported, compiled operators or not.
+# Operators that torchvision looks up as it is imported, whether it was compiled with them or not.
 _OPERATORS = (
     'nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
@@ -40,10 +40,10 @@ _OPERATORS = (
 
 
 class LayerError(NamedTuple):
-    """How far one of our layers is from the reference's.
+    """Distance of one of our layers from the reference's.
 
     Attributes:
-      path: of the module in the graph; the root's is that of the final outputs.
+      path: where the module is in the graph; the root's row is that of the final outputs.
       error: the largest difference, relative to `scale`.
       scale: the largest value of the reference.
     """
@@ -54,7 +54,7 @@ class LayerError(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What `verify` found; `str` of it is a table.
+    """The result of `verify`; `str` of it is a table.
 
     Attributes:
       reference: the library, its version and its class.
@@ -65,7 +65,7 @@ class Report(NamedTuple):
     rows: Mapping[str, Sequence[LayerError]]
 
     def worst(self, dtype: str) -> LayerError:
-        """The row of `dtype` with the largest error."""
+        """Return the row of `dtype` with the largest error."""
         return max(self.rows[dtype], key=_severity)
 
     @property
@@ -75,7 +75,7 @@ class Report(NamedTuple):
         return next((row for row in found if row is not None), None)
 
     def fields(self) -> dict[str, Any]:
-        """All of it as JSON has it."""
+        """Return all of it as JSON has it."""
         return {
             'reference': self.reference,
             'rows': {d: [row._asdict() for row in rows] for d, rows in self.rows.items()},
@@ -95,7 +95,7 @@ class Report(NamedTuple):
 
 
 def verify(folder: str | os.PathLike[str], layout: str, model: Any, params: Params) -> Report:
-    """Compares a model with the reference library's, made of the same folder.
+    """Compare a model with the reference library's, made of the same folder.
 
     Both get the same random inputs, once in float64 and once in float32. `layout` is 'hf' for
     transformers and 'timm' for timm. Raises ImportError where the library is not installed.
@@ -113,7 +113,7 @@ def verify(folder: str | os.PathLike[str], layout: str, model: Any, params: Para
 def compare(
     reference: Any, layout: str, model: Any, params: Params, inputs: Sequence[np.ndarray]
 ) -> list[LayerError]:
-    """Errors of our layers' outputs, and of the final ones, in the order of execution.
+    """Return the errors of our layers' outputs, and of the final ones, in the order of execution.
 
     `reference` is a module of torch, or the folder of one; a folder's is opened in the dtype
     of `params`. Batches in `inputs` are as ours come: NHWC images, or token ids and a mask.
@@ -126,12 +126,12 @@ def compare(
 
 
 def diverging(rows: Iterable[LayerError], tolerance: float) -> LayerError | None:
-    """The first row whose error is above `tolerance`, None if there is none."""
+    """Return the first row whose error is above `tolerance`, None if there is none."""
     return next((row for row in rows if _severity(row) > tolerance), None)
 
 
 def layer_error(path: str, ours: Any, theirs: np.ndarray) -> LayerError:
-    """The row of one layer. ValueError if the two have different shapes."""
+    """Return the row of one layer. ValueError if the two have different shapes."""
     ours = np.asarray(ours)
     if ours.shape != theirs.shape:
         raise ValueError(f"{path!r} gives {ours.shape}, the reference's layer {theirs.shape}")
@@ -140,12 +140,12 @@ def layer_error(path: str, ours: Any, theirs: np.ndarray) -> LayerError:
 
 
 def _severity(row: LayerError) -> float:
-    """The error, infinity where it is no number."""
+    """Return the error, infinity where it is no number."""
     return math.inf if math.isnan(row.error) else row.error
 
 
 def random_inputs(model: Any, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """A batch of two images of noise, or three rows of tokens, with a mask if the model takes one."""
+    """Draw two images of noise, or three rows of tokens, with a mask if the model takes one."""
     rng = np.random.default_rng(seed)
     (example, *_) = model.example_inputs()
     if jnp.issubdtype(example.dtype, jnp.floating):
@@ -164,10 +164,10 @@ def random_inputs(model: Any, seed: int = 0) -> tuple[np.ndarray, ...]:
 def layer_outputs(
     model: Any, paths: Iterable[str], params: Params, *inputs: Any
 ) -> OrderedDict[str, jax.Array]:
-    """What the modules at `paths` give, in the order in which they are done.
+    """Return the outputs of the modules at `paths`, in the order in which they are done.
 
-    A final output of several fields has them at 'root.field'. It can be jitted: what is recorded
-    is a copy of the model, so neither the model nor its classes change.
+    A final output of several fields has them at 'root.field'. It can be jitted: a copy of the
+    model is tapped, so neither the model nor its classes change.
     """
     wanted = set(paths)
     tapped = tap(model, lambda path, _: path in wanted or path == model.path)
@@ -181,7 +181,7 @@ def layer_outputs(
 
 @contextlib.contextmanager
 def _precision(dtype: str) -> Iterator[None]:
-    """JAX computes in `dtype`, and no less, in this thread."""
+    """Have JAX compute in `dtype`, and no less, in this thread."""
     is_on = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
     # Where the lowest JAX has it, and where the newest does.
     enable_x64 = vars(jax if hasattr(jax, 'enable_x64') else jax.experimental)['enable_x64']
@@ -193,7 +193,7 @@ def _precision(dtype: str) -> Iterator[None]:
 
 
 def import_reference(name: str) -> Any:
-    """torch, torchvision, timm or transformers; ImportError that says how to get it."""
+    """Import torch, torchvision, timm or transformers; ImportError that says how to get it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Theirs, at import.
@@ -208,7 +208,10 @@ def import_reference(name: str) -> Any:
 
 @functools.cache
 def _declare_operators() -> Any:
-    """Makes a torchvision import whose compiled operators do not load; this keeps what it needs."""
+    """Declare the operators of a torchvision whose compiled ones do not load, so that it imports.
+
+    The library that holds them is returned, for they live as long as it does.
+    """
     try:
         importlib.import_module('torchvision')
     except RuntimeError:
@@ -219,14 +222,14 @@ def _declare_operators() -> Any:
 
 
 def describe(reference: Any) -> str:
-    """The library, its version and the class of a reference model."""
+    """Name the library, its version and the class of a reference model."""
     library = type(reference).__module__.partition('.')[0]
     version = importlib.import_module(library).__version__
     return f'{library} {version}, {type(reference).__name__}'
 
 
 def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtype: Any) -> Any:
-    """The reference library's model of a folder, for inference in `dtype`.
+    """Open a folder as the reference library's model, for inference in `dtype`.
 
     transformers' class is the one that computes what `model` does: the encoder of a BERT that was
     saved with other heads. Raises ValueError where it would start parameters at random.
@@ -265,9 +268,9 @@ def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
 def reference_outputs(
     reference: Any, layout: str, model: Any, inputs: Sequence[np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """What the reference's layers give, by our paths and as ours lie in memory.
+    """Return the outputs of the reference's layers, by our paths and as ours lie in memory.
 
-    ValueError if it has no module of a name in the table.
+    Raises ValueError if it has no module of a name in the table.
     """
     torch = import_reference('torch')
     modules = dict(reference.named_modules())
@@ -293,13 +296,13 @@ def reference_outputs(
 def _keep(
     found: dict[str, np.ndarray], path: str, via: Transform, module: Any, args: Any, output: Any
 ) -> None:
-    """A forward hook: keeps a copy, for what comes next may write in place."""
+    """Keep a copy of an output, as a forward hook: what comes next may write in place."""
     first = output[0] if isinstance(output, tuple) else output
     found[path] = via.forward([first.numpy().copy()])
 
 
 def final_outputs(path: str, outputs: Any) -> dict[str, Any]:
-    """A reference's outputs by the names that ours have, of whichever of them ours are."""
+    """Return those of a reference's outputs that ours are, by the names that ours have."""
     if not isinstance(outputs, Mapping):
         return {path: outputs}
     if 'logits' in outputs:
@@ -311,7 +314,7 @@ def final_outputs(path: str, outputs: Any) -> dict[str, Any]:
 
 
 def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:
-    """Batches as torch's models take them: NCHW images in `dtype`, ids and masks as int64."""
+    """Make torch's batches: NCHW images in `dtype`, ids and masks as int64."""
     torch = import_reference('torch')
     return [
         torch.tensor(x.transpose(0, 3, 1, 2)).to(dtype)
@@ -322,7 +325,7 @@ def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:
 
 
 def _layers(model: Any, layout: str) -> dict[str, tuple[str, Transform]]:
-    """For each of our paths that the reference has a module for: its name, and `via`."""
+    """Return the reference's module and `via` for each of our paths that it has one for."""
     table = layouts(model.path).get(layout)
     if table is None or not table.layers:
         raise ValueError(f'no reference library is known for {model.path!r} in layout {layout!r}')

@@ -1,1 +1,1 @@
-"""What becomes a model's inputs: images and texts."""
+"""Images and texts, made into a model's inputs."""

@@ -1,4 +1,4 @@
-"""Images as a model wants them: decoded, resized, cropped and normalized."""
+"""Prepare images for a model: decode, resize, crop and normalize."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ _ROUNDINGS = {'even': round, 'down': math.floor}
 
 @dataclass(frozen=True)
 class ImagePreprocessor:
-    """From images to the batch [batch, height, width, channels], float32, that a model takes.
+    """Make a model's batch [batch, height, width, channels], float32, of images.
 
     Attributes:
       size: height and width in pixels of what the model sees, cut from the centre of the image
@@ -80,7 +80,10 @@ class ImagePreprocessor:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> 'ImagePreprocessor':
-        """A preprocessor of all its fields, as a file's header has them: lists stand for tuples."""
+        """Make a preprocessor of all its fields, as a file's header has them, with lists for tuples.
+
+        Raises ValueError that names missing and unexpected fields, and values that are wrong.
+        """
         names = {field.name for field in dataclasses.fields(cls)}
         if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
             raise ValueError(f'ImagePreprocessor: {"; ".join(wrong)}')
@@ -91,7 +94,7 @@ class ImagePreprocessor:
 
     @classmethod
     def from_hf(cls, fields: Mapping[str, Any], model_type: str = '') -> 'ImagePreprocessor':
-        """What a preprocessor_config.json says, as transformers does it with Pillow.
+        """Read a preprocessor_config.json: do with Pillow what transformers does by it.
 
         Processors of ViT, DeiT, ConvNext and BiT; where the file names none, as old ones do,
         config.json's `model_type` decides. Raises ValueError, which names the field, for what
@@ -101,7 +104,7 @@ class ImagePreprocessor:
 
     @classmethod
     def from_timm(cls, pretrained_cfg: Mapping[str, Any]) -> 'ImagePreprocessor':
-        """What timm does for evaluation with the `pretrained_cfg` of a model's config.json.
+        """Read the `pretrained_cfg` of timm's config.json: do what timm does for evaluation.
 
         `input_size` holds, not `test_input_size`; empty fields have timm's defaults. Raises
         ValueError, which names the field, for what timm draws at random or pads.
@@ -109,7 +112,7 @@ class ImagePreprocessor:
         return cls(**read_timm(pretrained_cfg))
 
     def to_hf(self) -> dict[str, Any]:
-        """A preprocessor_config.json with which transformers and Pillow make the same pixels.
+        """Return a preprocessor_config.json by which transformers and Pillow make the same pixels.
 
         Raises ValueError if no processor of transformers does.
         """
@@ -117,7 +120,7 @@ class ImagePreprocessor:
         return write_hf(vars(self))
 
     def to_timm(self) -> dict[str, Any]:
-        """The fields of timm's `pretrained_cfg` with which it makes the same pixels.
+        """Return the fields of `pretrained_cfg` with which timm makes the same pixels.
 
         Raises ValueError if there are none.
         """
@@ -125,7 +128,7 @@ class ImagePreprocessor:
         return write_timm(vars(self))
 
     def for_size(self, size: tuple[int, int]) -> 'ImagePreprocessor':
-        """The same for inputs of another size, of which the crop keeps the same part."""
+        """Return the same for inputs of another size; the crop keeps the same part of the image."""
         resize = tuple(
             max(round(new * long / old), new)
             for new, long, old in zip(size, self.resize, self.size)
@@ -133,7 +136,7 @@ class ImagePreprocessor:
         return dataclasses.replace(self, size=size, resize=resize)
 
     def _check_crop(self, rounding: str, library: str) -> None:
-        """Raises ValueError if `rounding` may start the crop at another pixel."""
+        """Raise ValueError if `rounding` may start the crop at another pixel."""
         left = [(long - short) / 2 for long, short in zip(self.resize, self.size)]
         differ = self.keep_ratio or any(round(half) != math.floor(half) for half in left)
         if differ and self.crop_rounding != rounding:
@@ -144,11 +147,12 @@ class ImagePreprocessor:
             )
 
     def __call__(self, images: ImageInput | Sequence[ImageInput]) -> np.ndarray:
-        """A batch of one or several images.
+        """Make a batch of one or several images.
 
         Each is a path, a file's bytes, a Pillow image, or a uint8 array [height, width] or
-        [height, width, channels]. EXIF orientation is applied and transparency dropped. Raises ValueError, which
-        names the file, for what is not an image, is cut short or has over 50 million pixels.
+        [height, width, channels]. EXIF orientation is applied and transparency dropped. Raises
+        ValueError, which names the file, for what is not an image, is cut short or has over 50
+        million pixels.
         """
         if isinstance(images, str | os.PathLike | bytes | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
@@ -165,7 +169,7 @@ class ImagePreprocessor:
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def _fit(self, image: Image.Image) -> Image.Image:
-        """`image` resized and cropped to `size`."""
+        """Resize an image and crop it to `size`."""
         high, wide = self._resized(image)
         if wide * high > MAX_PIXELS:
             raise ValueError(
@@ -179,7 +183,7 @@ class ImagePreprocessor:
         return resized.crop((left, top, left + width, top + height))
 
     def _resized(self, image: Image.Image) -> tuple[int, int]:
-        """Height and width of `image` after resizing."""
+        """Return height and width of an image after resizing."""
         if not self.keep_ratio:
             return self.resize
         high, wide = self.resize
@@ -193,7 +197,10 @@ class ImagePreprocessor:
 
 
 def read_image(source: ImageInput, mode: str) -> Image.Image:
-    """An upright image of `mode`, 'L' or 'RGB', from any of the kinds that a preprocessor takes."""
+    """Read an upright image of `mode`, 'L' or 'RGB', from anything that a preprocessor takes.
+
+    Raises ValueError, which names the file, if it is no image, cut short or too large.
+    """
     if isinstance(source, Image.Image):
         return _convert(source, mode)
     if isinstance(source, np.ndarray):

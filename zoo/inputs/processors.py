@@ -1,4 +1,4 @@
-"""How transformers and timm write down their image preprocessing, read and written."""
+"""Read and write image preprocessing as transformers and timm write it down."""
 
 import math
 import re
@@ -56,7 +56,10 @@ _HF_IDLE = {
 
 
 def read_hf(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """Fields of the ImagePreprocessor that does what a preprocessor_config.json says."""
+    """Return the fields of the ImagePreprocessor that does what a preprocessor_config.json says.
+
+    Raises ValueError that names fields that are unknown, wrong, or cannot be followed.
+    """
     kind = _hf_kind(fields, model_type)
     values = _HF_COMMON | _HF_KINDS[kind] | {k: v for k, v in fields.items() if v is not None}
     if unknown := sorted(set(values) - set(_HF_COMMON) - set(_HF_KINDS[kind]) - _HF_IDLE):
@@ -72,7 +75,7 @@ def read_hf(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
 
 
 def write_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The preprocessor_config.json of an ImagePreprocessor's fields. ValueError if there is none."""
+    """Return the preprocessor_config.json of an ImagePreprocessor. ValueError if there is none."""
     size, resize, keep_ratio = fields['size'], fields['resize'], fields['keep_ratio']
     if keep_ratio and resize[0] != resize[1]:
         raise ValueError(f'transformers covers only squares, found resize={resize}')
@@ -94,7 +97,7 @@ def write_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hf_kind(fields: Mapping[str, Any], model_type: str) -> str:
-    """Which of `_HF_KINDS` a file is of."""
+    """Find which of `_HF_KINDS` a file is of."""
     named = fields.get('image_processor_type') or fields.get('feature_extractor_type')
     if not named and model_type not in _HF_TYPES:
         raise ValueError(f'{_HF_FILE}: no image_processor_type, and model_type {model_type!r}')
@@ -107,7 +110,7 @@ def _hf_kind(fields: Mapping[str, Any], model_type: str) -> str:
 
 
 def _hf_conditions(values: Mapping[str, Any]) -> dict[str, bool]:
-    """What must hold of a file's fields."""
+    """Return what must hold of a file's fields, and whether it does."""
     flags = ('default_to_square', 'do_center_crop', 'do_rescale', 'do_normalize')
     return {
         **{f'{flag} a bool': type(values[flag]) is bool for flag in flags},
@@ -123,7 +126,7 @@ def _hf_conditions(values: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _hf_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of all processors but ConvNext's."""
+    """Return the sizes of all processors but ConvNext's."""
     resize, keep_ratio = _hf_size(values, 'size')
     if values['do_center_crop']:
         size, _ = _hf_size(values, 'crop_size')
@@ -146,7 +149,7 @@ def _convnext_sizes(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hf_size(values: Mapping[str, Any], name: str) -> tuple[tuple[int, int], bool]:
-    """Height and width of a size in any of its forms, and whether images keep their proportions."""
+    """Return height and width of a size, and whether images keep their proportions."""
     size, keep_ratio = values[name], False
     if isinstance(size, dict) and set(size) == {'height', 'width'}:
         size = [size['height'], size['width']]
@@ -161,7 +164,7 @@ def _hf_size(values: Mapping[str, Any], name: str) -> tuple[tuple[int, int], boo
 
 
 def _hf_statistics(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Mean and std for pixels in [0, 1], whatever a file rescales to and whether it normalizes."""
+    """Return mean and std for pixels in [0, 1], whatever a file rescales to or normalizes."""
     scale = 255 * values['rescale_factor'] if values['do_rescale'] else 255
     mean, std = values['image_mean'], values['image_std']
     if not values['do_normalize']:
@@ -180,7 +183,10 @@ _TIMM_DEFAULTS: dict[str, Any] = {
 
 
 def read_timm(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of the ImagePreprocessor that does what timm does for evaluation."""
+    """Return the fields of the ImagePreprocessor that does what timm does for evaluation.
+
+    Raises ValueError that names wrong fields.
+    """
     given = {k: pretrained_cfg[k] for k in _TIMM_DEFAULTS if pretrained_cfg.get(k)}
     values = _TIMM_DEFAULTS | given
     expect('pretrained_cfg', values, _timm_conditions(values))
@@ -199,7 +205,7 @@ def read_timm(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_timm(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The pretrained_cfg of an ImagePreprocessor's fields. ValueError if there is none."""
+    """Return the pretrained_cfg of an ImagePreprocessor's fields. ValueError if there is none."""
     return {
         'input_size': [len(fields['mean']), *fields['size']],
         'interpolation': fields['interpolation'],
@@ -211,7 +217,7 @@ def write_timm(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timm_conditions(values: Mapping[str, Any]) -> dict[str, bool]:
-    """What must hold of a pretrained_cfg's fields."""
+    """Return what must hold of a pretrained_cfg's fields, and whether it does."""
     size, mode = values['input_size'], values['interpolation']
     return {
         'input_size of channels, height and width': are_lengths(size, 3),
@@ -225,7 +231,7 @@ def _timm_conditions(values: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _crop_pct(size: tuple[int, int], resize: tuple[int, int]) -> float:
-    """The shortest decimal by which timm gets from `size` to `resize`."""
+    """Find the shortest decimal by which timm gets from `size` to `resize`."""
     most = min(length / long for length, long in zip(size, resize))
     least = max(length / (long + 1) for length, long in zip(size, resize))
     for digits in range(2, 17):
@@ -246,7 +252,7 @@ def _height_width(size: Sequence[int]) -> dict[str, int]:
 
 
 def are_lengths(values: Any, count: int) -> bool:
-    """Whether these are `count` positive integers."""
+    """Return whether these are `count` positive integers."""
     return (
         isinstance(values, list | tuple)
         and len(values) == count
@@ -255,14 +261,14 @@ def are_lengths(values: Any, count: int) -> bool:
 
 
 def are_numbers(values: Any) -> bool:
-    """Whether these are numbers that statistics of pixels may be."""
+    """Return whether these are numbers that statistics of pixels may be."""
     return isinstance(values, list | tuple) and all(
         type(value) in (int, float) and abs(value) < 1e6 for value in values
     )
 
 
 def expect(source: str, fields: Mapping[str, Any], holds: Mapping[str, bool]) -> None:
-    """Raises ValueError with all clauses that do not hold; each begins with a field's name."""
+    """Raise ValueError with all clauses that do not hold; each begins with a field's name."""
     wrong = [clause for clause, is_so in holds.items() if not is_so]
     if wrong:
         found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}

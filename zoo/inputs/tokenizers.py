@@ -1,4 +1,4 @@
-"""Tokenizers as a checkpoint's folder has them: one file, or the vocabularies of GPT-2 and BERT."""
+"""Read the tokenizer of a checkpoint's folder: one file, or the vocabulary of a GPT-2 or BERT."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -49,7 +49,7 @@ _ONLY = {
 
 
 def read_tokenizer(folder: Path) -> str:
-    """The text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
+    """Return the text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
 
     It is made of tokenizer.json, of GPT-2's vocab.json and merges.txt, or of BERT's vocab.txt,
     in this order; for the latter two, tokenizer_config.json says how. Padding and truncation that
@@ -70,7 +70,7 @@ def read_tokenizer(folder: Path) -> str:
 
 
 def parse_tokenizer(path: Path, text: str) -> Tokenizer:
-    """The tokenizer of a tokenizer.json's text; CheckpointError, which names `path`, if it is none."""
+    """Make the tokenizer of a tokenizer.json's text; CheckpointError, which names `path`, if none."""
     parse_json(path, text, 'the tokenizer')
     with _library(path, 'expected a tokenizer that works'):
         tokenizer = Tokenizer.from_str(text)
@@ -81,7 +81,7 @@ def parse_tokenizer(path: Path, text: str) -> Tokenizer:
 
 @contextlib.contextmanager
 def _library(path: Path, expected: str) -> Iterator[None]:
-    """Makes a CheckpointError of all that the tokenizers library raises."""
+    """Make a CheckpointError of all that the tokenizers library raises."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -91,7 +91,7 @@ def _library(path: Path, expected: str) -> Iterator[None]:
 
 
 def _read_gpt2(folder: Path) -> Tokenizer:
-    """Byte-level BPE."""
+    """Make a byte-level BPE of vocab.json and merges.txt."""
     path = folder / 'vocab.json'
     settings = _read_settings(folder, 'GPT2Tokenizer', _GPT2)
     vocabulary = parse_json(path, _read_text(path), 'the file')
@@ -119,7 +119,7 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
 
 
 def _read_bert(folder: Path) -> Tokenizer:
-    """WordPiece, between the special tokens that begin and end a text."""
+    """Make a WordPiece of vocab.txt, with the special tokens that begin and end a text."""
     path = folder / 'vocab.txt'
     settings = _read_settings(folder, 'BertTokenizer', _BERT)
     lines = _read_text(path).removesuffix('\n').split('\n')
@@ -145,7 +145,7 @@ def _read_bert(folder: Path) -> Tokenizer:
 
 
 def _read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """`defaults`, changed by what tokenizer_config.json says."""
+    """Return `defaults`, changed by what tokenizer_config.json says."""
     path = folder / 'tokenizer_config.json'
     fields = parse_json(path, _read_text(path), 'the file') if path.is_file() else {}
     given = {name: _content(value) for name, value in fields.items() if value is not None}
@@ -169,14 +169,14 @@ def _read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> dict
 
 
 def _content(value: Any) -> Any:
-    """The text of a token that may be written as an object with its properties."""
+    """Return the text of a token that may be written as an object with its properties."""
     return value['content'] if isinstance(value, dict) and 'content' in value else value
 
 
 def _special_tokens(
     path: Path, settings: Mapping[str, Any], vocabulary: Mapping[str, int]
 ) -> list[str]:
-    """The special tokens in `settings`, by id; all must be in the vocabulary."""
+    """Return the special tokens in `settings`, by id; all must be in the vocabulary."""
     special = {token for name, token in settings.items() if name.endswith('_token')}
     if missing := sorted(special - set(vocabulary)):
         fail(path, f'expected the special tokens among its own, found no {missing}')
@@ -184,7 +184,7 @@ def _special_tokens(
 
 
 def _read_text(path: Path) -> str:
-    """A file's text with '\\n' for every end of a line."""
+    """Read a file's text with '\\n' for every end of a line."""
     if not path.is_file():
         fail(path, 'expected this file beside the others of its tokenizer, found none')
     if path.stat().st_size > MAX_BYTES:

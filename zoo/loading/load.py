@@ -14,7 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 from tokenizers import Tokenizer
 
 from blox import paths
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.module import init as init_module
 from blox.param import Param
 from blox.params import Params

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.params import Params
 from blox.wording import differences, some
 from blox.zoo.architecture.fit import shapes

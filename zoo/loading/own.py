@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox import checkpoint
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import TensorFile, fail

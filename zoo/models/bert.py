@@ -1,4 +1,4 @@
-"""BERT: a text encoder, and what makes sentence embeddings of it.
+"""BERT: a text encoder, and sentence embeddings made with it.
 
 Paper: Devlin et al., 2018, "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv:1810.04805);
 sentence embeddings: Reimers and Gurevych, 2019 (arXiv:1908.10084). References: google-research/bert,
@@ -75,7 +75,7 @@ class BERTConfig(Config):
 
 
 class BERTOutputs(NamedTuple):
-    """What a BERT makes of a batch of sequences.
+    """Outputs of a BERT for a batch of sequences.
 
     Attributes:
       tokens: the last hidden state of every token, those of padding included.
@@ -245,7 +245,7 @@ class BERT(TextModel):
         *,
         names: Sequence[str] | None = None,
     ) -> tuple[dict[str, jax.Array], Params]:
-        """Return intermediates by name: states [batch, length, width], and the sequences' embeddings.
+        """Return intermediates by name: states [batch, length, width], embeddings [batch, width].
 
         Nothing is run that comes after the last of `names`; None stands for all.
         """
@@ -259,14 +259,14 @@ class BERT(TextModel):
 def _masked_mean(
     x: Float[Array, 'batch length width'], mask: Bool[Array, 'batch length']
 ) -> Float[Array, 'batch width']:
-    """The mean of the tokens that the mask keeps; zeros where it keeps none."""
+    """Average the tokens that the mask keeps; zeros where it keeps none."""
     total = widen(x).sum(1, where=mask[:, :, None])
     count = jnp.maximum(mask.sum(1, keepdims=True), 1)
     return (total / count.astype(total.dtype)).astype(x.dtype)
 
 
 def _normalized(x: Float[Array, 'batch width']) -> Float[Array, 'batch width']:
-    """`x` over its length, or over 1e-12 if that is less, as torch's `normalize` does."""
+    """Divide `x` by its length, or by 1e-12 if that is less, as torch's `normalize` does."""
     wide = widen(x)
     # The square root of the larger one: that of zero has no gradient.
     squared = jnp.maximum(jnp.square(wide).sum(-1, keepdims=True), 1e-24)

@@ -35,16 +35,16 @@ class ConvNeXtConfig(Config):
 
     Attributes:
       image_size: height and width of the images it was made for; others work too.
-      patch_size: of the stem's convolution, its kernel and its stride.
+      patch_size: kernel and stride of the stem's convolution.
       depths, widths: blocks and channels of each stage.
       activation: 'gelu' (exact) in all published checkpoints.
       layer_scale: whether blocks end with a learned scale of each channel (V1).
       grn: whether blocks have global response normalization (V2).
-      norm_eps: of all norms but the last.
-      head_eps: of the last norm; 1e-12 in transformers, as `norm_eps` in timm.
+      norm_eps: the eps of all norms but the last.
+      head_eps: the eps of the last norm; 1e-12 in transformers, as `norm_eps` in timm.
       conv_mlp: whether timm's files hold the blocks' dense layers as 1x1 convolutions; it is no
         other function.
-      drop_path_rate: of the last block; it grows from 0 with depth.
+      drop_path_rate: the last block's; it grows from 0 with depth.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -69,7 +69,7 @@ _trunc_normal = TruncatedNormal(0.02)
 
 
 class GlobalResponseNorm(Module):
-    """Scales each channel by its norm over the image, relative to the mean of all channels' norms."""
+    """A scale of each channel: its norm over the image, relative to the mean of all channels' norms."""
 
     def __call__(
         self, params: Params, x: Float[Array, 'batch height width channels']

@@ -68,7 +68,7 @@ class GPT2Config(Config):
 
 
 class GPT2State(NamedTuple):
-    """What generation carries along: each sequence's length so far, and each block's cache."""
+    """State of generation: each sequence's length so far, and each block's cache."""
 
     position: Int[Array, ' batch']
     caches: tuple[KVCache, ...]
@@ -124,7 +124,7 @@ class Block(Module):
         cache: KVCache,
         position: Int[Array, ' batch'],
     ) -> tuple[tuple[Float[Array, 'batch length width'], KVCache], Params]:
-        """The block for the next `length` tokens; `position` is how many came before them."""
+        """Run the block for the next `length` tokens; `position` is how many came before them."""
         y, params = self.norm1(params, x)
         (y, cache), params = self.attn.step(params, y, cache, position)
         x, params = self._feed_forward(params, x + y, is_training=False)
@@ -198,7 +198,7 @@ class GPT2(TextModel):
         state: GPT2State,
         lengths: Int[Array, ' batch'] | None = None,
     ) -> tuple[tuple[Float[Array, 'batch length vocab'], GPT2State], Params]:
-        """Return logits for the next one or several tokens of each sequence, and the state after them.
+        """Return logits for the next tokens of each sequence, and the state after them.
 
         Where sequences go on by fewer tokens than others, `lengths` says by how many; the
         tokens after those are padding, and their logits mean nothing. Going on past the state's

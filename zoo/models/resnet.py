@@ -35,12 +35,12 @@ class ResNetConfig(Config):
       image_size: height and width of the images it was made for; others work too.
       block: 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1, four times wider outputs).
       depths: blocks in each stage; `widths` are the channels of their 3x3 at base width 64.
-      groups, group_width: of the bottleneck's 3x3, which has
+      groups, group_width: those of the bottleneck's 3x3, which has
         `width * group_width // 64 * groups` channels.
       stem: 'imagenet' (7x7 of stride 2, then 3x3 max-pool of stride 2) or 'small' (3x3).
       stride_on: 'conv2' (v1.5) or 'conv1' (v1): which convolution of a bottleneck has the stride.
-      bn_decay: of batch statistics, 1 minus torch's momentum.
-      drop_path_rate: of the last block; it grows from 0 with depth.
+      bn_decay: the decay of batch statistics, 1 minus torch's momentum.
+      drop_path_rate: the last block's; it grows from 0 with depth.
     """
 
     image_size: tuple[int, int] = (224, 224)

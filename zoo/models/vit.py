@@ -47,7 +47,7 @@ class ViTConfig(Config):
       pre_logits: width of a tanh layer before the head; 0 for none.
       activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
-      drop_path_rate: of the last block; it grows from 0 with depth.
+      drop_path_rate: the last block's; it grows from 0 with depth.
     """
 
     image_size: tuple[int, int] = (224, 224)

@@ -1,4 +1,4 @@
-"""Many images or texts: read ahead by threads, computed by the batch, in few compiled programs."""
+"""Run many images or texts: read ahead by threads, computed in batches by few programs."""
 
 import math
 import os
@@ -23,7 +23,7 @@ _R = TypeVar('_R')
 def ahead(
     function: Callable[[_T], _R], items: Iterable[_T], room: int
 ) -> Generator[tuple[_T, Future[_R]], None, None]:
-    """Each item and what `function` makes of it, which threads do for `room` items ahead."""
+    """Yield each item and what `function` makes of it, which threads do for `room` items ahead."""
     pool = ThreadPoolExecutor(min(room, os.cpu_count() or 1))
     waiting: deque[tuple[_T, Future[_R]]] = deque()
     try:
@@ -44,10 +44,10 @@ def classify(
     files: Sequence[Path],
     report: Callable[[Path, Exception], None],
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Each file that can be read and its classes' probabilities, float32, in the files' order.
+    """Yield each file that can be read and its classes' probabilities, float32, in order.
 
-    `prepare` makes a batch of one image of a file; files with which it fails go to `report`.
-    All batches are of one size: one program.
+    `prepare` makes a batch of one image of a file; files for which it raises OSError or ValueError
+    go to `report`. All batches have one size, so there is one program.
     """
     size = math.ceil(len(files) / math.ceil(len(files) / _IMAGES))
     apply = jax.jit(lambda params, x: jax.nn.softmax(model(params, x)[0].astype(jnp.float32)))
@@ -84,7 +84,7 @@ class Embedder:
     def __call__(
         self, sequences: Mapping[int, Sequence[int]]
     ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Batch by batch some of the keys, and their embeddings, float32 [keys, width]."""
+        """Yield, batch by batch, some of the keys and their embeddings, float32 [keys, width]."""
         order = sorted(sequences, key=lambda key: len(sequences[key]))
         for start in range(0, len(order), self._size):
             keys = order[start : start + self._size]
@@ -93,7 +93,7 @@ class Embedder:
             yield keys, np.asarray(vectors, np.float32)[: len(keys)]
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens and mask [size, length], the length a power of two or the context."""
+        """Return tokens and mask [size, length]; the length is a power of two or the context."""
         longest = max(map(len, sequences))
         shape = (self._size, min(max(1 << (longest - 1).bit_length(), 8), self._context))
         tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)

@@ -1,4 +1,4 @@
-"""Generating text: prefill, then a loop on the device, one jitted program."""
+"""Generate text: prefill, then a loop on the device, in one jitted program."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ _SMALLEST_BUCKET = 16
 
 
 class Generation(NamedTuple):
-    """What `generate` returns.
+    """Tokens that `generate` adds to each prompt.
 
     Attributes:
       tokens: [batch, max_new_tokens] int32; what follows a sequence's end is zeros.
@@ -27,7 +27,7 @@ class Generation(NamedTuple):
 
 
 class Sampling(NamedTuple):
-    """How the next token is chosen. Arrays, so that other values need no other program."""
+    """Settings that choose the next token: arrays, so that other values need no other program."""
 
     temperature: Float[Array, '']
     top_k: Int[Array, '']
@@ -36,7 +36,7 @@ class Sampling(NamedTuple):
 
 
 class _Progress(NamedTuple):
-    """What the loop carries: the last logits, the model's state and which sequences have ended."""
+    """State of the loop: the last logits, the model's state and which sequences have ended."""
 
     logits: Float[Array, 'batch vocab']
     state: Any
@@ -56,7 +56,7 @@ def generate(
     stop_tokens: Sequence[int] = (),
     seed: int | jax.Array = 0,
 ) -> Generation:
-    """Continues each prompt, a sequence of token ids; lengths may differ within the batch.
+    """Continue each prompt, a sequence of token ids; lengths may differ within the batch.
 
     One jitted program. It is compiled anew for another model object, structure or dtypes of
     Params, batch size, `max_new_tokens`, or power of two that the longest prompt fits in; not for
@@ -90,7 +90,10 @@ def stream(
     stop_tokens: Sequence[int] = (),
     seed: int | jax.Array = 0,
 ) -> Iterator[int]:
-    """Yields the tokens of `generate`, for one prompt, as they come."""
+    """Yield the tokens of `generate` for one prompt, as they come.
+
+    Arguments and errors are those of `generate`; a bad prompt is refused at the call.
+    """
     tokens, lengths = _pad(model, [prompt], max_new_tokens)
     sampling = _sampling(temperature, top_k, top_p, stop_tokens)
     key = _key(seed)
@@ -141,7 +144,7 @@ def _generate(
 def _prefill(
     model: Any, params: Params, tokens: jax.Array, lengths: jax.Array, max_new_tokens: int
 ) -> _Progress:
-    """Runs the prompts through the model at once."""
+    """Run the prompts through the model at once."""
     batch, bucket = tokens.shape
     room = min(bucket + max_new_tokens, model.config.context)
     state = model.initial_state(batch, room, params.dtype)
@@ -154,7 +157,7 @@ def _prefill(
 def _advance(
     model: Any, params: Params, progress: _Progress, sampling: Sampling, key: jax.Array
 ) -> tuple[jax.Array, _Progress]:
-    """Chooses each sequence's next token and feeds it to the model."""
+    """Choose each sequence's next token and feed it to the model."""
     token = sample(progress.logits, sampling, jax.random.fold_in(key, progress.step))
     is_done = progress.is_done | (token[:, None] == sampling.stop_tokens[None]).any(1)
     # A sequence that has ended stays where it is, so it never runs out of its room.
@@ -166,7 +169,7 @@ def _advance(
 def sample(
     logits: Float[Array, 'batch vocab'], sampling: Sampling, key: jax.Array
 ) -> Int[Array, ' batch']:
-    """Draws one token for each row of logits."""
+    """Draw one token for each row of logits."""
     logits = logits.astype(jnp.float32)
     greedy = logits.argmax(-1).astype(jnp.int32)
     # The largest logit becomes 0, so that no temperature overflows.
@@ -207,7 +210,7 @@ def _sampling(temperature: float, top_k: int, top_p: float, stop_tokens: Sequenc
 
 
 def _key(seed: int | jax.Array) -> jax.Array:
-    """A key of the new kind, whatever `seed` is."""
+    """Return a key of the new kind, whatever `seed` is."""
     key = as_key(seed)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return key if typed else jax.random.wrap_key_data(key)
@@ -216,7 +219,7 @@ def _key(seed: int | jax.Array) -> jax.Array:
 def _pad(
     model: Any, prompts: Any, max_new_tokens: int
 ) -> tuple[Int[Array, 'batch bucket'], Int[Array, ' batch']]:
-    """Prompts, padded on the right to a power of two, and their lengths."""
+    """Return prompts, padded on the right to a power of two, and their lengths."""
     rows = [np.asarray(prompt) for prompt in prompts]
     config = model.config
     for i, row in enumerate(rows):

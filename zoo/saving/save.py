@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blox import checkpoint
-from blox.converters.convert import model_spec
+from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
 from blox.zoo.architecture.fit import check_fit, not_floating, unmarked_state

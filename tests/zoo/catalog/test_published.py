@@ -10,7 +10,7 @@ from families import declared
 
 from blox.converters import Source, layouts
 from blox.converters.configs import read_config, write_config
-from blox.converters.sources.source import Tensor
+from blox.converters.sources.tensor import Tensor
 from blox.zoo.catalog.published import published
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 import blox as bx
 from blox import CheckpointError
 from blox.converters import layouts
-from blox.converters.convert import external
+from blox.converters.exporting import external
 from blox.tensorfile import write_tensors
 from blox.zoo.models import families
 

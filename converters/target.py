@@ -1,0 +1,32 @@
+"""A model as the target of a conversion: its shapes and dtypes, and its tables."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from blox.converters.mapping.rules import Table
+from blox.converters.tables import layouts
+from blox.graph import Graph
+from blox.module import spec
+from blox.params import Params
+
+
+def model_spec(model: Any) -> Params:
+    """Return shapes and dtypes of the Params of a model of the zoo, without computing them."""
+    return _spec(type(model), model.path, model.config)
+
+
+@functools.lru_cache(maxsize=16)
+def _spec(kind: Any, path: str, config: Any) -> Params:
+    # Tracing takes longer than all else about a header, and is asked for more than once.
+    model = kind(Graph(path), config)
+    return spec(model, *model.example_inputs())
+
+
+def table_of(model: Any, layout: str) -> Table:
+    """Return the table of a model's family for a layout. ValueError lists those there are."""
+    known = layouts(model.path)
+    if layout not in known:
+        raise ValueError(f'{model.path!r} has the layouts {", ".join(known)}, not {layout!r}')
+    return known[layout]

@@ -1,0 +1,143 @@
+"""The command of `blox` that makes embeddings of texts: embed."""
+
+import codecs
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import numpy as np
+import tqdm
+from tokenizers import Encoding, Tokenizer
+
+import blox as bx
+from blox.atomic import atomic_write
+from blox.wording import cut, printable
+from blox.zoo.cli.shared import (
+    MODEL,
+    check_free,
+    check_one_output,
+    find,
+    is_utf8,
+    read,
+    report,
+    tokenizer_of,
+)
+from blox.zoo.running import batches
+
+# A table of the pairs of more texts than these tells nothing.
+_MOST_IN_TABLE = 20
+# Texts that are tokens at one time: tokens take more memory than texts.
+_WINDOW = 4096
+
+
+@click.command(epilog=MODEL)
+@click.argument('model')
+@click.argument('texts', nargs=-1)
+@click.option('--file', metavar='FILE', help='Embed its lines, empty ones too; - for stdin.')
+@click.option('--npy', metavar='FILE', help='Write a new .npy file, float32 [texts, width].')
+@click.option('--json', 'as_json', is_flag=True, help='Print JSON: a list of numbers each.')
+def embed(
+    model: str, texts: tuple[str, ...], file: str | None, npy: str | None, as_json: bool
+) -> None:
+    """Embed TEXTS, for comparing what they mean.
+
+    Without --npy and --json it prints how alike they are: the cosine of each pair. Texts that are
+    too long or not UTF-8 are reported, and the exit code is then 1; what they have in the
+    place of an embedding is a row of NaN, null in JSON.
+
+    \b
+    Example: blox embed all-minilm-l6 'A cat sat.' 'A kitten rested.'
+             blox embed all-minilm-l6 --file lines.txt --npy lines.npy
+    """
+    check_one_output(npy, as_json, '--npy')
+    if npy:
+        check_free(npy)
+    lines = _texts(texts, file)
+    if not (npy or as_json) and len(lines) > _MOST_IN_TABLE:
+        raise ValueError(f'expected --npy or --json for {len(lines)} texts, found neither')
+    found = find(model, 'sentence-embedding')
+    tokenizer = tokenizer_of(found.card, model)
+    vectors, troubles = _embeddings(*read(found, model), tokenizer, lines)
+    for i, trouble in troubles.items():
+        place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'
+        report(printable(place), trouble)
+    if npy:
+        _write_npy(npy, vectors, len(troubles))
+    elif as_json:
+        rows = [None if i in troubles else row.tolist() for i, row in enumerate(vectors)]
+        print(json.dumps(rows))
+    else:
+        sound = [i for i in range(len(lines)) if i not in troubles]
+        _print_cosines([printable(lines[i])[:40] for i in sound], vectors[sound])
+    if troubles:
+        sys.exit(1)
+
+
+def _texts(texts: Sequence[str], file: str | None) -> list[str]:
+    """Return the texts and then the lines of `file`; what is not UTF-8 becomes lone surrogates."""
+    found = list(texts)
+    if file is not None:
+        with click.open_file(file, 'rb') as stream:
+            content = stream.read().removeprefix(codecs.BOM_UTF8)
+        lines = content.removesuffix(b'\n').split(b'\n') if content else []
+        found += [line.removesuffix(b'\r').decode('utf-8', 'surrogateescape') for line in lines]
+    if not found:
+        raise ValueError('expected texts to embed: as arguments, or as lines of --file')
+    return found
+
+
+def _embeddings(
+    model: Any, params: bx.Params, tokenizer: Tokenizer, texts: Sequence[str]
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Return a row for each text, of NaN where there is trouble, and what the trouble is."""
+    vectors = np.full((len(texts), model.config.width), np.nan, np.float32)
+    troubles: dict[int, str] = {}
+    embedder = batches.Embedder(model, params, len(texts))
+
+    def tokens(start: int) -> list[Encoding]:
+        part = texts[start : start + _WINDOW]
+        return tokenizer.encode_batch([text if is_utf8(text) else '' for text in part])
+
+    windows = range(0, len(texts), _WINDOW)
+    with tqdm.tqdm(total=len(texts), unit='text', leave=False, disable=None) as progress:
+        for start, found in batches.ahead(tokens, windows, 1):
+            ids = {i: encoding.ids for i, encoding in enumerate(found.result(), start)}
+            wrong = {i: _trouble(texts[i], ids[i], model.config) for i in ids}
+            troubles |= {i: trouble for i, trouble in wrong.items() if trouble}
+            sound = {i: ids[i] for i in ids if not wrong[i]}
+            progress.update(len(ids) - len(sound))
+            for rows, values in embedder(sound):
+                vectors[rows] = values
+                progress.update(len(rows))
+    return vectors, troubles
+
+
+def _trouble(text: str, ids: Sequence[int], config: Any) -> str:
+    """Say what keeps a text with these tokens from being embedded; '' if nothing does."""
+    start = cut(text, 30)
+    if not is_utf8(text):
+        return f'expected text in UTF-8, found {text[:30]!r}'
+    if not 0 < len(ids) <= config.context:
+        return f'expected 1 to {config.context} tokens, found {len(ids)} in {start!r}'
+    if max(ids) >= config.vocab_size:
+        return f'expected tokens below {config.vocab_size}, found {max(ids)} in {start!r}'
+    return ''
+
+
+def _write_npy(out: str, vectors: np.ndarray, skipped: int) -> None:
+    with atomic_write(out) as stream:
+        np.save(stream, vectors)
+    left_out = f', {skipped} of them NaN: see above' if skipped else ''
+    print(f'{out}: float32 {list(vectors.shape)}{left_out}')
+
+
+def _print_cosines(names: Sequence[str], vectors: np.ndarray) -> None:
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    width = max(map(len, names), default=0)
+    for name, row in zip(names, unit @ unit.T):
+        print(f'{name:<{width}}  ' + ' '.join(f'{cosine:6.3f}' for cosine in row))
+
+
+COMMANDS = (embed,)
