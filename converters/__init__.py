@@ -1,6 +1,5 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
-from blox.converters.configs import identify, read_config
 from blox.converters.convert import Explanation, convert, explain, export
 from blox.converters.peft.files import export_peft, import_peft
 from blox.converters.sources.source import Source, open_source, read_object
@@ -13,10 +12,8 @@ __all__ = [
     'explain',
     'export',
     'export_peft',
-    'identify',
     'import_peft',
     'layouts',
     'open_source',
-    'read_config',
     'read_object',
 ]
