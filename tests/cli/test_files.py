@@ -211,12 +211,15 @@ def test_export_replaces_nothing(tmp_path, out):
     assert list((tmp_path / 'full').iterdir()) == [tmp_path / 'full' / 'file']
 
 
-@pytest.mark.parametrize('format', ['hf', 'timm'])
+@pytest.mark.parametrize(
+    ('format', 'setting'),
+    [('hf', "stem 'small'"), ('timm', 'depths (1, 1, 1) (expected 4 stages)')],
+)
 @pytest.mark.parametrize('command', ['export', 'verify'])
-def test_what_no_library_has_is_one_line(tmp_path, command, format):
+def test_what_no_library_has_is_one_line(tmp_path, command, format, setting):
     out = [tmp_path / 'new'] if command == 'export' else []
     line = fails(command, 'resnet-digits', *out, '--format', format)
-    assert "cannot express this ResNet: stem 'small'" in line
+    assert f'cannot express this ResNet: {setting}' in line
     assert list(tmp_path.iterdir()) == []
 
 
