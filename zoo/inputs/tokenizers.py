@@ -97,7 +97,7 @@ def _read_gpt2(folder: Path) -> Tokenizer:
     vocabulary = parse_json(path, _read_text(path), 'the file')
     ids = vocabulary.values()
     if not all(type(i) is int and 0 <= i < 2**31 for i in ids) or len(set(ids)) < len(ids):
-        fail(path, 'expected for each token an id of its own, an integer from 0 on')
+        fail(path, 'expected another integer from 0 on for each token, found others')
     special = _special_tokens(path, settings, vocabulary)
     merges = _read_merges(folder / 'merges.txt')
     with _library(folder / 'merges.txt', 'expected merges of tokens in vocab.json'):
