@@ -20,7 +20,7 @@ TOKENIZER_FILES = (
 )
 MAX_BYTES = 64 * 2**20
 
-# What tokenizer_config.json may say, and what holds where it is silent.
+# Settings of tokenizer_config.json that are followed, with what holds where it is silent.
 _GPT2 = {
     'add_prefix_space': False,
     'unk_token': '<|endoftext|>',
