@@ -14,6 +14,7 @@ from blox.adapters import is_adapted
 from blox.atomic import atomic_write
 from blox.converters.configs import write_config
 from blox.converters.mapping.rules import plan, respell
+from blox.converters.tables import layouts
 from blox.converters.target import model_spec, table_of
 from blox.params import Params
 from blox.tensorfile import write_tensors
@@ -34,7 +35,10 @@ def export(
     """
     table = table_of(model, format)
     if table.library is None:
-        raise ValueError(f'{type(model).__name__} cannot be exported as {format!r}')
+        known = ' or '.join(name for name, t in layouts(model.path).items() if t.library)
+        raise ValueError(
+            f'{type(model).__name__} cannot be exported as {format!r}: expected {known}'
+        )
     config = write_config(table, model.config)
     values = external(model, params, format)
     files = {**table.companions(model.config), **(extra or {})}

@@ -1,1 +1,1 @@
-"""What tables are written in: rules, transforms, fields, and the parts that several share."""
+"""The language of tables: rules, transforms, fields, and the parts that several share."""

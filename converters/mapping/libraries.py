@@ -94,7 +94,7 @@ def _timm_file() -> dict[str, Any]:
     return json.loads((Path(__file__).parent / 'timm_names.json').read_text('utf-8'))
 
 
-# What timm writes beside the arguments of a model.
+# Fields that timm writes beside the arguments of a model.
 _TIMM_TOP = (
     'architecture',
     'global_pool',

@@ -29,7 +29,7 @@ ACTIVATION = one_of(
 TIMM_ACTIVATION = one_of({name: name for name in ('gelu', 'gelu_tanh', 'relu', 'silu', 'tanh')})
 
 
-# What every model of images has among timm's arguments and in its pretrained_cfg.
+# Fields that every model of images has among timm's arguments and in its pretrained_cfg.
 TIMM_IMAGES = (
     Field('image_size', 'img_size', 224, PAIR),
     Field('in_channels', 'in_chans', 3),

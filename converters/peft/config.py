@@ -16,11 +16,11 @@ from blox.tensorfile import fail
 
 # Starts of training that leave the base as it is.
 _INITS = (True, False, 'gaussian', 'eva', 'mica', 'orthogonal')
-# What is never off.
+# Settings that are never off: false is a mistake there.
 _NUMBERS = ('r', 'lora_alpha')
 # Far above those of any weight.
 _MAX_RANK = 2**16
-# What has no say in the outputs of an adapter that was trained.
+# Settings that have no say in the outputs of an adapter that was trained.
 _NEUTRAL = """
     auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config
     fan_in_fan_out inference_mode loftq_config lora_dropout lora_ga_config megatron_core

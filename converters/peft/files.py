@@ -35,11 +35,10 @@ _WEIGHTS = ('adapter_model.safetensors', 'adapter_model.bin')
 
 
 def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> Params:
-    """Add the adapters of a folder that PEFT saved to `params`, which are frozen.
+    """Freeze `params`, and add to them the adapters of a folder that PEFT saved.
 
-    The adapters can be trained as `bx.lora`'s.
-
-    `params` must be those of the base that they were trained on: nothing in the folder tells.
+    The adapters can be trained as `bx.lora`'s. `params` must be those of the base that they were
+    trained on: nothing in the folder tells.
     Modules that PEFT saved whole, such as a new head, replace ours and are trainable too. Where
     queries, keys and values are modules of their own, thirds of our fused weight are adapted.
 

@@ -37,7 +37,7 @@ class Site:
 
     @property
     def outputs(self) -> int:
-        """How many of our weight's outputs are this module's."""
+        """Number of our weight's outputs that are this module's."""
         return self.entry.shape[-1] // len(self.entry.names)
 
     @property

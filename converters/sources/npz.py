@@ -38,12 +38,12 @@ ZIP_ERRORS = (
 )
 # The end of a zip archive: a mark and how many members there are.
 _END = struct.Struct('<4s6xH10x')
-# How much longer than packed a member may be, by its compression; deflate can do no better.
+# By compression, how many times longer than packed a member may be; deflate can do no better.
 _RATIOS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
 # Far above any published checkpoint's, and far below what fills a machine's memory by accident.
 _MAX_BYTES = 2**36
 _MAX_HEADER_BYTES = 2**12
-# How the length of the header is written, by version.
+# Formats of the header's length, by version.
 _LENGTHS = {b'\x93NUMPY\1\0': '<H', b'\x93NUMPY\2\0': '<I', b'\x93NUMPY\3\0': '<I'}
 _HEADER = re.compile(
     r"\{'descr': '([<>|])(\w+)', 'fortran_order': (True|False), "

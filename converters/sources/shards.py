@@ -16,7 +16,7 @@ from blox.converters.sources.files import inside, read_json
 from blox.converters.sources.tensor import Tensor
 from blox.tensorfile import fail
 
-# How the name of an index ends.
+# The end of an index's name.
 INDEX = '.index.json'
 _SHARD = re.compile(r'(.+)-\d+-of-(\d+)(\.\w+)')
 

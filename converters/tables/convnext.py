@@ -21,7 +21,7 @@ from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform, join_axes
 
 _STAGE, _BLOCK = 'convnext/stage{s}', 'convnext/stage{s}/block{b}'
-# What stands before a later stage, and a block.
+# Prefixes of a later stage's downsampling, and of a block.
 _TIMM = 'stages.{s-1}.downsample', 'stages.{s-1}.blocks.{b}'
 _HF = 'encoder.stages.{s-1}.downsampling_layer', 'encoder.stages.{s-1}.layers.{b}'
 _ONE = join_axes(axis=0, first=1)

@@ -212,13 +212,14 @@ def test_export_replaces_nothing(tmp_path, out):
 
 
 @pytest.mark.parametrize(
-    ('format', 'lack'), [('hf', "stem 'small'"), ('timm', 'depths of 4 stages')]
+    ('format', 'setting'),
+    [('hf', "stem 'small'"), ('timm', 'depths (1, 1, 1) (expected 4 stages)')],
 )
 @pytest.mark.parametrize('command', ['export', 'verify'])
-def test_what_no_library_has_is_one_line(tmp_path, command, format, lack):
+def test_what_no_library_has_is_one_line(tmp_path, command, format, setting):
     out = [tmp_path / 'new'] if command == 'export' else []
     line = fails(command, 'resnet-digits', *out, '--format', format)
-    assert f'cannot express this ResNet: {lack}' in line
+    assert f'cannot express this ResNet: {setting}' in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,1 +1,1 @@
-"""What model files stand on: families, configs, features, resizing."""
+"""The ground that model files stand on: families, configs, features, resizing."""

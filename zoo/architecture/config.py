@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blox.layers import ACTIVATIONS
+from blox.zoo.architecture.validation import expect
 
 _KINDS = {
     bool: 'true or false',
@@ -46,9 +47,8 @@ class Config:
             for clause, holds in (_condition(name),)
             if not holds(getattr(self, name))
         ]
-        wrong = wrong or [clause for clause, holds in self.conditions().items() if not holds]
-        if wrong:
-            raise ValueError(f'{type(self).__name__}: expected {"; ".join(wrong)}; found {self}')
+        holds = dict.fromkeys(wrong, False) or self.conditions()
+        expect(type(self).__name__, vars(self), holds)
 
     def conditions(self) -> Mapping[str, bool]:
         """Return what must hold of fields together, in words, and whether it does."""

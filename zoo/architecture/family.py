@@ -8,6 +8,7 @@ import numpy as np
 
 from blox.graph import Graph
 from blox.zoo.architecture.model import ZooModel
+from blox.zoo.architecture.validation import expect_names
 
 
 class Head(NamedTuple):
@@ -66,9 +67,7 @@ class Family(NamedTuple):
         Raises ValueError that names missing and unknown fields.
         """
         names = {field.name for field in dataclasses.fields(self.config)}
-        missing, unknown = sorted(names - set(fields)), sorted(set(fields) - names)
-        if missing or unknown:
-            raise ValueError(f'{self.name} config: missing {missing}, unknown {unknown}')
+        expect_names(f'{self.name} config', names, fields)
         values: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()
         }

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from blox.tensorfile import TensorFile, fail, parse_json
-from blox.wording import misfits
 from blox.zoo.architecture.features import Feature
+from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
 
@@ -129,8 +129,7 @@ _TEXTS = (
 def _check_fields(fields: Mapping[str, Any]) -> None:
     """Raise ValueError unless a header's fields are those of a Card, each of its kind."""
     names = {field.name for field in dataclasses.fields(Card)} - {'weights'}
-    if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
-        raise ValueError('; '.join(wrong))
+    expect_names('', names, fields)
     wrong = [f'{name} a text' for name in _TEXTS if not _is_text(fields[name])]
     if not isinstance(fields['tokenizer'], str):
         wrong.append('tokenizer a text')
@@ -158,9 +157,7 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
         if not isinstance(fields[name], dict)
         and not (name == 'preprocessor' and fields[name] is None)
     ]
-    if wrong:
-        found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}
-        raise ValueError(f'expected {", ".join(wrong)}; found {found}')
+    expect('', fields, dict.fromkeys(wrong, False))
 
 
 def _is_text(value: Any) -> bool:

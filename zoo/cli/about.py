@@ -11,7 +11,7 @@ from blox.wording import format_bytes, some
 from blox.zoo.cli.shared import AS_JSON, MODEL, find
 from blox.zoo.models import families
 
-# What `info` prints, in its order.
+# The facts that `info` prints, in its order.
 FACTS = (
     'name',
     'family',

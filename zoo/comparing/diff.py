@@ -154,7 +154,9 @@ def _open(one: Comparable) -> tuple[Card | None, Params]:
         found = resolve(one)
         return found.card, found.read(families()[found.card.family].build(found.card.config))
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(one)):
-        raise TypeError('these Params are a spec: they have shapes, but no values to compare')
+        raise TypeError(
+            'these Params are a spec, with no values to compare: bx.init or bx.zoo.load give some'
+        )
     return None, one
 
 

@@ -134,7 +134,9 @@ def layer_error(path: str, ours: Any, theirs: np.ndarray) -> LayerError:
     """Return the row of one layer. ValueError if the two have different shapes."""
     ours = np.asarray(ours)
     if ours.shape != theirs.shape:
-        raise ValueError(f"{path!r} gives {ours.shape}, the reference's layer {theirs.shape}")
+        raise ValueError(
+            f'{path!r}: expected {theirs.shape}, as the reference gives there, found {ours.shape}'
+        )
     scale = float(np.abs(theirs).max(initial=0))
     return LayerError(path, float(np.abs(ours - theirs).max(initial=0)) / (scale or 1.0), scale)
 
@@ -261,7 +263,7 @@ def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
     )
     if loading['missing_keys']:
         missing = ', '.join(sorted(loading['missing_keys']))
-        raise ValueError(f'{folder}: {kind.__name__} finds no {missing} there')
+        raise ValueError(f'{folder}: expected all weights of {kind.__name__}, found no {missing}')
     return reference.eval()
 
 

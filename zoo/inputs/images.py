@@ -14,12 +14,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from blox.wording import misfits
+from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.processors import (
     INTERPOLATIONS,
     are_lengths,
     are_numbers,
-    expect,
     read_hf,
     read_timm,
     write_hf,
@@ -85,8 +84,7 @@ class ImagePreprocessor:
         Raises ValueError that names missing and unexpected fields, and values that are wrong.
         """
         names = {field.name for field in dataclasses.fields(cls)}
-        if wrong := misfits(sorted(names - set(fields)), sorted(set(fields) - names)):
-            raise ValueError(f'ImagePreprocessor: {"; ".join(wrong)}')
+        expect_names('ImagePreprocessor', names, fields)
         values: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
         }

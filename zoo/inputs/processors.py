@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from blox.zoo.architecture.validation import expect
+
 INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 
 _HF_FILE = 'preprocessor_config.json'
@@ -63,7 +65,8 @@ def read_hf(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     kind = _hf_kind(fields, model_type)
     values = _HF_COMMON | _HF_KINDS[kind] | {k: v for k, v in fields.items() if v is not None}
     if unknown := sorted(set(values) - set(_HF_COMMON) - set(_HF_KINDS[kind]) - _HF_IDLE):
-        raise ValueError(f'{_HF_FILE}: not known for a {kind}ImageProcessor here: {unknown}')
+        known = f'expected fields of a {kind}ImageProcessor'
+        raise ValueError(f'{_HF_FILE}: {known}, found also {", ".join(unknown)}')
     expect(_HF_FILE, values, _hf_conditions(values))
     sizes = _convnext_sizes(values) if kind == 'ConvNext' else _hf_sizes(values)
     return {
@@ -100,7 +103,10 @@ def _hf_kind(fields: Mapping[str, Any], model_type: str) -> str:
     """Find which of `_HF_KINDS` a file is of."""
     named = fields.get('image_processor_type') or fields.get('feature_extractor_type')
     if not named and model_type not in _HF_TYPES:
-        raise ValueError(f'{_HF_FILE}: no image_processor_type, and model_type {model_type!r}')
+        known = (
+            f'expected image_processor_type, or model_type {", ".join(_HF_TYPES)} in config.json'
+        )
+        raise ValueError(f'{_HF_FILE}: {known}, found model_type {model_type!r}')
     name = str(named or f'{_HF_TYPES[model_type]}ImageProcessor')
     kind = re.sub('(ImageProcessor(Fast|Pil)?|FeatureExtractor)$', '', name)
     if kind == name or kind not in _HF_KINDS:
@@ -265,11 +271,3 @@ def are_numbers(values: Any) -> bool:
     return isinstance(values, list | tuple) and all(
         type(value) in (int, float) and abs(value) < 1e6 for value in values
     )
-
-
-def expect(source: str, fields: Mapping[str, Any], holds: Mapping[str, bool]) -> None:
-    """Raise ValueError with all clauses that do not hold; each begins with a field's name."""
-    wrong = [clause for clause, is_so in holds.items() if not is_so]
-    if wrong:
-        found = {clause.split()[0]: fields[clause.split()[0]] for clause in wrong}
-        raise ValueError(f'{source}: expected {"; ".join(wrong)}; found {found}')

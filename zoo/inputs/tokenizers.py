@@ -20,7 +20,7 @@ TOKENIZER_FILES = (
 )
 MAX_BYTES = 64 * 2**20
 
-# What tokenizer_config.json may say, and what holds where it is silent.
+# Settings of tokenizer_config.json that are followed, with what holds where it is silent.
 _GPT2 = {
     'add_prefix_space': False,
     'unk_token': '<|endoftext|>',
@@ -97,7 +97,7 @@ def _read_gpt2(folder: Path) -> Tokenizer:
     vocabulary = parse_json(path, _read_text(path), 'the file')
     ids = vocabulary.values()
     if not all(type(i) is int and 0 <= i < 2**31 for i in ids) or len(set(ids)) < len(ids):
-        fail(path, 'expected for each token an id of its own, an integer from 0 on')
+        fail(path, 'expected another integer from 0 on for each token, found others')
     special = _special_tokens(path, settings, vocabulary)
     merges = _read_merges(folder / 'merges.txt')
     with _library(folder / 'merges.txt', 'expected merges of tokens in vocab.json'):

@@ -242,8 +242,8 @@ def _pad(
     longest = max(row.size for row in rows)
     if longest + max_new_tokens > config.context:
         raise ValueError(
-            f'{len(rows)} prompts of up to {longest} tokens and max_new_tokens {max_new_tokens} do not fit a '
-            f'context of {config.context}'
+            f'{len(rows)} prompts of up to {longest} tokens and max_new_tokens {max_new_tokens} '
+            f'do not fit a context of {config.context}'
         )
     bucket = _SMALLEST_BUCKET
     while bucket < longest:

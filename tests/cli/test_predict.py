@@ -1,0 +1,136 @@
+"""`blox predict`."""
+
+import csv
+import json
+import os
+import re
+
+import pytest
+from commands import DIGITS, blox, fails, printed, write_model
+from PIL import Image
+
+
+@pytest.fixture(scope='module')
+def writer(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp('models') / 'writer.safetensors', context=64)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    path = tmp_path / 'broken.png'
+    path.write_bytes((DIGITS / '3.png').read_bytes()[:40])
+    return path
+
+
+@pytest.mark.parametrize('model', ['vit-digits', 'resnet-digits'])
+def test_predict_prints_file_class_and_probability(model):
+    files = [DIGITS / f'{digit}.png' for digit in (7, 0, 3)]
+    lines = printed('predict', model, *files).splitlines()
+    found = [re.fullmatch(r'(\S+)  (\d) +(\d+\.\d) %', line) for line in lines]
+    assert [match and match[1] for match in found] == [str(file) for file in files]
+    assert [match and match[2] for match in found] == ['7', '0', '3']
+    assert all(match and 50 < float(match[3]) <= 100 for match in found)
+
+
+def test_predict_takes_a_folder():
+    lines = printed('predict', 'vit-digits', DIGITS).splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        [str(DIGITS / f'{digit}.png'), str(digit)] for digit in range(10)
+    ]
+
+
+def test_predict_looks_into_subfolders_for_images_alone(tmp_path):
+    (tmp_path / 'deep' / 'er').mkdir(parents=True)
+    (tmp_path / 'deep' / 'er' / 'five.PNG').write_bytes((DIGITS / '5.png').read_bytes())
+    (tmp_path / 'notes.txt').write_text('not an image')
+    (line,) = printed('predict', 'vit-digits', tmp_path).splitlines()
+    assert line.split()[1] == '5'
+
+
+def test_predict_prints_several_classes():
+    (line,) = printed('predict', 'vit-digits', DIGITS / '4.png', '--top', 3).splitlines()
+    found = re.findall(r'(\d) +(\d+\.\d) %', line)
+    assert len({label for label, _ in found}) == 3
+    probabilities = [float(p) for _, p in found]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_predict_prints_json():
+    files = [DIGITS / '1.png', DIGITS / '2.png']
+    rows = json.loads(printed('predict', 'vit-digits', *files, '--top', 99, '--json'))
+    assert [row['file'] for row in rows] == [str(file) for file in files]
+    assert [row['classes'][0]['label'] for row in rows] == ['1', '2']
+    for row in rows:
+        assert sum(entry['probability'] for entry in row['classes']) == pytest.approx(1, abs=1e-5)
+        assert {entry['label'] for entry in row['classes']} == set('0123456789')
+
+
+@pytest.mark.parametrize('count', [65, 130])
+def test_predict_takes_more_images_than_one_batch(tmp_path, count):
+    for i in range(count):
+        Image.open(DIGITS / f'{i % 10}.png').save(tmp_path / f'{i:03}.png')
+    lines = printed('predict', 'resnet-digits', tmp_path).splitlines()
+    assert [line.split()[1] for line in lines] == [str(i % 10) for i in range(count)]
+
+
+def test_predict_takes_photos_of_any_size_and_mode(tmp_path):
+    Image.open(DIGITS / '6.png').resize((321, 123)).convert('CMYK').save(tmp_path / 'six.jpg')
+    (line,) = printed('predict', 'vit-digits', tmp_path / 'six.jpg').splitlines()
+    assert line.split()[1] == '6'
+
+
+@pytest.mark.parametrize('flags', [[], ['--json']], ids=['text', 'json'])
+def test_predict_reports_a_broken_file_and_goes_on(broken, flags):
+    files = [DIGITS / '1.png', broken, 'missing.png', DIGITS / '2.png']
+    result = blox('predict', 'vit-digits', *files, *flags)
+    assert result.exit_code == 1
+    reports = result.stderr.splitlines()
+    assert [report.partition(': ')[0] for report in reports] == [str(broken), 'missing.png']
+    if flags:
+        assert [row['classes'][0]['label'] for row in json.loads(result.stdout)] == ['1', '2']
+    else:
+        assert [line.split()[1] for line in result.stdout.splitlines()] == ['1', '2']
+
+
+@pytest.mark.parametrize(
+    ('flags', 'expected'), [([], ''), (['--json'], '[]\n')], ids=['text', 'json']
+)
+def test_predict_of_broken_files_alone(broken, flags, expected):
+    result = blox('predict', 'vit-digits', broken, *flags)
+    assert (result.exit_code, result.stdout) == (1, expected)
+
+
+def test_predict_writes_csv(broken, tmp_path):
+    odd = tmp_path / '=1,"2"\r3\n.png'
+    odd.write_bytes((DIGITS / '3.png').read_bytes())
+    out = tmp_path / 'out.csv'
+    result = blox('predict', 'vit-digits', DIGITS / '1.png', broken, odd, '--csv', out, '--top', 2)
+    assert (result.exit_code, result.stdout) == (1, f'{out}: 2 files\n')
+    assert result.stderr.startswith(f'{broken}: ')
+    with open(out, newline='') as file:
+        header, *rows = csv.reader(file)
+    assert header == ['file', 'label', 'probability', 'label2', 'probability2']
+    assert [row[:2] for row in rows] == [[str(DIGITS / '1.png'), '1'], [str(odd), '3']]
+    assert all(0.5 < float(row[2]) < 1 and 0 < float(row[4]) < 0.5 for row in rows)
+
+
+def test_predict_prints_csv_with_names_that_are_not_utf_8(tmp_path):
+    file = tmp_path / os.fsdecode(b'\xff.png')
+    file.write_bytes((DIGITS / '7.png').read_bytes())
+    result = blox('predict', 'vit-digits', file, '--csv', '-')
+    assert re.fullmatch(
+        rb'file,label,probability\n' + re.escape(bytes(file)) + rb',7,0\.\d+\n', result.stdout_bytes
+    )
+
+
+def test_predict_of_broken_files_alone_writes_a_header_of_csv(broken):
+    result = blox('predict', 'vit-digits', broken, '--csv', '-')
+    assert (result.exit_code, result.stdout) == (1, 'file,label,probability\n')
+
+
+def test_predict_fails_in_an_empty_folder(tmp_path):
+    assert fails('predict', 'vit-digits', tmp_path) == f"Error: '{tmp_path}' holds no images"
+
+
+def test_predict_with_a_text_model_is_one_line(writer):
+    assert 'is for text-generation, expected' in fails('predict', writer, DIGITS / '1.png')

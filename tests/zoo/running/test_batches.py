@@ -1,0 +1,60 @@
+"""Batches of images and texts: their sizes, and when they are read."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from families import tiny
+from small_models import model_of
+
+import blox as bx
+from blox.zoo.running import batches
+
+
+@pytest.mark.parametrize(('count', 'batch'), [(1, 1), (64, 64), (65, 33), (130, 44)])
+def test_images_of_any_number_are_one_program(count, batch):
+    shapes = []
+
+    def model(params, images):
+        shapes.append(images.shape)
+        return images[:, 0, 0], params
+
+    files = [Path(str(i)) for i in range(count)]
+    prepared = {file: np.full((1, 2, 2, 3), float(file.name), np.float32) for file in files}
+    found = [*batches.classify(model, bx.Params(0), prepared.__getitem__, files, report=print)]
+    assert [file for file, _ in found] == files
+    np.testing.assert_allclose(np.stack([row for _, row in found]), 1 / 3, rtol=1e-6)
+    assert shapes == [(batch, 2, 2, 3)]
+
+
+def test_files_are_read_ahead_but_not_all_at_once():
+    started = []
+    answers = batches.ahead(started.append, range(1000), 5)
+    for i, (item, done) in enumerate(answers):
+        done.result()
+        assert item == i
+        assert len(started) <= i + 6
+        if i == 10:
+            answers.close()
+    assert len(started) <= 16
+
+
+def test_embeddings_of_many_lengths_are_few_programs():
+    model = model_of(tiny('bert', context=64))
+    params, shapes = bx.zoo.init(model), []
+
+    class Spy:
+        config = model.config
+
+        def __call__(self, params, tokens, mask):
+            shapes.append(tokens.shape)
+            return model(params, tokens, mask)
+
+    sequences = {i: [1] * (i % 60 + 1) for i in range(400)}
+    found = dict(
+        pair
+        for keys, rows in batches.Embedder(Spy(), params, 400)(sequences)
+        for pair in zip(keys, rows)
+    )
+    assert sorted(shapes) == [(32, 8), (32, 16), (32, 32), (32, 64)]
+    assert found.keys() == sequences.keys()
