@@ -77,7 +77,7 @@ def read_config(table: Table, source: Source) -> dict[str, Any]:
     try:
         ours = read_fields(table.fields, theirs, _is_neutral(table))
     except ValueError as error:
-        name = source.config['architecture' if library is TIMM else 'model_type']
+        name = source.config.get('architecture' if library is TIMM else 'model_type')
         owner = f"{library.name}'" if library.name.endswith('s') else f"{library.name}'s"
         needs = f"{owner} {name} needs what blox's {table.kinds[0]} lacks"
         raise ValueError(f'{needs}: {error}') from error
