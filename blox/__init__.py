@@ -99,3 +99,8 @@ def __getattr__(name: str) -> Any:
     if name in ('zoo', 'converters'):
         return importlib.import_module(f'blox.{name}')
     raise AttributeError(f"module 'blox' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what users need, the upper floors included."""
+    return __all__

@@ -1,6 +1,5 @@
 """Published checkpoints and graph paths: one table for each layout, used in both directions."""
 
-from blox.converters.configs import identify, read_config
 from blox.converters.convert import convert
 from blox.converters.explanation import Explanation, explain
 from blox.converters.exporting import export
@@ -16,10 +15,8 @@ __all__ = [
     'explain',
     'export',
     'export_peft',
-    'identify',
     'import_peft',
     'layouts',
     'open_source',
-    'read_config',
     'read_object',
 ]

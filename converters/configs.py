@@ -128,9 +128,9 @@ def _timm_architecture(table: Table, known: Mapping[str, Any], arguments: Mappin
 
     def rank(name: str, ours: Mapping[str, Any]) -> tuple[int, int, int, str]:
         same = {field for field, value in ours.items() if known[field] == value}
-        return len(same & implied), len(same), -len(name), name
+        return -len(same & implied), -len(same), len(name), name
 
-    return max(rank(*item) for item in _timm_configs(table.kinds).items())[-1]
+    return min(rank(*item) for item in _timm_configs(table.kinds).items())[-1]
 
 
 @functools.cache

@@ -127,7 +127,10 @@ def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
         'num_classes': config.get('num_classes', pretrained.get('num_classes', 1000)),
         **({'global_pool': config['global_pool']} if config.get('global_pool') else {}),
     }
-    made_with = timm_names()[str(config['architecture'])].arguments or {}
+    name = str(config['architecture'])
+    made_with = timm_names()[name].arguments
+    if made_with is None:
+        raise ValueError(f'expected a model whose arguments are known here, found {name}')
     return {**made_with, **said, **_object(config, 'model_args')}
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from blox import CheckpointError
-from blox.converters import export, identify, layouts
-from blox.converters.configs import read_config, write_config
+from blox.converters import export, layouts
+from blox.converters.configs import identify, read_config, write_config
 from blox.params import Params
 from blox.zoo.models import families
 
@@ -223,6 +223,7 @@ def test_folders_of_timm_that_are_not_ours_are_refused(family, change, message):
         ('resnet', 'resnet200d', ["stem_type 'deep' (expected '')", 'avg_down True (expected']),
         ('resnet', 'seresnet50', ["block_args {'attn_layer': 'se'} (expected None)"]),
         ('vit', 'vit_giant_patch14_dinov2', ['init_values 1e-05 (expected None)', 'mlp_layer']),
+        ('vit', 'vit_base_r50_s16_224', ["'HybridEmbed'", "'ResNetV2'"]),
         ('vit', 'vit_base_patch16_clip_quickgelu_224', ['pre_norm True', "'quick_gelu' (expected"]),
     ],
 )

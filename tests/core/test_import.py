@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+import blox as bx
+
 
 def modules_after(statement: str) -> set[str]:
     code = f'import sys; {statement}; print(" ".join(sys.modules))'
@@ -25,3 +27,8 @@ def test_the_zoo_is_imported_at_its_first_use():
 def test_loading_a_model_imports_no_torch():
     found = modules_after("import blox as bx; bx.zoo.load('resnet-digits')")
     assert not {'torch', 'transformers', 'huggingface_hub', 'scipy'} & found
+
+
+def test_the_library_lists_what_users_need_and_no_more():
+    assert {'zoo', 'converters', 'Params', 'load'} < set(dir(bx)) == set(bx.__all__)
+    assert all(getattr(bx, name) is not None for name in dir(bx))

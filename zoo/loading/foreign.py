@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from blox import converters
+from blox.converters.configs import identify as identify_config
+from blox.converters.configs import read_config
 from blox.converters.sources.source import WEIGHTS, Source
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.architecture.family import Family
@@ -40,7 +42,7 @@ def needed(names: list[str]) -> list[str]:
 
 def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
     """Find the family and the layout that a config.json speaks of; CheckpointError for others."""
-    family, layout = converters.identify(path, config)
+    family, layout = identify_config(path, config)
     return families()[family], layout
 
 
@@ -52,7 +54,7 @@ def read_card(source: Source, name: str) -> Card:
     family, layout = identify(source.path, source.config)
     table = converters.layouts(family.name)[layout]
     try:
-        config = family.override(family.config(), converters.read_config(table, source))
+        config = family.override(family.config(), read_config(table, source))
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:

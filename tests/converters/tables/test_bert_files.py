@@ -6,7 +6,8 @@ import pytest
 from checkpoints import folder_of
 from families import tiny
 
-from blox.converters import layouts, read_config
+from blox.converters import layouts
+from blox.converters.configs import read_config
 
 POOLING = {
     'mean': ({'pooling_mode_mean_tokens': True}, True, {'pool': 'mean', 'normalize': True}),

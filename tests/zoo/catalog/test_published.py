@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from families import declared
 
-from blox.converters import Source, layouts, read_config
-from blox.converters.configs import write_config
+from blox.converters import Source, layouts
+from blox.converters.configs import read_config, write_config
 from blox.converters.sources.tensor import Tensor
 from blox.zoo.catalog.published import published
 from blox.zoo.inputs.images import ImagePreprocessor

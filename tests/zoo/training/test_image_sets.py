@@ -78,7 +78,8 @@ def test_what_is_no_image_is_left_out_and_told(folder):
         (folder / name).write_text('x')
     summary = bx.zoo.image_folder(folder, GRAY).summary
     assert summary == (
-        'data: 33 images of 3 classes, 4 held out; left out, as no images: 1 .?, 2 .txt, 1 Makefile'
+        'data: 33 images of 3 classes, 4 held out; '
+        r'left out, as no images: 1 .\x1b, 2 .txt, 1 Makefile'
     )
 
 
