@@ -103,15 +103,12 @@ def write_config(table: Table, config: Any) -> dict[str, Any]:
     known = _fields(config)
     try:
         theirs = write_fields(table.fields, known)
+        made = table.header(config, theirs)
+        if library is TIMM:
+            made = {'architecture': _timm_architecture(table, known, made['model_args']), **made}
+        back = _read_back(table, config, made)
     except ValueError as error:
         raise ValueError(f'{library.name} cannot express this {_kind(config)}: {error}') from error
-    made = table.header(config, theirs)
-    if library is TIMM:
-        made = {'architecture': _timm_architecture(table, known, made['model_args']), **made}
-    names = (name for rule in table.rules(config) for name in rule.external)
-    hollow = Tensor(np.dtype(np.float32), (), lambda: np.zeros((), np.float32), Path())
-    source = Source(Path(), dict.fromkeys(names, hollow), made, table.companions(config))
-    back = _fields(dataclasses.replace(type(config)(), **read_config(table, source)))
     wrong = [
         f'{name} {value!r}, which would be {back[name]!r} there'
         for name, value in known.items()
@@ -120,6 +117,14 @@ def write_config(table: Table, config: Any) -> dict[str, Any]:
     if wrong:
         raise ValueError(f'{library.name} cannot express this {_kind(config)}: {"; ".join(wrong)}')
     return made
+
+
+def _read_back(table: Table, config: Any, made: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the config that a folder with this config.json would give."""
+    names = (name for rule in table.rules(config) for name in rule.external)
+    hollow = Tensor(np.dtype(np.float32), (), lambda: np.zeros((), np.float32), Path())
+    source = Source(Path(), dict.fromkeys(names, hollow), made, table.companions(config))
+    return _fields(dataclasses.replace(type(config)(), **read_config(table, source)))
 
 
 def _timm_architecture(table: Table, known: Mapping[str, Any], arguments: Mapping[str, Any]) -> str:

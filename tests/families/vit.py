@@ -19,7 +19,7 @@ TOLD = [
     *({'activation': name} for name in ('gelu_tanh', 'relu', 'silu', 'tanh')),
 ]
 BROKEN = [
-    ({'image_size': (224, 225)}, 'patches that tile the image'),
+    ({'image_size': (224, 225)}, 'patch_size that tiles image_size'),
     ({'pre_logits': -1}, 'pre_logits >= 0'),
     ({'pool': 'max'}, "pool 'avg', or 'cls' with a class token"),
     ({'class_token': False}, "pool 'avg', or 'cls' with a class token"),

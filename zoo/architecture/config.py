@@ -111,4 +111,4 @@ def heads_divide_width(config: Any) -> dict[str, bool]:
 def patches_tile_image(config: Any) -> dict[str, bool]:
     """Return the condition of models that cut images into patches."""
     sizes = zip(config.image_size, config.patch_size)
-    return {'patches that tile the image': all(image % patch == 0 for image, patch in sizes)}
+    return {'patch_size that tiles image_size': all(image % patch == 0 for image, patch in sizes)}

@@ -11,7 +11,7 @@ def expect(source: str, fields: Mapping[str, Any], holds: Mapping[str, bool]) ->
     wrong = [clause for clause, is_so in holds.items() if not is_so]
     if wrong:
         named = {word for clause in wrong for word in clause.split()} & fields.keys()
-        found = {name: value for name, value in fields.items() if name in named}
+        found = {name: value for name, value in fields.items() if name in named} or dict(fields)
         start = f'{source}: ' if source else ''
         raise ValueError(f'{start}expected {"; ".join(wrong)}; found {found}')
 

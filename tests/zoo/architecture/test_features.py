@@ -155,8 +155,10 @@ def test_remat_keeps_less_and_computes_the_same(config):
 
     gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
     (expected, state), (found, new_state) = gradient(trainable, model), gradient(trainable, again)
+    largest = max(abs(param.value).max() for param in expected.values())
     for path in expected:
-        scale = abs(expected[path].value).max() + 1e-6
+        # Where a norm removes what a bias adds, its gradient is nothing but rounding.
+        scale = abs(expected[path].value).max() + 1e-4 * largest
         np.testing.assert_allclose(
             found[path].value / scale, expected[path].value / scale, atol=1e-4
         )

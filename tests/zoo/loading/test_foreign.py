@@ -6,12 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from families import declared
+from families import every_library
 from folders import FOLDERS, IMAGES, LABELS
 from helpers import message, table
 
 import blox as bx
 from blox import CheckpointError
+from blox.converters import layouts
 
 
 @pytest.mark.parametrize('name', FOLDERS)
@@ -89,15 +90,23 @@ def test_what_changes_the_function_is_refused_by_name(row, edited):
     assert expected in said
 
 
+MODEL_TYPES = [
+    kind
+    for family, layout in every_library()
+    for kind in layouts(family)[layout].kinds
+    if layout == 'hf'
+]
+
+
 @table(
     {
         'of transformers': (
             'vit-hf',
             {'model_type': 'swin'},
-            ["'swin'", *declared()],
+            ["'swin'", *MODEL_TYPES],
         ),
-        'a list': ('vit-hf', {'model_type': ['vit']}, ["['vit']", *declared()]),
-        'none': ('vit-hf', {'model_type': None}, ['None', *declared()]),
+        'a list': ('vit-hf', {'model_type': ['vit']}, ["['vit']", *MODEL_TYPES]),
+        'none': ('vit-hf', {'model_type': None}, ['None', *MODEL_TYPES]),
         'of timm': (
             'vit-timm',
             {'architecture': 'vit_base_patch17_224'},

@@ -170,7 +170,10 @@ HEADERS = {
     'a vocabulary beyond all arrays': (*config('gpt2', vocab_size=2**100), ['vocab_size']),
     'an image beyond all arrays': (*config('resnet', image_size=[2**70] * 2), ['image_size']),
     'heads that do not divide the width': (*config('vit', heads=3), ['heads that divide width']),
-    'patches that do not tile': (*config('vit', patch_size=[3, 3]), ['patches that tile']),
+    'patches that do not tile': (
+        *config('vit', patch_size=[3, 3]),
+        ['patch_size that tiles image_size'],
+    ),
     'no patch size': (*config('vit', patch_size=[0, 0]), ['positive']),
     'an unknown activation': (*config('vit', activation='GELU'), ['activation of gelu']),
     'an activation with ANSI': (*config('vit', activation='\x1b[31m'), [r"'\x1b[31m'"]),
