@@ -68,6 +68,10 @@ REFERENCES = {
     'hf no head': _HF.of('ConvNextModel'),
 }
 FULL_SIZE = {'ConvNeXt-T': timm('convnext_tiny')}
+GOLDEN = {
+    'timm': _TIMM.of('convnextv2_atto', depths=[1, 1, 1, 1], dims=[4, 4, 8, 8]),
+    'hf': _HF.but(hidden_sizes=[4, 8], depths=[1, 1]),
+}
 REFUSED = {
     'hf': {'hidden_act': 'quick_gelu', 'num_stages': 3, 'kernel_size': 5},
     'timm': {'stem_type': 'overlap', 'head_hidden_size': 8, 'kernel_sizes': 5, 'depths': [1, 2]},

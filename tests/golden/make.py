@@ -1,4 +1,4 @@
-"""Writes the golden files beside this script: `python tests/golden/make.py`.
+"""Writes the golden files beside this script: `python tests/golden/make.py [NAME ...]`.
 
 Each folder holds a tiny checkpoint as a reference library saves it, and in expected.npz random
 inputs with what that library makes of them in float64. Needs the `parity` extra.
@@ -134,5 +134,5 @@ def _pair(
 
 
 if __name__ == '__main__':
-    for name in CASES:
+    for name in sys.argv[1:] or CASES:
         write(name, HERE / name)
