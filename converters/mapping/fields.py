@@ -58,7 +58,7 @@ class Field:
             name: _value(name, theirs.get(name, default), default, self.via) for name in self.names
         }
         first = _one_value(values)
-        if not self.ours and not _equal(first, default):
+        if not self.ours and not equal(first, default):
             raise _unlike(self.names[0], first, repr(default))
         try:
             value = self.via.read(first, known)
@@ -162,8 +162,8 @@ def _is_like(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    # 1 == True in Python, but not in a config.
+def equal(a: Any, b: Any) -> bool:
+    """Return whether two settings say the same; True is not 1 in a config."""
     return a == b and isinstance(a, bool) == isinstance(b, bool)
 
 

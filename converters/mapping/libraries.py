@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from blox.converters.mapping.fields import equal
+
 
 @dataclass(frozen=True)
 class Library:
@@ -60,8 +62,7 @@ _DEFAULTS = {
 
 def _is_neutral_hf(name: str, value: Any) -> bool:
     if name in _DEFAULTS:
-        default = _DEFAULTS[name]
-        return value == default and isinstance(value, bool) == isinstance(default, bool)
+        return equal(value, _DEFAULTS[name])
     return _ABOUT.fullmatch(name) is not None
 
 

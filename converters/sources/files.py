@@ -14,10 +14,14 @@ _MAX_JSON_BYTES = 16 * 2**20
 
 def read_object(path: Path) -> dict[str, Any]:
     """Read the JSON object in a file; CheckpointError if it is none."""
-    fields = read_json(path)
-    if not isinstance(fields, dict):
+    return check_object(path, read_json(path))
+
+
+def check_object(path: Path, parsed: Any) -> dict[str, Any]:
+    """Return what a file's JSON says if it is an object; CheckpointError if it is a list."""
+    if not isinstance(parsed, dict):
         fail(path, 'expected a JSON object, found a list')
-    return fields
+    return parsed
 
 
 def read_json(path: Path) -> Any:
@@ -62,7 +66,8 @@ def check_start(path: Path, expected: str, *magics: bytes) -> bytes:
 def inside(about: Path, folder: Path, name: str) -> Path:
     """Return `folder / name`; CheckpointError, about a file, if that leads out of the folder.
 
-    Links may not lead out of it either. In a cache of the Hub a snapshot's files are links into the repository's `blobs`.
+    Links may not lead out of it either. In a cache of the Hub a snapshot's files are links into the
+    repository's `blobs`.
     """
     try:
         root, target = folder.resolve(), (folder / name).resolve()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from blox.converters.sources.container import open_file
-from blox.converters.sources.files import inside, read_json, read_object
+from blox.converters.sources.files import check_object, inside, read_json, read_object
 from blox.converters.sources.shards import INDEX, open_shards
 from blox.converters.sources.tensor import Tensor
 from blox.tensorfile import fail
@@ -50,10 +50,7 @@ class Source:
 
     def read_object(self, name: str) -> dict[str, Any]:
         """Read the JSON object in a file of the folder; CheckpointError if it is none."""
-        found = self.read_json(name)
-        if not isinstance(found, dict):
-            fail(self.path / name, 'expected a JSON object, found a list')
-        return found
+        return check_object(self.path / name, self.read_json(name))
 
 
 def open_source(path: str | os.PathLike[str]) -> Source:

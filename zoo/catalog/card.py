@@ -12,7 +12,7 @@ from blox.tensorfile import TensorFile, fail, parse_json
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.models import families
+from blox.zoo.models import families, family_of
 
 # The header's metadata entry that says which model a file holds.
 HEADER_KEY = 'blox.model'
@@ -83,6 +83,13 @@ class Card:
         fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         del fields['weights']
         return fields
+
+    @classmethod
+    def of(cls, model: Any, name: str, card: 'Card | None' = None) -> 'Card':
+        """Return `card`, or a new one of this name, with the family, config and task of a model."""
+        family = family_of(model)
+        about = {'family': family.name, 'config': model.config, 'task': family.task}
+        return dataclasses.replace(card, **about) if card else cls(name, **about)
 
     @classmethod
     def from_file(cls, file: TensorFile) -> 'Card':

@@ -1,7 +1,6 @@
 """Compiling models to programs that run without this library."""
 
 import contextlib
-import dataclasses
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from blox.params import Params
 from blox.tensorfile import write_tensors
 from blox.zoo.architecture.fit import check_fit
 from blox.zoo.catalog.card import Card
-from blox.zoo.models import family_of
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -61,10 +59,8 @@ def compile(
     if not platforms or not set(platforms) <= set(PLATFORMS):
         raise ValueError(f'expected platforms of {", ".join(PLATFORMS)}, found {list(platforms)}')
     check_fit(model, params)
-    family = family_of(model)
-    card = card or Card(Path(path).stem, family.name, model.config, family.task)
-    card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
-    inputs = _inputs(model, family.task)
+    card = Card.of(model, Path(path).stem, card)
+    inputs = _inputs(model, card.task)
     exported = _exported(model, params, tuple(inputs.values()), platforms)
     facts = _facts(inputs, exported)
     tensors = {name: param.value for name, param in params.items() if name != RNG}

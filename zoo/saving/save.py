@@ -1,6 +1,5 @@
 """Saving a model and its Params as one file."""
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from blox.param import RNG
 from blox.params import Params
 from blox.zoo.architecture.fit import check_fit, not_floating, unmarked_state
 from blox.zoo.catalog.card import Card
-from blox.zoo.models import family_of
 
 
 def save(
@@ -23,10 +21,7 @@ def save(
     preprocessing, labels and tokenizer of the model that this one came from; labels must be as
     many as classes.
     """
-    family = family_of(model)
-    if card is None:
-        card = Card(Path(path).stem, family.name, model.config, family.task)
-    card = dataclasses.replace(card, family=family.name, config=model.config, task=family.task)
+    card = Card.of(model, Path(path).stem, card)
     check_fit(model, params)
     unmarked = unmarked_state(model_spec(model), params)
     wrong = [f'{path}: not marked as batch statistics' for path in unmarked]

@@ -12,7 +12,6 @@ from blox.adapters import is_adapted
 from blox.lora import merge_lora, save_lora
 from blox.params import Params
 from blox.zoo.catalog.card import Card
-from blox.zoo.models import family_of
 from blox.zoo.saving.save import save
 from blox.zoo.training import curves
 from blox.zoo.training.data import Data
@@ -48,14 +47,10 @@ def write(out: Path, model: Any, params: Params, card: Card, history: Sequence[E
 
 def card_before(card: Card | None, name: str, model: Any, data: Data) -> Card:
     """Return a card of what is known before training. Raise ValueError unless a file can say it."""
-    family = family_of(model)
-    base = card or Card(name, family.name, model.config, family.task)
+    base = Card.of(model, name, card)
     known = dataclasses.replace(
         base,
         name=name,
-        family=family.name,
-        config=model.config,
-        task=family.task,
         labels=data.labels,
         data='; then '.join(text for text in (base.data, data.summary) if text),
         changes=(*base.changes, f'fine-tuned from {base.name}') if card else (),
