@@ -26,7 +26,7 @@ from blox.param import (
     like,
 )
 from blox.paths import Where
-from blox.structure import Structure, freeze_metadata, join, replaced, subset
+from blox.structure import Structure, freeze_metadata, inserted, join, replaced, subset
 
 # 'lane' in ASCII.
 _LANE = np.uint32(0x6C616E65)
@@ -139,18 +139,14 @@ class Params(Mapping[str, Param]):
     def _insert(self, path: str, param: Param) -> Params:
         structure = self._structure
         i = bisect.bisect(structure.paths, paths.natural_key(path), key=paths.natural_key)
-
-        def grown(items: tuple[Any, ...], item: Any) -> tuple[Any, ...]:
-            return (*items[:i], item, *items[i:])
-
         return _make(
             Structure.of(
-                grown(structure.paths, path),
-                grown(structure.trainable, param.trainable),
-                grown(structure.metadata, freeze_metadata(path, param.metadata)),
+                inserted(structure.paths, i, path),
+                inserted(structure.trainable, i, param.trainable),
+                inserted(structure.metadata, i, freeze_metadata(path, param.metadata)),
                 structure.finalized,
             ),
-            grown(self._values, param.value),
+            inserted(self._values, i, param.value),
         )
 
     def cast(self, dtype: Any, where: Where = '**') -> Params:

@@ -77,11 +77,7 @@ def _typed(value: Any) -> Any:
 
 def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
     """Return `metadata` as sorted pairs, lists as tuples. TypeError for unhashable values."""
-
-    def freeze(value: Any) -> Any:
-        return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
-
-    frozen = tuple(sorted((name, freeze(value)) for name, value in metadata.items()))
+    frozen = tuple(sorted((name, _as_tuples(value)) for name, value in metadata.items()))
     try:
         hash(frozen)
     except TypeError:
@@ -89,6 +85,10 @@ def freeze_metadata(path: str, metadata: Mapping[str, Any]) -> Metadata:
             f'metadata of {path!r} must map names to hashable values, found {dict(metadata)}'
         ) from None
     return frozen
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def subset(structure: Structure, chosen: frozenset[str]) -> Structure:
@@ -123,3 +123,8 @@ def join(mine: Structure, theirs: Structure) -> Structure:
 def replaced(items: tuple[Any, ...], i: int, item: Any) -> tuple[Any, ...]:
     """Return `items` with another one at index `i`."""
     return (*items[:i], item, *items[i + 1 :])
+
+
+def inserted(items: tuple[Any, ...], i: int, item: Any) -> tuple[Any, ...]:
+    """Return `items` with one more before index `i`."""
+    return (*items[:i], item, *items[i:])

@@ -2,6 +2,8 @@
 
 import os
 
+import jaxlib
+
 os.environ['XLA_FLAGS'] = ' '.join(
     [
         os.environ.get('XLA_FLAGS', ''),
@@ -11,12 +13,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
         '--xla_llvm_disable_expensive_passes=true',
     ]
 )
+# Where jaxlib still knows this flag, it saves two thirds of the time to compile.
+if tuple(int(n) for n in jaxlib.__version__.split('.')[:2]) < (0, 11):
+    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 os.environ['HF_HUB_OFFLINE'] = '1'
 
-from jaxtyping import install_import_hook
+import typecheck
 
-# Before blox is imported: checks the shapes that its annotations state at every call.
-install_import_hook('blox', 'typecheck.checker')
+typecheck.install()  # Before blox is imported.
 
 import jax
 import pytest

@@ -3,6 +3,7 @@
 w is [*kernel, inputs / groups, outputs] (HWIO for images), for ConvTranspose too.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -87,18 +88,14 @@ class Conv(Module):
         if self.padding_mode != 'zeros':
             x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=_PAD_MODES[self.padding_mode])
             pads = [(0, 0)] * rank
-
-        def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
-            return lax.conv_general_dilated(
-                x,
-                w,
-                stride,
-                pads,
-                rhs_dilation=dilation,
-                dimension_numbers=_channels_last(rank),
-                feature_group_count=self.groups,
-            )
-
+        convolve = functools.partial(
+            lax.conv_general_dilated,
+            window_strides=stride,
+            padding=pads,
+            rhs_dilation=dilation,
+            dimension_numbers=_channels_last(rank),
+            feature_group_count=self.groups,
+        )
         outputs = convolve(*_in_one_dtype(x, w))
         # The groups of an adapter's own convolution would not add up to one of this weight's.
         for adapter in () if grouped else adapters(params, f'{self.path}/w'):
