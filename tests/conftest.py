@@ -1,8 +1,7 @@
 """Strict settings for every test: shapes checked, no implicit promotion, no network."""
 
+import importlib.metadata
 import os
-
-import jaxlib
 
 os.environ['XLA_FLAGS'] = ' '.join(
     [
@@ -14,7 +13,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
     ]
 )
 # Where jaxlib still knows this flag, it saves two thirds of the time to compile.
-if tuple(int(n) for n in jaxlib.__version__.split('.')[:2]) < (0, 11):
+if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
     os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 os.environ['HF_HUB_OFFLINE'] = '1'
 

@@ -170,6 +170,29 @@ def test_an_interrupted_process_says_so_in_one_line(tmp_path):
     assert (process.returncode, err.strip()) == (130, b'Interrupted')
 
 
+def test_an_interrupt_within_a_finalizer_is_not_lost():
+    code = f"""
+{INTERRUPTIBLE}
+import gc, time
+from blox.zoo.cli.main import main
+
+def interrupted(*_):
+    gc.callbacks.remove(interrupted)
+    raise KeyboardInterrupt
+
+@main.command()
+def wait():
+    gc.callbacks.append(interrupted)
+    gc.collect()
+    for _ in range(100):
+        time.sleep(0.1)
+
+main(['wait'])
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr.strip()) == (130, 'Interrupted')
+
+
 @pytest.mark.parametrize(
     'args',
     [

@@ -1,8 +1,10 @@
 """The `blox` command, made of the commands in the files beside this one."""
 
+import _thread
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +35,7 @@ class _Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _one_line():
+            with _one_line(), _interrupts_kept():
                 try:
                     super().invoke(ctx)
                 finally:
@@ -61,6 +63,28 @@ def _one_line() -> Iterator[None]:
         raise
     except _MENDABLE as error:
         raise click.ClickException(_line(_message(error))) from error
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Send an interrupt again that fell into a finalizer, where Python drops what is raised.
+
+    JAX has one that runs at every collection of garbage.
+    """
+    previous = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            # Not from here: what is raised in the hook is dropped too.
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = previous
 
 
 class _Misuse(click.ClickException):
