@@ -113,9 +113,7 @@ class TensorFile(MappedFile):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        # Opening a FIFO would wait for a writer, so look before.
-        if not stat.S_ISREG(self.path.stat().st_mode):
-            fail(self.path, 'expected a regular file, found a folder, pipe or device')
+        check_regular(self.path)
         with open(self.path, 'rb') as file:
             size = os.fstat(file.fileno()).st_size
             header, data_start = _read_header(self.path, file.read(8), size, file.read)
@@ -181,7 +179,7 @@ def write_tensors(
 
 def _code(path: Path, name: str, array: Any) -> str:
     """Return the format's name for the array's dtype."""
-    _check_name(path, name)
+    check_name(path, name)
     if not hasattr(array, '__array__'):
         raise TypeError(f'{name!r}: expected an array, found {type(array).__name__}')
     try:
@@ -204,6 +202,13 @@ def fail(path: Path, what: str, tensor: str | None = None, *, most: int = 500) -
     """
     where = '' if tensor is None else f': tensor {cut(repr(tensor), most)}'
     raise CheckpointError(f'{str(path)!r}{where}: {printable(cut(what, most))}')
+
+
+def check_regular(path: Path) -> None:
+    """Raise CheckpointError unless the path is a regular file."""
+    # Opening a FIFO would wait for a writer, so look before.
+    if not stat.S_ISREG(path.stat().st_mode):
+        fail(path, 'expected a regular file, found a folder, pipe or device')
 
 
 def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[str, Any], int]:
@@ -271,13 +276,14 @@ def _check_metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
     return metadata
 
 
-def _check_name(path: Path, name: str) -> None:
+def check_name(path: Path, name: str) -> None:
+    """Raise CheckpointError unless a tensor of a file may have this name."""
     if not name or not name.isprintable() or '..' in name.split('/') or name == _METADATA:
         fail(path, 'expected a printable name without ".." segments', name)
 
 
 def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
-    _check_name(path, name)
+    check_name(path, name)
     if not isinstance(entry, dict) or set(entry) != {'dtype', 'shape', 'data_offsets'}:
         found = sorted(entry) if isinstance(entry, dict) else type(entry).__name__
         fail(path, f'expected exactly dtype, shape and data_offsets, found {found}', name)

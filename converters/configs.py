@@ -106,17 +106,23 @@ def write_config(table: Table, config: Any) -> dict[str, Any]:
         made = table.header(config, theirs)
         if library is TIMM:
             made = {'architecture': _timm_architecture(table, known, made['model_args']), **made}
-        back = _read_back(table, config, made)
+        _check_expressed(table, config, made)
     except ValueError as error:
-        raise ValueError(f'{library.name} cannot express this {_kind(config)}: {error}') from error
+        kind = type(config).__name__.removesuffix('Config')
+        raise ValueError(f'{library.name} cannot express this {kind}: {error}') from error
+    return made
+
+
+def _check_expressed(table: Table, config: Any, made: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a folder with this config.json would give the config again."""
+    back = _read_back(table, config, made)
     wrong = [
         f'{name} {value!r}, which would be {back[name]!r} there'
-        for name, value in known.items()
+        for name, value in _fields(config).items()
         if name not in (*table.unsaid, 'remat') and back[name] != value
     ]
     if wrong:
-        raise ValueError(f'{library.name} cannot express this {_kind(config)}: {"; ".join(wrong)}')
-    return made
+        raise ValueError('; '.join(wrong))
 
 
 def _read_back(table: Table, config: Any, made: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,7 +164,3 @@ def _library(table: Table) -> Library:
 
 def _fields(config: Any) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def _kind(config: Any) -> str:
-    return type(config).__name__.removesuffix('Config')

@@ -131,7 +131,6 @@ class Modules:
 
         That is its name there, or all that it could have where the file lacks it.
 
-
         PEFT goes by live modules, which other versions of the library call otherwise, and the
         model may be a part of the one that was adapted.
         """

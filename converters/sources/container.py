@@ -9,7 +9,7 @@ from blox.converters.sources.files import ZIP, check_start
 from blox.converters.sources.npz import NpzFile
 from blox.converters.sources.tensor import Tensor
 from blox.converters.sources.torchfile import open_torch
-from blox.tensorfile import TensorFile, fail
+from blox.tensorfile import TensorFile, check_name
 
 _TORCH_SUFFIXES = ('.bin', '.pth', '.pt')
 
@@ -21,8 +21,7 @@ def open_file(path: Path) -> dict[str, Tensor]:
     """
     tensors = open_torch(path) if path.suffix in _TORCH_SUFFIXES else _open_lazy(path)
     for name in tensors:
-        if not name or not name.isprintable() or '..' in name.split('/'):
-            fail(path, 'expected a printable name without ".." segments', name)
+        check_name(path, name)
     return tensors
 
 

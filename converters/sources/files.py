@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import Any
 
-from blox.tensorfile import IMPOSTORS, fail, parse_json
+from blox.tensorfile import IMPOSTORS, check_regular, fail, parse_json
 
 ZIP = b'PK\x03\x04'
 _MAX_JSON_BYTES = 16 * 2**20
@@ -42,13 +41,6 @@ def read_json(path: Path) -> Any:
     if len(parsed) > 1 or not all(isinstance(item, dict) for item in items):
         fail(path, 'expected a JSON object or a list of them')
     return items
-
-
-def check_regular(path: Path) -> None:
-    """Raise CheckpointError unless the path is a regular file."""
-    # Opening a FIFO would wait for a writer, so look before.
-    if not stat.S_ISREG(path.stat().st_mode):
-        fail(path, 'expected a regular file, found a folder, pipe or device')
 
 
 def check_start(path: Path, expected: str, *magics: bytes) -> bytes:
