@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from blox.checkpoint import load, save
 from blox.display import display, to_html, to_text
 from blox.graph import Graph
+from blox.initialization import init, spec
 from blox.labels import labels
 from blox.layers import (
     GRU,
@@ -33,7 +34,7 @@ from blox.layers import (
     static_scan,
 )
 from blox.lora import load_lora, lora, merge_lora, save_lora
-from blox.module import Module, init, spec
+from blox.module import Module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard, shardings

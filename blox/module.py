@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -12,8 +11,9 @@ import jax.numpy as jnp
 
 from blox.adapters import adapted
 from blox.graph import Graph
+from blox.initialization import FIRST_PASS, Request
 from blox.param import Param
-from blox.params import Params, as_key
+from blox.params import Params
 from blox.pickling import packed, unpacked
 
 
@@ -80,8 +80,12 @@ class Module:
                     f'found {value.shape} in Params'
                 )
             return adapted(params, path, value) if merged else value, params
-        key, params = params.initial_key(path)
-        value = initializer(key, tuple(shape), dtype)
+        request, first_pass = Request(initializer, tuple(shape), dtype), FIRST_PASS.get()
+        if first_pass is None:
+            key, params = params.initial_key(path)
+            value = request.draw(key)
+        else:
+            value, params = first_pass.answer(params, path, request)
         return value, params.set(path, Param(value, trainable, metadata or {}))
 
     def set_param(self, params: Params, name: str, value: jax.Array) -> Params:
@@ -128,44 +132,3 @@ def short(value: Any) -> str:
 def _equal(a: Any, b: Any) -> bool:
     """Compare by ==; arrays and the like, whose == is no truth value, count as different."""
     return type(a) is type(b) and (a == b) is True
-
-
-def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> Params:
-    """Return finalized Params for `model`, made in one jitted program that computes no outputs.
-
-    `inputs` are arrays, or `jax.ShapeDtypeStruct`s; only shapes and dtypes matter.
-
-    >>> from blox.layers import Linear
-    >>> init(Linear(Graph('head'), 3), jnp.ones((1, 2)))
-    Params(3 entries, 9 parameters, finalized)
-      head/b  float32[3]
-      head/w  float32[2,3]
-      rng     (key<fry>[], uint32[]), trainable=False, metadata={'tag': 'rng'}
-    """
-    # Shapes as a hashable argument: with another seed the same program runs again.
-    leaves, treedef = jax.tree.flatten(jax.tree.map(_shape_of, inputs))
-    return _initialize(model, tuple(leaves), treedef, as_key(seed))
-
-
-def spec(model: Callable[..., Any], *inputs: Any) -> Params:
-    """Return the Params of `init` as shapes and dtypes alone: nothing is computed or allocated."""
-    return jax.eval_shape(lambda: _first_pass(model, inputs, 0))
-
-
-def _shape_of(x: Any) -> Any:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, 'shape') else x
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _initialize(
-    model: Callable[..., Any], leaves: tuple[Any, ...], treedef: Any, key: jax.Array
-) -> Params:
-    return _first_pass(model, treedef.unflatten(leaves), key)
-
-
-def _first_pass(model: Callable[..., Any], shapes: Any, seed: int | jax.Array) -> Params:
-    inputs = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, 'shape') else x, shapes
-    )
-    _, params = model(Params(seed=seed), *inputs)
-    return params.finalize()

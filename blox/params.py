@@ -234,7 +234,7 @@ class Params(Mapping[str, Param]):
     def next_key(self) -> tuple[jax.Array, Params]:
         """Return a fresh key, `fold_in(master_key, counter)`, and Params whose counter moved on."""
         key, counter = self._rng()
-        return jax.random.fold_in(key, counter), self._counted()
+        return jax.random.fold_in(key, counter), self.counted()
 
     def initial_key(self, path: str) -> tuple[jax.Array, Params]:
         """Return the key of the initial value at `path`, and Params with the counter moved on.
@@ -243,10 +243,7 @@ class Params(Mapping[str, Param]):
         other parameters have a say in it.
         """
         key, _ = self._rng()
-        digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
-        for word in (digest[:4], digest[4:]):
-            key = jax.random.fold_in(key, np.uint32(int.from_bytes(word, 'big')))
-        return key, self._counted()
+        return fold_path(key, path_words(path)), self.counted()
 
     def fold_rng(self, data: Any) -> Params:
         """Fold `data`, an integer, into the master key.
@@ -280,7 +277,8 @@ class Params(Mapping[str, Param]):
             )
         return self._values[i]
 
-    def _counted(self) -> Params:
+    def counted(self) -> Params:
+        """Return Params whose counter moved on by one, as by any request for a key."""
         key, counter = self._rng()
         i = self._structure.index[RNG]
         return _make(self._structure, replaced(self._values, i, (key, counter + np.uint32(1))))
@@ -337,6 +335,17 @@ def _flatten_with_keys(params: Params) -> tuple[list[tuple[Any, Any]], Structure
 
 
 jax.tree_util.register_pytree_with_keys(Params, _flatten_with_keys, _make, _flatten)
+
+
+def path_words(path: str) -> np.ndarray:
+    """Return a stable hash of a path: two uint32."""
+    digest = hashlib.blake2b(path.encode(), digest_size=8).digest()
+    return np.frombuffer(digest, '>u4').astype(np.uint32)
+
+
+def fold_path(key: jax.Array, words: Any) -> jax.Array:
+    """Return the key of the initial value at the path that has this hash."""
+    return jax.random.fold_in(jax.random.fold_in(key, words[0]), words[1])
 
 
 def as_key(seed: Any) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any
 from blox.converters.mapping.rules import Table
 from blox.converters.tables import layouts
 from blox.graph import Graph
-from blox.module import spec
+from blox.initialization import spec
 from blox.params import Params
 
 

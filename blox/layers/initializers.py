@@ -32,6 +32,17 @@ class Ones:
 
 
 @dataclasses.dataclass(frozen=True)
+class Constant:
+    """Fills with one value."""
+
+    value: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+        """Return `shape` of the value, whatever the key."""
+        return initializers.constant(self.value)(key, shape, dtype)
+
+
+@dataclasses.dataclass(frozen=True)
 class Normal:
     """Draws from a normal distribution of mean 0."""
 

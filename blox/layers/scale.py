@@ -1,9 +1,9 @@
 """LayerScale: a learned scale of a residual branch."""
 
-import jax
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
+from blox.layers.initializers import Constant
 from blox.module import Module
 from blox.params import Params
 
@@ -19,6 +19,6 @@ class LayerScale(Module):
         self, params: Params, inputs: Float[Array, '*batch width']
     ) -> tuple[Float[Array, '*batch width'], Params]:
         """Return the inputs, scaled along their last axis."""
-        initializer = jax.nn.initializers.constant(self.initial_value)
-        scale, params = self.get_param(params, 'scale', inputs.shape[-1:], initializer)
+        shape = inputs.shape[-1:]
+        scale, params = self.get_param(params, 'scale', shape, Constant(self.initial_value))
         return inputs * scale.reshape((1,) * (inputs.ndim - 1) + scale.shape), params

@@ -130,6 +130,144 @@ def test_init_with_another_seed_runs_the_same_program():
             return super().__call__(params, inputs)
 
     model = Counting(bx.Graph('net'), 3)
-    first, other = (bx.init(model, jnp.ones((1, 2)), seed=seed) for seed in (0, 1))
-    assert len(traces) == 1
+    first = bx.init(model, jnp.ones((1, 2)), seed=0)
+    before = len(traces)
+    other = bx.init(model, jnp.ones((1, 2)), seed=1)
+    assert len(traces) == before
     assert not jnp.array_equal(first['net/w'].value, other['net/w'].value)
+
+
+# What init tells of a model that loses parameters or returns no pair.
+
+
+class Wrapped(bx.Module):
+    """A module around two layers, whose call is given."""
+
+    def __init__(self, graph, call):
+        super().__init__(graph)
+        self.call = call
+        self.a, self.b = bx.Linear(graph / 'a', 3), bx.Linear(graph / 'b', 3)
+
+    def __call__(self, params, inputs):
+        return self.call(self, params, inputs)
+
+
+def forgets(self, params, inputs):
+    y, _ = self.a(params, inputs)
+    return self.b(params, y)
+
+
+def forgets_all(self, params, inputs):
+    return self.a(params, inputs)[0], params
+
+
+def remembers(self, params, inputs):
+    y, params = self.a(params, inputs)
+    z, _ = self.a(params, inputs)  # The second time it makes no parameters.
+    return y + z, params
+
+
+@pytest.mark.parametrize('make', [bx.init, bx.spec])
+@pytest.mark.parametrize('call', [forgets, forgets_all])
+def test_parameters_that_are_not_passed_on_are_named(make, call):
+    model = Wrapped(bx.Graph('net'), call)
+    with pytest.raises(ValueError, match=r'Wrapped .*net/a/w.* pass on .*y, params = layer'):
+        make(model, jnp.ones((1, 3)))
+
+
+@pytest.mark.parametrize('make', [bx.init, bx.spec])
+@pytest.mark.parametrize(
+    'call',
+    [
+        lambda self, params, inputs: self.a(params, inputs)[0],
+        lambda self, params, inputs: (*self.a(params, inputs), 0),
+        lambda self, params, inputs: self.a(params, inputs)[::-1],
+    ],
+    ids=['outputs alone', 'three', 'the other way round'],
+)
+def test_a_call_that_returns_no_pair_is_told_the_contract(make, call):
+    model = Wrapped(bx.Graph('net'), call)
+    with pytest.raises(TypeError, match=r'Wrapped must return \(outputs, params\).*found'):
+        make(model, jnp.ones((1, 3)))
+
+
+def test_a_layer_may_be_called_twice():
+    params = bx.init(Wrapped(bx.Graph('net'), remembers), jnp.ones((1, 3)))
+    assert list(params) == ['net/a/b', 'net/a/w', 'rng']
+
+
+# Values that are drawn by kind are those that one program draws.
+
+
+class Deep(bx.Module):
+    """Many layers alike, and what a model may do with its values as it starts."""
+
+    def __init__(self, graph, start=lambda module, params: params):
+        super().__init__(graph)
+        self.start = start
+        self.layers = [bx.Linear(graph / f'layer{i}', 4) for i in range(6)]
+        self.norm = bx.BatchNorm(graph / 'norm')
+
+    def __call__(self, params, inputs, *, is_training=False):
+        x = inputs
+        for linear in self.layers:
+            x, params = linear(params, x)
+        x, params = self.norm(params, x, is_training=is_training)
+        return x, self.start(self, params)
+
+
+def doubles(module, params):
+    return module.layers[0].set_param(params, 'w', 2 * params['net/layer0/w'].value)
+
+
+STARTS = {
+    'left as they are': lambda module, params: params,
+    'changed': doubles,
+    'counted': lambda module, params: params.next_key()[1],
+    'of another key': lambda module, params: params.fold_rng(1),
+    'cast': lambda module, params: params.cast(jnp.bfloat16, '**/b'),
+}
+
+
+@pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize(
+    'key', [7, jax.random.key(7), jax.random.PRNGKey(7)], ids=['', 'key', 'old']
+)
+def test_init_gives_what_a_first_call_gives(start, key):
+    model, x = Deep(bx.Graph('net'), start), jnp.ones((2, 4))
+    called = jax.jit(model)(bx.Params(key), x)[1].finalize()
+    made = bx.init(model, x, seed=key)
+    assert jax.tree.structure(made) == jax.tree.structure(called)
+    for path, param in called.items():
+        if path == 'rng':
+            found, expected = (p['rng'].value for p in (made, called))
+            first, second = (jax.random.key_data(key) for key, _ in (found, expected))
+            assert jnp.array_equal(first, second)
+            assert int(found[1]) == int(expected[1])
+        else:
+            assert made[path].dtype == param.dtype
+            np.testing.assert_allclose(made[path].value, param.value, rtol=2e-6)
+
+
+def test_init_gives_what_a_call_with_another_key_in_between_gives():
+    class Folded(Deep):
+        def __call__(self, params, inputs, *, is_training=False):
+            x, folded = super().__call__(params.fold_rng(5), inputs)
+            return x, folded.unfold_rng(params)
+
+    model, x = Folded(bx.Graph('net')), jnp.ones((2, 4))
+    called, made = model(bx.Params(3), x)[1], bx.init(model, x, seed=3)
+    np.testing.assert_allclose(made['net/layer1/w'].value, called['net/layer1/w'].value, rtol=2e-6)
+
+
+def test_an_initializer_without_a_hash_will_do():
+    class Odd:
+        def __hash__(self):
+            raise TypeError('no hash')
+
+        def __call__(self, key, shape, dtype):
+            return jnp.full(shape, 3, dtype)
+
+    net = bx.Graph('net')
+    model = bx.Sequential(net, [bx.Linear(net / f'{i}', 2, w_init=Odd()) for i in range(4)])
+    assert (bx.init(model, jnp.ones((1, 2)))['net/3/w'].value == 3).all()

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from blox import paths
 from blox.converters.target import model_spec
-from blox.module import init as init_module
+from blox.initialization import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
@@ -199,10 +199,24 @@ def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) ->
     for path, fit in _changed(stored.config, config, family.resized).values():
         value = fit(np.asarray(params[path].value), stored.config, config, stored.layout)
         params = params.set(path, value, strict=False)
-    params = params.partition(_is_new(fresh))[1]
-    if fresh:
-        params = params.merge(_draw(model, seed, fresh))
-    return params
+    return restarted(params, model, fresh, seed)
+
+
+def restarted(
+    params: Params, model: Any, patterns: tuple[str, ...], seed: int | jax.Array
+) -> Params:
+    """Return `params` with initial values of `model` in the place of what the patterns name.
+
+    The latter may have other shapes. They are drawn in one program, from which XLA drops the rest.
+    """
+    if not patterns:
+        return params
+
+    def is_new(path: str, param: Param) -> bool:
+        return any(paths.matches(pattern, path) for pattern in patterns)
+
+    drawn = jax.jit(lambda: init(model, seed).partition(is_new)[0])()
+    return params.partition(is_new)[1].merge(drawn)
 
 
 def _changes(stored: Card, config: Any) -> tuple[str, ...]:
@@ -224,13 +238,3 @@ def _fresh(family: Family) -> dict[str, str]:
 def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entries of `fields` for those in which the two configs differ."""
     return {f: x for f, x in fields.items() if getattr(stored, f) != getattr(wanted, f)}
-
-
-def _is_new(fresh: tuple[str, ...]) -> Callable[[str, Param], bool]:
-    """Return a predicate over the paths that start anew, which no file decides."""
-    return lambda path, _: any(paths.matches(p, path) for p in fresh)
-
-
-def _draw(model: Any, seed: int | jax.Array, fresh: tuple[str, ...]) -> Params:
-    """Draw initial values of what starts anew, in one program from which XLA drops the rest."""
-    return jax.jit(lambda: init(model, seed).partition(_is_new(fresh))[0])()

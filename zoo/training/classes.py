@@ -7,13 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from blox import paths
 from blox.params import Params
 from blox.zoo.catalog.card import Card
-from blox.zoo.loading.load import init
+from blox.zoo.loading.load import restarted
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
@@ -48,11 +46,10 @@ def read_for_classes(
         raise ValueError(f'{card.name!r} is for {card.task}: it has no head for classes')
     field, head = family.head
     config = family.override(card.config, {field: len(labels)})
-    is_head = lambda path, _: paths.matches(head, path)  # noqa: E731
-    # As many other classes leave the head's shape as it is.
-    _, body = found.read(model, jnp.float32).partition(is_head)
+    params = found.read(model, jnp.float32)
     model = family.build(config)
-    drawn = jax.jit(lambda: init(model, seed).partition(is_head)[0])()
+    # Even where as many other classes leave the head's shape as it is.
+    params = restarted(params, model, (head,), seed)
     card = dataclasses.replace(
         card,
         config=config,
@@ -60,4 +57,4 @@ def read_for_classes(
         summary='',
         changes=(*card.changes, f'{head} started anew for {len(labels)} other classes'),
     )
-    return model, body.merge(drawn).merge(Params(seed)).finalize().unfreeze(), card
+    return model, params.merge(Params(seed)).finalize().unfreeze(), card

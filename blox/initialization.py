@@ -1,0 +1,177 @@
+"""Initial Params of a model, and their shapes alone.
+
+A first call with stand-ins for values shows which parameters a model asks for. What is alike, by
+initializer, shape and dtype, is then drawn by one program, which is compiled once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from blox.param import RNG
+from blox.params import Params, as_key, fold_path, path_words
+from blox.wording import some
+
+
+class Request(NamedTuple):
+    """The making of an initial value."""
+
+    initializer: Callable[..., jax.Array]
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def draw(self, key: jax.Array) -> jax.Array:
+        """Return the value that `key` gives."""
+        return self.initializer(key, self.shape, self.dtype)
+
+
+class FirstPass:
+    """A model's first call: what it asks for, and what it makes of the stand-ins that it gets.
+
+    Attributes:
+      start: what it is called with.
+      requests: what it asked for, by path.
+      spec: the Params that it gave.
+      is_plain: whether it left the stand-ins and the key as they are.
+    """
+
+    def __init__(self) -> None:
+        # NumPy's number stays one while JAX traces, so that the requests are counted.
+        self.start = Params(0).set(RNG, (as_key(0), np.uint32(0)))
+        self.requests: dict[str, Request] = {}
+        self._values: dict[str, jax.Array] = {}
+        self.spec = Params()
+        self.is_plain = True
+
+    def answer(self, params: Params, path: str, request: Request) -> tuple[jax.Array, Params]:
+        """Return a stand-in for the initial value at `path`, and Params with the counter moved on."""
+        self.is_plain &= self._has_own_key(params)
+        self.requests[path] = request
+        self._values[path] = jnp.zeros(request.shape, request.dtype)
+        return self._values[path], params.counted()
+
+    def check(self, result: Any, model: Callable[..., Any]) -> Params:
+        """Return the Params that the call gave. Raises what helps if it lost some on its way."""
+        name = getattr(model, '__name__', type(model).__name__)
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Params):
+            found = [type(x).__name__ for x in result] if isinstance(result, tuple) else ''
+            raise TypeError(
+                f'{name} must return (outputs, params), as every module does; '
+                f'found {type(result).__name__} {found}'.rstrip()
+            )
+        params = result[1]
+        if lost := [path for path in self.requests if path not in params]:
+            raise ValueError(
+                f'{name} asks for {some(lost, 3)} and returns Params without: pass on what each '
+                'module returns, as in y, params = layer(params, x)'
+            )
+        untouched = all(params[path].value is value for path, value in self._values.items())
+        self._count = params[RNG].value[1]
+        is_counted = isinstance(self._count, np.generic)
+        self.is_plain &= untouched and is_counted and self._has_own_key(params)
+        return params
+
+    def _has_own_key(self, params: Params) -> bool:
+        return params[RNG].value[0] is self.start[RNG].value[0]
+
+    @property
+    def repeats(self) -> bool:
+        """True if most requests are like another: then few programs draw all values."""
+        try:
+            return 2 * len({*self.requests.values()}) <= len(self.requests)
+        except TypeError:  # An initializer without a hash is like no other.
+            return False
+
+    def drawn(self, key: jax.Array) -> Params:
+        """Return initial Params, drawn from `key`, where the model left the stand-ins as they are."""
+        leaves: list[Any] = []
+        for path in self.spec:
+            if path == RNG:
+                leaves += [key, jnp.asarray(self._count)]
+            else:
+                leaves.append(_draw(self.requests[path], key, path_words(path)))
+        return jax.tree.unflatten(jax.tree.structure(self.spec), leaves)
+
+
+FIRST_PASS: ContextVar[FirstPass | None] = ContextVar('first_pass', default=None)
+
+
+def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> Params:
+    """Return finalized Params for `model`, drawn by jitted programs that compute no outputs.
+
+    `inputs` are arrays, or `jax.ShapeDtypeStruct`s; only shapes and dtypes matter. Raises
+    ValueError, with their paths, if the model loses parameters on their way.
+
+    >>> import blox as bx
+    >>> init(bx.Linear(bx.Graph('head'), 3), jnp.ones((1, 2)))
+    Params(3 entries, 9 parameters, finalized)
+      head/b  float32[3]
+      head/w  float32[2,3]
+      rng     (key<fry>[], uint32[]), trainable=False, metadata={'tag': 'rng'}
+    """
+    call, key = _static(model, inputs), as_key(seed)
+    first = _first_pass(*call, _widest())
+    return first.drawn(key) if first.is_plain and first.repeats else _initialize(*call, key)
+
+
+def spec(model: Callable[..., Any], *inputs: Any) -> Params:
+    """Return the Params of `init` as shapes and dtypes alone: nothing is computed or allocated."""
+    return _first_pass(*_static(model, inputs), _widest()).spec
+
+
+def _static(model: Callable[..., Any], inputs: Any) -> tuple[Any, tuple[Any, ...], Any]:
+    """Return a call as hashable arguments: with another seed the same program runs again."""
+    leaves, treedef = jax.tree.flatten(jax.tree.map(_shape_of, inputs))
+    return model, tuple(leaves), treedef
+
+
+def _widest() -> np.dtype:
+    """Return the widest floating-point dtype that JAX has now: others become it."""
+    return jax.dtypes.canonicalize_dtype(np.float64)
+
+
+def _shape_of(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if hasattr(x, 'shape') else x
+
+
+@functools.lru_cache(maxsize=16)
+def _first_pass(
+    model: Callable[..., Any], leaves: tuple[Any, ...], treedef: Any, widest: np.dtype
+) -> FirstPass:
+    """Call a model with stand-ins, abstractly; where `widest` is another, so are its dtypes."""
+    first = FirstPass()
+
+    def call() -> Params:
+        result = model(first.start, *_zeros(treedef.unflatten(leaves)))
+        return first.check(result, model).finalize()
+
+    token = FIRST_PASS.set(first)
+    try:
+        first.spec = jax.eval_shape(call)
+    finally:
+        FIRST_PASS.reset(token)
+    return first
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(request: Request, key: jax.Array, words: jax.Array) -> jax.Array:
+    return request.draw(fold_path(key, words))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _initialize(
+    model: Callable[..., Any], leaves: tuple[Any, ...], treedef: Any, key: jax.Array
+) -> Params:
+    """Draw all values in one program."""
+    return model(Params(key), *_zeros(treedef.unflatten(leaves)))[1].finalize()
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, 'shape') else x, shapes)
