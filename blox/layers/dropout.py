@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
+from blox.layers.mode import check_static
 from blox.module import Module
 from blox.params import Params
 
@@ -26,6 +27,7 @@ class Dropout(Module):
         self, params: Params, inputs: Float[Array, '*shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*shape'], Params]:
         """Return inputs of any shape, in training with some of them dropped."""
+        check_static(self, is_training)
         if not is_training or self.rate == 0:
             return inputs, params
         key, params = params.next_key()
@@ -43,6 +45,7 @@ class DropPath(Dropout):
         self, params: Params, inputs: Float[Array, 'batch *shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, 'batch *shape'], Params]:
         """Return [batch, ...] inputs, in training with some of the examples dropped."""
+        check_static(self, is_training)
         if not is_training or self.rate == 0:
             return inputs, params
         key, params = params.next_key()

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from blox.graph import Graph
 from blox.layers.initializers import Ones, Zeros
+from blox.layers.mode import check_static
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.param import BATCH_STATS
@@ -107,6 +108,9 @@ class BatchNorm(Module):
     one (divided by n - 1), as torch does, whose momentum is our `1 - decay`. Otherwise it
     normalizes with what is stored.
 
+    Frozen, it stays as it is: where neither scale nor offset is trainable in the Params that it gets,
+    training too uses what is stored and does not move it, unless `freeze_statistics` is False.
+
     With `axis_name`, the batch is the one of all lanes of that `vmap` or `shard_map` axis.
     """
 
@@ -119,6 +123,7 @@ class BatchNorm(Module):
         use_scale: bool = True,
         use_offset: bool = True,
         axis_name: str | Sequence[str] = (),
+        freeze_statistics: bool = True,
     ) -> None:
         super().__init__(graph)
         self.decay = decay
@@ -126,6 +131,7 @@ class BatchNorm(Module):
         self.use_scale = use_scale
         self.use_offset = use_offset
         self.axis_name = axis_name
+        self.freeze_statistics = freeze_statistics
 
     def __call__(
         self,
@@ -140,7 +146,8 @@ class BatchNorm(Module):
         mean, params = self.get_param(params, 'mean', shape, _zeros, trainable=False, metadata=tag)
         var, params = self.get_param(params, 'var', shape, _ones, trainable=False, metadata=tag)
         x = widen(inputs)
-        if is_training:
+        check_static(self, is_training)
+        if is_training and not (self.freeze_statistics and self._is_frozen(params)):
             batch_mean, batch_var, count = self._batch_statistics(x)
             unbiased = batch_var * (count / (count - 1))
             params = self.set_param(params, 'mean', self._moved(mean, batch_mean))
@@ -148,6 +155,12 @@ class BatchNorm(Module):
             mean, var = batch_mean, batch_var
         x = (x - _along_last(mean, x)) * jax.lax.rsqrt(_along_last(var, x) + self.eps)
         return _scale_and_offset(self, params, x, inputs.dtype)
+
+    def _is_frozen(self, params: Params) -> bool:
+        """Tell whether there are parameters here, none of which is trainable."""
+        paths = (f'{self.path}/{name}' for name in ('scale', 'offset'))
+        own = [params[path] for path in paths if path in params]
+        return bool(own) and not any(param.trainable for param in own)
 
     def _batch_statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array, int]:
         """Return mean and biased variance of each channel, and the number of their values."""

@@ -390,6 +390,26 @@ def test_batch_norm_stores_the_mean_and_the_unbiased_variance(x64, shape, decay)
     close_all([params[f'layer/{name}'].value for name in ('mean', 'var')], expected)
 
 
+FROZEN_NORMS = {
+    'frozen': ('**', {}, True),
+    'without an offset': ('**', {'use_offset': False}, True),
+    'half of it': ('**/scale', {}, False),
+    'with no parameters': ('**', {'use_offset': False, 'use_scale': False}, False),
+    'asked to move': ('**', {'freeze_statistics': False}, False),
+}
+
+
+@table(FROZEN_NORMS)
+def test_a_frozen_batch_norm_keeps_its_statistics_and_uses_them(row, x64):
+    where, options, is_kept = row
+    norm, x = bx.BatchNorm(layer(), **options), jnp.asarray(normal(4, 6))
+    params = random_params(norm, x).freeze(where)
+    outputs, after = norm(params, x, is_training=True)
+    kept = [np.array_equal(after[path].value, params[path].value) for path in after]
+    assert all(kept) == is_kept
+    assert np.array_equal(outputs, norm(params, x)[0]) == is_kept
+
+
 def test_batch_norm_stores_nothing_outside_training(x64):
     norm, x = bx.BatchNorm(layer()), jnp.asarray(normal(4, 6))
     params = random_params(norm, x)
@@ -902,3 +922,24 @@ MODULES = [
 def test_help_says_what_a_call_does_and_names_its_defaults(kind):
     assert kind.__call__.__doc__
     assert ' at 0x' not in str(inspect.signature(kind))
+
+
+@table(
+    {
+        'dropout': (lambda graph: bx.Dropout(graph, 0.5), (4, 6)),
+        'drop path': (lambda graph: bx.DropPath(graph, 0.0), (4, 6)),
+        'batch norm': (bx.BatchNorm, (4, 6)),
+    }
+)
+def test_a_traced_is_training_is_refused_with_the_remedy(row):
+    make, shape = row
+    model, x = make(layer()), jnp.ones(shape)
+    params = random_params(model, x, dtype=jnp.float32)
+    params = params.merge(bx.Params(0))
+    jaxtyping.config.update('jaxtyping_disable', True)
+    try:
+        with pytest.raises(TypeError, match=r"jit\(model, static_argnames='is_training'\)"):
+            jax.jit(model)(params, x, is_training=True)
+        jax.jit(model, static_argnames='is_training')(params, x, is_training=True)
+    finally:
+        jaxtyping.config.update('jaxtyping_disable', False)

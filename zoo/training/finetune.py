@@ -33,6 +33,7 @@ def finetune(
     learning_rate: float | None = None,
     seed: int = 0,
     dtype: Any = None,
+    freeze_statistics: bool = True,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> tuple[Params, tuple[Epoch, ...]]:
     """Train what is trainable in `params`; return the best of it, and what each epoch came to.
@@ -42,8 +43,8 @@ def finetune(
     `bx.lora(params, ...)`, to train the rest. AdamW takes the steps, with a warmup and a cosine.
     `epochs`, `batch_size` and `learning_rate` are chosen by how much data and how many trainable
     parameters there are. `dtype` is what the model computes in; parameters and optimizer keep
-    their own. Where no batch norm is trained, the model runs as it does in evaluation, with the
-    batch statistics that it has.
+    their own. A batch norm whose scale and offset are frozen works with the statistics that it has,
+    which stay, unless `freeze_statistics` is False.
 
     With `out`, a name ending in .safetensors, the best is saved there as `bx.zoo.save` does, adapters
     merged; `card` says more of it. Beside it come a .csv and a .png of the epochs, and the adapters
@@ -70,6 +71,7 @@ def finetune(
         learning_rate=learning_rate,
         seed=seed,
         dtype=dtype,
+        freeze_statistics=freeze_statistics,
     )
     _check_task(model, data)
     with _memory_errors(plan):

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from blox.param import BATCH_STATS
 from blox.params import Params
 from blox.zoo.training.data import Data, held_out_batches, training_batches
 from blox.zoo.training.folder import Folder
@@ -71,7 +70,7 @@ def states(model: Any, params: Params, data: Data, plan: Plan, state: State) -> 
     """Yield the state after each step that is left."""
     _, frozen = divide(params)
     dtype, optimizer = plan.dtype or None, _optimizer(plan)
-    take = functools.partial(train_step, dtype=dtype, is_training=_learns_statistics(params))
+    take = functools.partial(train_step, dtype=dtype, freeze_statistics=plan.freeze_statistics)
     batches = training_batches(data, plan.batch_size, plan.seed, state.step)
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, plan.steps - state.step):
@@ -114,16 +113,6 @@ def _with_epoch(
         best=state.params if is_best else state.best,
         history=history,
     )
-
-
-def _learns_statistics(params: Params) -> bool:
-    """Tell whether layers behave as in training: unless only frozen ones hold batch statistics."""
-    layers = {_parent(path) for path, p in params.items() if p.metadata.get('tag') == BATCH_STATS}
-    return not layers or any(p.trainable and _parent(path) in layers for path, p in params.items())
-
-
-def _parent(path: str) -> str:
-    return path.rpartition('/')[0]
 
 
 def _described(state: State) -> str:

@@ -17,6 +17,7 @@ class Plan(NamedTuple):
     Attributes:
       examples: how many there are to train on.
       dtype: what the model computes in; '' for what its parameters have.
+      freeze_statistics: whether batch statistics of norms that are frozen stay as they are.
     """
 
     epochs: int
@@ -25,6 +26,7 @@ class Plan(NamedTuple):
     seed: int
     dtype: str
     examples: int
+    freeze_statistics: bool = True
 
     def end(self, epoch: int) -> int:
         """Return the step at which an epoch has ended."""
@@ -45,6 +47,7 @@ def make_plan(
     learning_rate: float | None,
     seed: int,
     dtype: Any,
+    freeze_statistics: bool,
 ) -> Plan:
     """Choose what suits the data and the parameters wherever nothing was asked for."""
     count, size = len(data.training), params.split_trainable()[0].num_params
@@ -61,6 +64,7 @@ def make_plan(
         seed,
         str(jnp.dtype(dtype)) if dtype is not None else '',
         count,
+        freeze_statistics,
     )
     sound = plan.epochs > 0 and plan.batch_size > 0 and 0 < plan.learning_rate < math.inf
     if not sound or not 0 <= seed < 2**32:

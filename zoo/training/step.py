@@ -36,7 +36,7 @@ def adamw(rate: float, steps: int, weight_decay: float = 0.05) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'optimizer', 'dtype', 'is_training'))
+@functools.partial(jax.jit, static_argnames=('model', 'optimizer', 'dtype', 'freeze_statistics'))
 def train_step(
     model: Any,
     optimizer: Any,
@@ -48,19 +48,21 @@ def train_step(
     step: jax.Array,
     *,
     dtype: Any = None,
-    is_training: bool = True,
+    freeze_statistics: bool = True,
 ) -> tuple[Params, Any, jax.Array]:
     """Return the params and the optimizer's state after a step, and its loss, accuracy, and 1.
 
     The model computes in `dtype`, unless that is None; parameters and optimizer keep their own.
     Gradients are taken with respect to the trainable ones of `params` alone; the others are batch
-    statistics. What is drawn depends on the rng in `frozen` and on `step`.
+    statistics. Those of norms that are frozen move only without `freeze_statistics`. What is drawn depends on the rng in `frozen` and on `step`.
     """
     trainable, stats = params.split_trainable()
 
     def loss_fn(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
         whole = trainable.merge(stats).merge(frozen.fold_rng(step))
-        logits, new = model(_computing_in(whole, dtype), inputs, is_training=is_training)
+        # Norms go by the flags that they see; what gets a gradient is decided already.
+        whole = whole if freeze_statistics else whole.unfreeze()
+        logits, new = model(_computing_in(whole, dtype), inputs, is_training=True)
         loss, accuracy, _ = measures(logits.astype(jnp.float32), targets)
         moved = stats.merge(new.partition(lambda path, _: path in stats)[0])
         return loss, (jnp.stack([loss, accuracy, jnp.ones_like(loss)]), moved)

@@ -34,12 +34,15 @@ def test_it_learns_and_says_how_well():
     assert params['resnet/head/w'].trainable
 
 
-def test_frozen_parameters_stay_bit_for_bit():
-    start = PARAMS.freeze(['resnet/stem/**', '**/conv1/**'])
-    params, _ = finetune(params=start)
+@pytest.mark.parametrize('freeze_statistics', [True, False])
+def test_frozen_parameters_stay_bit_for_bit(freeze_statistics):
+    frozen = ['resnet/stem/**', '**/conv1/**']
+    start = PARAMS.freeze(frozen)
+    params, _ = finetune(params=start, freeze_statistics=freeze_statistics)
     trainable = set(start.split_trainable()[0])
+    _, rest = start.partition(frozen) if freeze_statistics else (None, start)
     statistics = {
-        path for path, param in start.items() if param.metadata.get('tag') == 'batch_stats'
+        path for path, param in rest.items() if param.metadata.get('tag') == 'batch_stats'
     }
     assert moved(start, params) == trainable | statistics
 

@@ -18,7 +18,7 @@ def lowered_step(params):
     optimized = optimizer.init(changing.split_trainable()[0])
     batch = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32), np.uint32(0)
     state = changing, optimized, frozen
-    step = train_step.lower(MODEL, optimizer, *state, *batch, is_training=False)
+    step = train_step.lower(MODEL, optimizer, *state, *batch)
     return jax.tree.leaves(optimized), step.as_text().count('stablehlo.convolution')
 
 
