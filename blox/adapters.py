@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from blox.param import Param, cast_value
 from blox.params import Params
@@ -19,6 +20,7 @@ from blox.params import Params
 TAG = 'lora'
 # The thirds of an attention's fused projection, in their order.
 PARTS = ('q', 'k', 'v')
+_MAX_SCALE = float(np.finfo(np.float32).max)
 
 
 class Adapter(NamedTuple):
@@ -94,6 +96,12 @@ def is_adapted(params: Params) -> bool:
 def is_adapter(param: Param) -> bool:
     """Tell whether `param` is half of an adapter."""
     return param.metadata.get('tag') == TAG
+
+
+def is_scale(value: Any) -> bool:
+    """Tell whether `value` is a number that float32 holds, as what adapters are scaled by must be."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return is_number and bool(abs(value) <= _MAX_SCALE)
 
 
 def wider(a: Any, b: Any) -> Any:

@@ -8,14 +8,22 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from blox import checkpoint
-from blox.adapters import PARTS, TAG, adapted, adapter_entries, is_adapted, is_adapter, wider
+from blox.adapters import (
+    PARTS,
+    TAG,
+    adapted,
+    adapter_entries,
+    is_adapted,
+    is_adapter,
+    is_scale,
+    wider,
+)
 from blox.param import RNG, Param, describe, is_floating
 from blox.params import Params
 from blox.paths import Where
@@ -50,8 +58,9 @@ def lora(
       head/w_lora_a  float32[5,2], metadata={'tag': 'lora'}
       head/w_lora_b  float32[2,3], metadata={'scale': 8.0, 'start': 0, 'tag': 'lora'}
     """
-    if rank < 1 or not math.isfinite(alpha):
-        raise ValueError(f'expected a rank of 1 or more and a finite alpha, found {rank}, {alpha}')
+    if rank < 1 or not is_scale(alpha):
+        what = 'expected a rank of 1 or more and an alpha that float32 holds'
+        raise ValueError(f'{what}, found {rank}, {alpha}')
     if is_adapted(params):
         raise ValueError('these Params have adapters already: bx.merge_lora(params) first')
     if not set(parts) <= set(PARTS) or len(set(parts)) < len(parts):
@@ -165,12 +174,13 @@ def _unfit(params: Params, path: str) -> Iterator[str]:
     scale, start = (params[path].metadata.get(name) for name in ('scale', 'start'))
     if not (len(a) == len(w) > 1 and len(b) == 2 and a == (*w[:-1], b[0])):
         yield f'{path}: expected shapes for {owner} {w}, found {a} and {b}'
-    elif not _is_finite(scale) or type(start) is not int or not 0 <= start <= w[-1] - b[1]:
+    elif (
+        type(scale) is not float
+        or not is_scale(scale)
+        or type(start) is not int
+        or not 0 <= start <= w[-1] - b[1]
+    ):
         yield f'{path}: expected a scale and a start that leaves room, found {scale}, {start}'
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) is float and math.isfinite(value)
 
 
 def _hashes(params: Params) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import re2
+
+from blox.adapters import is_scale
 from blox.converters.mapping.fields import Field, Via, fixed, read_fields
 from blox.converters.sources.files import read_object
 from blox.tensorfile import fail
@@ -75,14 +79,14 @@ class Config:
 
     def _is_in_blocks(self, module: str) -> bool:
         starts = map(_up_to_number, self.lists or [''])
-        found = (re.match(start, module) for start in starts)
+        found = (_compiled(start).match(module) for start in starts)
         number = next((match['idx'] for match in found if match), '')
         return not self.blocks or number in map(str, self.blocks)
 
 
 def _is_named(module: str, names: str | list[str]) -> bool:
     if isinstance(names, str):
-        return re.fullmatch(names, module) is not None
+        return _compiled(names).fullmatch(module) is not None
     return any(f'.{module}'.endswith(f'.{name}') for name in names)
 
 
@@ -93,7 +97,21 @@ def _up_to_number(blocks: str) -> str:
 
 
 def _ends(module: str, pattern: str) -> bool:
-    return re.match(rf'(.*\.)?({pattern})$', module) is not None
+    return _compiled(rf'(.*\.)?({pattern})').fullmatch(module) is not None
+
+
+@functools.cache
+def _compiled(pattern: str) -> Any:
+    """Compile a stranger's expression for RE2, whose time grows with the text and no faster.
+
+    Raises ValueError for what it does not know: looking ahead or behind, references back.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        raise ValueError(error.args[0].decode(errors='replace')) from error
 
 
 def read_config(path: Path) -> Config:
@@ -177,6 +195,9 @@ def _problems(config: Config) -> list[str]:
     ranks = [config.rank, *config.ranks.values()]
     if not all(1 <= rank <= _MAX_RANK for rank in ranks):
         problems.append(f'ranks (r, rank_pattern) of 1 to {_MAX_RANK}, found {ranks}')
+    alphas = [config.alpha, *config.alphas.values()]
+    if not all(map(is_scale, alphas)):
+        problems.append(f'alphas (lora_alpha, alpha_pattern) within float32, found {alphas}')
     if not config.targets or config.targets == 'all-linear':
         problems.append(f'target_modules by their names, found {config.targets!r}')
     patterns = {
@@ -188,8 +209,8 @@ def _problems(config: Config) -> list[str]:
     }
     for name, pattern in ((name, pattern) for name, found in patterns.items() for pattern in found):
         try:
-            re.compile(pattern)
-        except re.error as error:
+            _compiled(pattern)
+        except ValueError as error:
             problems.append(f'{name} of regular expressions, found {pattern!r}: {error}')
     return problems
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from families import build, every_library, tiny
-from helpers import table
+from helpers import promptly, table
 
 import blox as bx
 from blox.converters import export_peft, import_peft
@@ -273,6 +273,23 @@ def test_a_config_says_which_modules_are_adapted_and_how(row, tmp_path):
         assert (config.rank_of(module), config.scale_of(module)) == (rank, scale)
 
 
+@table(
+    {
+        'of targets': {'target_modules': '(.*)*(.*)*X'},
+        'of what is excluded': {'target_modules': ['fc'], 'exclude_modules': '(a|a.|b.*)*(.+)+X'},
+        'of ranks': {'target_modules': ['fc'], 'rank_pattern': {'(x+x+)+y': 3}},
+        'of alphas': {'target_modules': ['fc'], 'alpha_pattern': {'(.*.*.*.*.*)*X': 3}},
+        'of blocks': LAYERS | {'layers_pattern': '(.*)*(.*)*X'},
+    }
+)
+def test_an_expression_takes_no_longer_than_the_name_is_long(row, tmp_path):
+    (tmp_path / 'adapter_config.json').write_text(json.dumps({'peft_type': 'LORA', **row}))
+    config, module = read_config(tmp_path / 'adapter_config.json'), f'{"x" * 3000}.1.fc'
+    with promptly():
+        config.adapts(module)
+        config.scale_of(module)
+
+
 # What is refused.
 
 
@@ -309,6 +326,11 @@ def saved(tmp_path):
         'an alpha of too many digits': {'lora_alpha': '9' * 400},
         'an alpha that is off': {'lora_alpha': False},
         'an alpha of words': {'alpha_pattern': {'fc1': 'much'}},
+        'an alpha beyond float32': {'lora_alpha': 1e39},
+        'another such alpha': {'alpha_pattern': {'fc1': -(10**50)}},
+        'a look ahead': {'target_modules': '(?!x).*fc1'},
+        'a reference back': {'exclude_modules': r'(a)\1'},
+        'a pattern beyond memory': {'rank_pattern': {'((((a{99}){99}){99}){99})': 2}},
         'a target that is no name': {'target_modules': [1]},
     }
 )

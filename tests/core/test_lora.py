@@ -131,6 +131,7 @@ def test_the_seed_and_the_path_decide_alone(base):
 @table(
     {
         'no rank': ({'where': '**/w', 'rank': 0}, 'a rank of 1 or more'),
+        'no scale': ({'where': '**/w', 'alpha': 1e39}, 'an alpha that float32 holds'),
         'no weights': ({'where': '**/b'}, 'names no weights to adapt'),
         'unknown parts': ({'where': '**/w', 'parts': 'qx'}, "expected parts of 'q', 'k', 'v'"),
         'parts twice': ({'where': '**/w', 'parts': 'qq'}, 'each once'),
