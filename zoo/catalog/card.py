@@ -58,6 +58,12 @@ class Card:
     changes: tuple[str, ...] = ()
     weights: Path | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError if images would be prepared with other channels than the model takes."""
+        channels = getattr(self.config, 'in_channels', None)
+        if self.preprocessor and channels not in (None, found := len(self.preprocessor.mean)):
+            raise ValueError(f'expected a preprocessor of {channels} channels, found {found}')
+
     @property
     def features(self) -> tuple[Feature, ...]:
         """Names, channels and strides of what `model.features` gives for the card's config.
@@ -113,9 +119,9 @@ class Card:
             fields['changes'] = tuple(fields['changes'])
             if fields['preprocessor'] is not None:
                 fields['preprocessor'] = ImagePreprocessor.from_fields(fields['preprocessor'])
+            return cls(**fields, weights=file.path)
         except (TypeError, ValueError) as error:
             fail(file.path, f'{HEADER_KEY}: {error}')
-        return cls(**fields, weights=file.path)
 
 
 _TEXTS = (

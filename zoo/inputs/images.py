@@ -1,18 +1,18 @@
 """Prepare images for a model: decode, resize, crop and normalize."""
 
+import contextlib
 import dataclasses
 import io
 import math
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.processors import (
@@ -25,6 +25,11 @@ from blox.zoo.inputs.processors import (
     write_timm,
 )
 
+# Others that Pillow knows run programs of theirs, such as Ghostscript, or have no pixels.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
+
+# The checksum of a PNG's last chunk, which is empty.
+_PNG_END = b'\xaeB`\x82'
 # Well below Pillow's own limit of 179 million, from which it raises.
 MAX_PIXELS = 50_000_000
 
@@ -148,9 +153,9 @@ class ImagePreprocessor:
         """Make a batch of one or several images.
 
         Each is a path, a file's bytes, a Pillow image, or a uint8 array [height, width] or
-        [height, width, channels]. EXIF orientation is applied and transparency dropped. Raises
-        ValueError, which names the file, for what is not an image, is cut short or has over 50
-        million pixels.
+        [height, width, channels]. Files are BMP, GIF, JPEG, PNG, TIFF or WebP, whatever their
+        names. EXIF orientation is applied and transparency dropped. Raises ValueError, which names
+        the file, for what is no such image, is cut short or has over 50 million pixels.
         """
         if isinstance(images, str | os.PathLike | bytes | Image.Image) or (
             isinstance(images, np.ndarray) and images.ndim < 4
@@ -197,7 +202,7 @@ class ImagePreprocessor:
 def read_image(source: ImageInput, mode: str) -> Image.Image:
     """Read an upright image of `mode`, 'L' or 'RGB', from anything that a preprocessor takes.
 
-    Raises ValueError, which names the file, if it is no image, cut short or too large.
+    Raises ValueError, which names the file, if it is none of FORMATS, cut short or too large.
     """
     if isinstance(source, Image.Image):
         return _convert(source, mode)
@@ -211,17 +216,39 @@ def read_image(source: ImageInput, mode: str) -> Image.Image:
             return _convert(image, mode)
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
+    except UnidentifiedImageError as error:
+        what = f'expected one of {", ".join(FORMATS)}'
+        raise ValueError(f'{_name(source)} cannot be read as an image: {what}') from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        name = 'these bytes' if isinstance(source, bytes) else repr(str(source))
-        raise ValueError(f'{name} cannot be read as an image: {error}') from error
+        raise ValueError(f'{_name(source)} cannot be read as an image: {error}') from error
 
 
-def _open(source: str | os.PathLike[str] | bytes) -> Image.Image:
+def _name(source: str | os.PathLike[str] | bytes) -> str:
+    return 'these bytes' if isinstance(source, bytes) else repr(str(source))
+
+
+@contextlib.contextmanager
+def _open(source: str | os.PathLike[str] | bytes) -> Iterator[Image.Image]:
+    """Open an image of one of FORMATS, a PNG only if it is whole."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, 'rb') as file:
+        image = _identified(file)
+        if image.format == 'PNG':
+            # Decoding stops at the last pixel, before the checksum that tells whether it is right.
+            image.verify()
+            if file.read(4) != _PNG_END:
+                raise OSError('truncated PNG file')
+            image = _identified(file)
+        with image:
+            yield image
+
+
+def _identified(file: io.BytesIO | io.BufferedReader) -> Image.Image:
+    file.seek(0)
     # Threads share the filters of warnings.
     with _OPENING, warnings.catch_warnings():
         # Our own limit is lower than the one from which Pillow warns.
         warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
+        return Image.open(file, formats=FORMATS)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

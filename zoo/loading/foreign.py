@@ -59,16 +59,21 @@ def read_card(source: Source, name: str) -> Card:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         fail(source.path, f'config.json: {error}')
-    return Card(
-        name,
-        family.name,
-        config,
-        family.task,
-        labels=_labels(source.config, family.count_classes(config)),
-        preprocessor=_preprocessor(source, layout),
-        tokenizer=read_tokenizer(source.path),
-        layout=layout,
-    )
+    labels = _labels(source.config, family.count_classes(config))
+    preprocessor, tokenizer = _preprocessor(source, layout), read_tokenizer(source.path)
+    try:
+        return Card(
+            name,
+            family.name,
+            config,
+            family.task,
+            labels=labels,
+            preprocessor=preprocessor,
+            tokenizer=tokenizer,
+            layout=layout,
+        )
+    except ValueError as error:  # Files that do not go together.
+        fail(source.path, str(error))
 
 
 def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:

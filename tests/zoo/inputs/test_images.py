@@ -1,6 +1,7 @@
 """Image preprocessing: what is read, how it is fitted and normalized, and what is refused."""
 
 import dataclasses
+import io
 import json
 import struct
 import zlib
@@ -552,6 +553,42 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path, suffix, part):
     path.write_bytes(data[: int(part * len(data))])
     with pytest.raises(ValueError, match=rf'photo\.{suffix}.* cannot be read as an image'):
         COLOR(path)
+
+
+@pytest.mark.parametrize('missing', range(1, 21))
+def test_a_png_without_its_end_is_refused(missing):
+    whole = io.BytesIO()
+    Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, 'PNG')
+    COLOR(whole.getvalue())
+    with pytest.raises(ValueError, match='these bytes cannot be read as an image'):
+        COLOR(whole.getvalue()[:-missing])
+
+
+def test_a_png_of_a_wrong_checksum_is_refused():
+    whole = io.BytesIO()
+    Image.fromarray(PIXELS).save(whole, 'PNG')
+    content = bytearray(whole.getvalue())
+    content[-14] ^= 1  # of the pixels' chunk, before the 12 bytes of the last one
+    with pytest.raises(ValueError, match='these bytes cannot be read as an image'):
+        COLOR(bytes(content))
+
+
+@pytest.mark.parametrize('kind', ['EPS', 'ICO', 'PPM', 'PCX', 'PDF', 'SGI', 'TGA'])
+def test_other_formats_are_not_even_opened(kind, tmp_path):
+    path = tmp_path / 'photo.png'
+    with open(path, 'wb') as file:
+        Image.fromarray(PIXELS).save(file, kind)
+    with pytest.raises(ValueError, match='expected one of BMP, GIF, JPEG, PNG, TIFF, WEBP'):
+        COLOR(path)
+
+
+def test_a_photograph_with_others_behind_it_is_read(tmp_path):
+    path = tmp_path / 'stereo.jpg'
+    first, other = (Image.new('RGB', (8, 6), color) for color in ('red', 'blue'))
+    first.save(path, 'MPO', save_all=True, append_images=[other])
+    with Image.open(path) as image:
+        assert image.format == 'MPO'
+    np.testing.assert_allclose(COLOR(path), COLOR(first), atol=0.05)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -161,6 +161,14 @@ def test_unknown_preprocessing_is_warned_of_and_the_model_loads(row, edited, cap
         bx.zoo.preprocessor(folder)
 
 
+def test_preprocessing_of_other_channels_is_refused(edited):
+    fields = {'image_processor_type': 'ViTImageProcessor', 'image_mean': [0.5], 'image_std': [0.5]}
+    folder = edited('vit-hf', {}, preprocessor_config=fields)
+    said = message(CheckpointError, lambda: bx.zoo.load(folder))
+    assert str(folder) in said
+    assert 'expected a preprocessor of 3 channels, found 1' in said
+
+
 def test_unknown_preprocessing_of_timm_is_warned_of_too(edited, caplog):
     pretrained = {'input_size': [3, 8, 12], 'crop_mode': 'border'}
     folder = edited('vit-timm', {'pretrained_cfg': pretrained})

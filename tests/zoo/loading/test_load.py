@@ -253,7 +253,8 @@ def test_overrides_that_do_not_fit_are_refused(row, exported):
 
 
 def test_channels_change_from_three_alone(edited):
-    folder = edited('vit-hf', {'num_channels': 1})
+    prepare = {'image_processor_type': 'ViTImageProcessor', 'image_mean': [0.5], 'image_std': [0.5]}
+    folder = edited('vit-hf', {'num_channels': 1}, preprocessor_config=prepare)
     tensors = load_file(folder / 'model.safetensors')
     name = 'vit.embeddings.patch_embeddings.projection.weight'
     save_file({**tensors, name: tensors[name][:, :1].copy()}, folder / 'model.safetensors')

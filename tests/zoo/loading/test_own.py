@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import GRAY
 from own_files import REMOVED, tampered
 
 import blox as bx
@@ -131,6 +132,11 @@ HEADERS = {
     'a list for a preprocessor': (*card(preprocessor=[]), ['preprocessor']),
     'text for a preprocessor': (*card(preprocessor='crop'), ['preprocessor']),
     'an empty preprocessor': (*card(preprocessor={}), ['Preprocessor']),
+    'a preprocessor of other channels': (
+        'vit',
+        {'card': {'preprocessor': dataclasses.asdict(GRAY)}},
+        ['expected a preprocessor of 3 channels, found 1'],
+    ),
     'a field that cards have not': (*card(author='me'), ["'author'"]),
     'a field of a card with ANSI': (*card(**{'\x1b[31m\n': 1}), ['x1b']),
     'a missing field': (*config('gpt2', depth=REMOVED), ['depth: missing']),

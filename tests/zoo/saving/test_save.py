@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from families import declared
 from folders import output
+from helpers import COLOR
 from own_files import same
 
 import blox as bx
@@ -54,15 +55,23 @@ def test_flags_that_the_caller_set_come_back(saved, tmp_path):
 
 def test_the_card_is_kept_and_names_the_models_own_config(saved, tmp_path):
     model, params, _ = saved['vit']
-    card = dataclasses.replace(
-        bx.zoo.card('vit-digits'), name='mine', labels=('a', 'b', 'ü'), metrics={'loss': 0.5}
-    )
+    about = {'labels': ('a', 'b', 'ü'), 'metrics': {'loss': 0.5}, 'preprocessor': COLOR}
+    other = dataclasses.replace(model.config, depth=7)
+    card = Card('mine', 'vit', other, 'image-classification', **about)
     bx.zoo.save(tmp_path / 'a.safetensors', model, params, card=card)
     read = bx.zoo.Card.from_file(TensorFile(tmp_path / 'a.safetensors'))
     assert read.config == model.config
     assert read.weights == tmp_path / 'a.safetensors'
     assert (read.name, read.labels, read.metrics) == ('mine', ('a', 'b', 'ü'), {'loss': 0.5})
     assert bx.zoo.preprocessor(tmp_path / 'a.safetensors') == card.preprocessor
+
+
+def test_a_card_that_prepares_other_channels_is_refused(saved, tmp_path):
+    model, params, _ = saved['vit']
+    card = dataclasses.replace(bx.zoo.card('vit-digits'), labels=('a', 'b', 'c'))
+    with pytest.raises(ValueError, match='expected a preprocessor of 3 channels, found 1'):
+        bx.zoo.save(tmp_path / 'a.safetensors', model, params, card=card)
+    assert not any(tmp_path.iterdir())
 
 
 def test_plain_load_gives_the_params_of_a_models_file(saved):
