@@ -1,6 +1,8 @@
 """`blox predict`."""
 
 import csv
+import dataclasses
+import io
 import json
 import os
 import re
@@ -8,6 +10,8 @@ import re
 import pytest
 from commands import DIGITS, blox, fails, printed, write_model
 from PIL import Image
+
+import blox as bx
 
 
 @pytest.fixture(scope='module')
@@ -112,6 +116,24 @@ def test_predict_writes_csv(broken, tmp_path):
     assert header == ['file', 'label', 'probability', 'label2', 'probability2']
     assert [row[:2] for row in rows] == [[str(DIGITS / '1.png'), '1'], [str(odd), '3']]
     assert all(0.5 < float(row[2]) < 1 and 0 < float(row[4]) < 0.5 for row in rows)
+
+
+def test_predict_writes_no_formulas_to_csv(tmp_path, monkeypatch):
+    model, params = bx.zoo.load('vit-digits')
+    starts = ('=', '+', '-', '@')
+    labels = tuple(f'{start}1' for start in starts) + tuple('456789')
+    card = dataclasses.replace(bx.zoo.read_card('vit-digits'), labels=labels)
+    bx.zoo.save(tmp_path / 'm.safetensors', model, params, card=card)
+    monkeypatch.chdir(tmp_path)
+    names = [f'{start}.png' for start in (*starts, '\t', '\r', 'a')]
+    for name in names:
+        (tmp_path / name).write_bytes((DIGITS / '2.png').read_bytes())
+    text = printed('predict', 'm.safetensors', '--csv', '-', '--top', 10, '--', *names)
+    _, *rows = csv.reader(io.StringIO(text, newline=''))
+    assert [row[0] for row in rows] == [*(f"'{name}" for name in names[:-1]), 'a.png']
+    for row in rows:
+        assert set(row[1::2]) == {*(f"'{label}" for label in labels[:4]), *'456789'}
+        assert all(float(p) <= 1 for p in row[2::2])
 
 
 def test_predict_prints_csv_with_names_that_are_not_utf_8(tmp_path):

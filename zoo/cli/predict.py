@@ -83,6 +83,9 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
     return files
 
 
+# How a cell starts that a spreadsheet would compute; an apostrophe before it makes it a text.
+_FORMULAS = ('=', '+', '-', '@', '\t', '\r')
+
 _Row: TypeAlias = tuple[Path, list[tuple[str, float]]]
 
 
@@ -139,9 +142,12 @@ def _write_csv(out: str, rows: list[_Row]) -> None:
 
 
 def _csv_line(cells: Sequence[object]) -> str:
+    """Write a line of cells that a spreadsheet takes for texts and numbers, never for formulas."""
+    texts = [str(cell) for cell in cells]
+    texts = [f"'{text}" if text.startswith(_FORMULAS) else text for text in texts]
     text = io.StringIO(newline='')
     # It quotes cells with the characters that end its lines, so let those be both.
-    csv_format.writer(text, lineterminator='\r\n').writerow(cells)
+    csv_format.writer(text, lineterminator='\r\n').writerow(texts)
     return text.getvalue().removesuffix('\r\n') + '\n'
 
 
