@@ -220,6 +220,7 @@ def doubles(module, params):
     return module.layers[0].set_param(params, 'w', 2 * params['net/layer0/w'].value)
 
 
+KEYS = (jax.random.key, jax.random.PRNGKey)
 STARTS = {
     'left as they are': lambda module, params: params,
     'changed': doubles,
@@ -229,12 +230,13 @@ STARTS = {
 }
 
 
-@pytest.mark.parametrize('start', STARTS.values(), ids=STARTS)
 @pytest.mark.parametrize(
-    'key', [7, jax.random.key(7), jax.random.PRNGKey(7)], ids=['', 'key', 'old']
+    ('start', 'key'),
+    [*((start, 7) for start in STARTS), *(('left as they are', make(7)) for make in KEYS)],
+    ids=[*STARTS, *(make.__name__ for make in KEYS)],
 )
 def test_init_gives_what_a_first_call_gives(start, key):
-    model, x = Deep(bx.Graph('net'), start), jnp.ones((2, 4))
+    model, x = Deep(bx.Graph('net'), STARTS[start]), jnp.ones((2, 4))
     called = jax.jit(model)(bx.Params(key), x)[1].finalize()
     made = bx.init(model, x, seed=key)
     assert jax.tree.structure(made) == jax.tree.structure(called)

@@ -193,7 +193,7 @@ def digits(monkeypatch):
 def test_a_network_that_knows_other_digits_learns_new_ones_better(digits, tmp_path):
     sizes = {'patch_size': 2, 'width': 32, 'depth': 2, 'heads': 2, 'mlp_dim': 64}
     model = bx.zoo.create('vit-ti16', **sizes, image_size=8, in_channels=1, num_classes=5)
-    pretrained = digits.pretrain(tmp_path, model, epochs=20)
+    pretrained = digits.pretrain(tmp_path, model, epochs=14)
     methods = ('from scratch', 'fine-tuned')
     found = digits.compare(model, pretrained, 0, methods, epochs=5)
     assert found['fine-tuned'] > found['from scratch'] + 0.1
