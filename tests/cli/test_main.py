@@ -17,9 +17,9 @@ from commands import (
     write_encoder,
     write_model,
 )
+from helpers import opened
 
 import blox as bx
-from blox.zoo.cli import shared
 from blox.zoo.cli.main import main
 
 
@@ -50,14 +50,12 @@ def test_no_command_prints_the_help():
 
 
 @pytest.mark.parametrize('command', ['predict', 'generate', 'embed'])
-def test_a_model_is_opened_once(command, writer, encoder, monkeypatch):
-    opened, original = [], shared.resolve
-    monkeypatch.setattr(shared, 'resolve', lambda *args: opened.append(args[0]) or original(*args))
-    for name in ('load', 'read_card', 'preprocessor', 'tokenizer'):
-        monkeypatch.delattr(bx.zoo, name)
-    model = {'predict': 'vit-digits', 'generate': str(writer), 'embed': str(encoder)}[command]
-    printed(command, model, DIGITS / '1.png' if command == 'predict' else 'ab')
-    assert opened == [model]
+def test_a_model_is_opened_once(command, writer, encoder):
+    shipped = bx.zoo.card('vit-digits').weights
+    model = {'predict': shipped, 'generate': writer, 'embed': encoder}[command]
+    with opened(model) as times:
+        printed(command, model, DIGITS / '1.png' if command == 'predict' else 'ab')
+    assert len(times) == 1
 
 
 def test_what_a_terminal_would_obey_is_escaped():

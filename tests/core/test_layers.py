@@ -931,15 +931,12 @@ def test_help_says_what_a_call_does_and_names_its_defaults(kind):
         'batch norm': (bx.BatchNorm, (4, 6)),
     }
 )
-def test_a_traced_is_training_is_refused_with_the_remedy(row):
+def test_a_traced_is_training_is_refused_with_the_remedy(row, monkeypatch):
     make, shape = row
     model, x = make(layer()), jnp.ones(shape)
-    params = random_params(model, x, dtype=jnp.float32)
-    params = params.merge(bx.Params(0))
-    jaxtyping.config.update('jaxtyping_disable', True)
-    try:
-        with pytest.raises(TypeError, match=r"jit\(model, static_argnames='is_training'\)"):
-            jax.jit(model)(params, x, is_training=True)
-        jax.jit(model, static_argnames='is_training')(params, x, is_training=True)
-    finally:
-        jaxtyping.config.update('jaxtyping_disable', False)
+    params = random_params(model, x, dtype=jnp.float32).merge(bx.Params(0))
+    # The checker would speak first.
+    monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+    with pytest.raises(TypeError, match=r"jit\(model, static_argnames='is_training'\)"):
+        jax.jit(model)(params, x, is_training=True)
+    jax.jit(model, static_argnames='is_training')(params, x, is_training=True)
