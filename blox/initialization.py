@@ -51,8 +51,14 @@ class FirstPass:
         self.is_plain = True
 
     def answer(self, params: Params, path: str, request: Request) -> tuple[jax.Array, Params]:
-        """Return a stand-in for the initial value at `path`, and Params with the counter moved on."""
-        self.is_plain &= self._has_own_key(params)
+        """Return a stand-in for the initial value at `path`, and Params with the counter moved on.
+
+        Params of another key, which the model folded or made itself, get the value.
+        """
+        if not self._has_own_key(params):
+            self.is_plain = False
+            key, params = params.initial_key(path)
+            return request.draw(key), params
         self.requests[path] = request
         self._values[path] = jnp.zeros(request.shape, request.dtype)
         return self._values[path], params.counted()
@@ -76,6 +82,7 @@ class FirstPass:
         self._count = params[RNG].value[1]
         is_counted = isinstance(self._count, np.generic)
         self.is_plain &= untouched and is_counted and self._has_own_key(params)
+        self._values.clear()  # They mean nothing outside of this call.
         return params
 
     def _has_own_key(self, params: Params) -> bool:
@@ -170,7 +177,11 @@ def _initialize(
     model: Callable[..., Any], leaves: tuple[Any, ...], treedef: Any, key: jax.Array
 ) -> Params:
     """Draw all values in one program."""
-    return model(Params(key), *_zeros(treedef.unflatten(leaves)))[1].finalize()
+    token = FIRST_PASS.set(None)  # It may be a part of another model's first call.
+    try:
+        return model(Params(key), *_zeros(treedef.unflatten(leaves)))[1].finalize()
+    finally:
+        FIRST_PASS.reset(token)
 
 
 def _zeros(shapes: Any) -> Any:

@@ -262,6 +262,28 @@ def test_init_gives_what_a_call_with_another_key_in_between_gives():
     np.testing.assert_allclose(made['net/layer1/w'].value, called['net/layer1/w'].value, rtol=2e-6)
 
 
+@pytest.mark.parametrize('start', ['left as they are', 'changed'])
+def test_a_model_may_start_another_in_its_call(start):
+    inner = Deep(bx.Graph('net'), STARTS[start])
+    layer = bx.Linear(bx.Graph('own'), 4)
+
+    def outer(params, x):
+        others = bx.init(inner, x, seed=5)
+        y, _ = layer(bx.Params(6), x)  # Of Params that are nobody's but its own.
+        return inner(others, y)[0], params.set('outer/sum', others['net/layer0/w'].value.sum())
+
+    x = jnp.ones((2, 4))
+    expected = bx.init(inner, x, seed=5)['net/layer0/w'].value.sum()
+    made = bx.init(outer, x)
+    assert list(made) == ['outer/sum', 'rng']
+    np.testing.assert_allclose(made['outer/sum'].value, expected, rtol=1e-5)
+
+
+def test_no_tracers_are_kept():
+    with jax.checking_leaks():
+        bx.init(Deep(bx.Graph('net')), jnp.ones((2, 4)))
+
+
 def test_an_initializer_without_a_hash_will_do():
     class Odd:
         def __hash__(self):
