@@ -34,6 +34,7 @@ class Data:
       labels: names of the classes, in the order of the targets; () where those are tokens.
       fingerprint: tells these data from others.
       summary: for people.
+      test: examples that choose nothing: the best is scored on them once, at the end.
     """
 
     training: Sequence[Example]
@@ -42,9 +43,11 @@ class Data:
     labels: tuple[str, ...] = ()
     fingerprint: str = ''
     summary: str = ''
+    test: Sequence[Example] = ()
 
     def __repr__(self) -> str:
-        return f'Data({len(self.training)} to train on, {len(self.held_out)} held out)'
+        tested = f', {len(self.test)} to test' if self.test else ''
+        return f'Data({len(self.training)} to train on, {len(self.held_out)} held out{tested})'
 
 
 def training_batches(
@@ -61,18 +64,18 @@ def training_batches(
     return _read_ahead(ordered.random_map(data.read).batch(size)[start:])
 
 
-def held_out_batches(data: Data, size: int) -> Generator[Pair, None, None]:
-    """Yield the held-out examples in their order; IGNORED targets fill the last batch up."""
+def batches_to_measure(
+    data: Data, examples: Sequence[Example], size: int
+) -> Generator[Pair, None, None]:
+    """Yield examples, held out or to test, in their order; IGNORED targets fill the last batch up."""
     import grain
 
-    count = -(-len(data.held_out) // size) * size
-    numbers = grain.MapDataset.range(count)
-    return _read_ahead(numbers.map(lambda i: _read_held_out(data, i)).batch(size))
+    def read(i: int) -> Pair:
+        inputs, targets = data.read(examples[min(i, len(examples) - 1)], None)
+        return inputs, targets if i < len(examples) else np.full_like(targets, IGNORED)
 
-
-def _read_held_out(data: Data, i: int) -> Pair:
-    inputs, targets = data.read(data.held_out[min(i, len(data.held_out) - 1)], None)
-    return inputs, targets if i < len(data.held_out) else np.full_like(targets, IGNORED)
+    count = -(-len(examples) // size) * size
+    return _read_ahead(grain.MapDataset.range(count).map(read).batch(size))
 
 
 def _read_ahead(batches: Any) -> Generator[Pair, None, None]:

@@ -16,7 +16,7 @@ from blox.zoo.models import family_of
 from blox.zoo.training import result
 from blox.zoo.training.data import Data
 from blox.zoo.training.folder import Folder, identity_of
-from blox.zoo.training.loop import train
+from blox.zoo.training.loop import score, train
 from blox.zoo.training.plan import Plan, make_plan
 from blox.zoo.training.state import Epoch, best_of
 
@@ -47,7 +47,7 @@ def finetune(
     which stay, unless `freeze_statistics` is False.
 
     With `out`, a name ending in .safetensors, the best is saved there as `bx.zoo.save` does, adapters
-    merged; `card` says more of it. Beside it come a .csv and a .png of the epochs, and the adapters
+    merged; `card` says more of it, and so do its scores on `data.test`, if there is any. Beside it come a .csv and a .png of the epochs, and the adapters
     alone as .lora.safetensors. Until then a folder, .training, holds the state: the same call, repeated
     after an interruption, goes on from there, to the very same result.
 
@@ -103,7 +103,8 @@ def _finetune_to(
         if not state.history:
             raise _diverged(wrong, plan)
         params, best = params.merge(state.best), best_of(state.history, bool(data.labels))
-        card = result.card_after(card, params, plan, best)
+        scores = score(model, params, data, data.test, plan) if data.test else None
+        card = result.card_after(card, params, plan, best, scores)
         result.write(out, model, params, card, state.history)
         folder.remove()
     if wrong:

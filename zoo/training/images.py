@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -20,9 +20,21 @@ from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
-_HELD_OUT = ('val', 'valid', 'validation', 'test')
+# Names of directories that are parts of the data, not classes.
+_TRAINING, _TEST = 'train', 'test'
+_VALIDATION = ('val', 'valid', 'validation')
 
 Files: TypeAlias = Mapping[str, Sequence[Path]]
+
+
+class _Parts(NamedTuple):
+    """Files by class, what is left out by suffix, and what was held out of what."""
+
+    training: Files
+    held_out: Files
+    test: Files
+    others: Counter[str]
+    where: str = ''
 
 
 def image_folder(
@@ -36,9 +48,10 @@ def image_folder(
 ) -> Data:
     """Read a folder with a directory of images for each class; their sorted names are the labels.
 
-    The fraction `holdout` of each class, at least one image, is held out, drawn with `seed`;
-    but where the folder has exactly `train/` and `val/` (or `valid/`, `validation/`, `test/`), these are
-    the two parts. `labels`, if the directories have the same names, gives their order. A class's own
+    The fraction `holdout` of each class, at least one image, is held out, drawn with `seed`. Where
+    the folder has `train/` and, beside it, `val/` (or `valid/`, `validation/`) or `test/` or both, and
+    no other directory, these are the parts: what is in `val/` is held out, else the fraction of
+    `train/`; what is in `test/` chooses nothing, and the best is scored on it once. `labels`, if the directories have the same names, gives their order. A class's own
     subdirectories belong to it. Hidden files are left out, and files that are no images by their suffix,
     as `summary` says.
 
@@ -51,38 +64,53 @@ def image_folder(
     root = Path(path)
     if root.exists() and not root.is_dir():
         raise ValueError(f'{str(root)!r}: expected a folder with a directory for each class')
-    training, held_out, others = _parts(root, holdout, seed)
-    names = sorted(training)
+    found = _parts(root, holdout, seed)
+    names = sorted(found.training)
     order = tuple(labels) if sorted(labels) == names else tuple(names)
-    parts = [
+    training, held_out, test = (
         [(file, order.index(name)) for name in names for file in part.get(name, ())]
-        for part in (training, held_out)
-    ]
-    files = [file for part in parts for file, _ in part]
+        for part in (found.training, found.held_out, found.test)
+    )
+    files = [file for file, _ in (*training, *held_out, *test)]
     _check_images(files, prepare)
     return Data(
-        *parts,
+        training,
+        held_out,
+        test=test,
         read=lambda example, rng: _read_image(example, prepare, flip, rng),
         labels=order,
         fingerprint=_fingerprint(root, files, prepare, flip),
-        summary=_summary(root, parts, order, others),
+        summary=_summary(root, found),
     )
 
 
-def _parts(root: Path, holdout: float, seed: int) -> tuple[Files, Files, Counter[str]]:
-    """Return training and held-out files by class, and count the suffixes of what is left out."""
+def _parts(root: Path, holdout: float, seed: int) -> _Parts:
+    """Find the parts that a folder says itself, or divide it."""
     others: Counter[str] = Counter()
     names = [entry.name for entry in _directories(root)]
-    held_out = [name for name in names if name in _HELD_OUT]
-    if len(names) == 2 and len(held_out) == 1 and 'train' in names:
-        found, measured = (_classes(root / name, others) for name in ('train', held_out[0]))
-        if unknown := sorted(set(measured) - set(found)):
-            raise ValueError(
-                f'{str(root / held_out[0])!r}: expected classes of {str(root / "train")!r}, '
-                f'found others: {some(unknown)}'
-            )
-        return found, measured, others
-    return *_divided(root, _classes(root, others), holdout, seed), others
+    given = [name for name in names if name in _VALIDATION]
+    if len(names) < 2 or _TRAINING not in names or {*names} - {_TRAINING, *given, _TEST}:
+        return _Parts(*_divided(root, _classes(root, others), holdout, seed), {}, others)
+    if len(given) > 1:
+        raise ValueError(f'{str(root)!r}: expected one of {", ".join(given)}, found all of them')
+    training = _classes(root / _TRAINING, others)
+    test = _same_classes(root, _TEST, training, others) if _TEST in names else {}
+    if given:
+        held_out = _same_classes(root, given[0], training, others)
+        return _Parts(training, held_out, test, others, f', all of {given[0]}/')
+    training, held_out = _divided(root / _TRAINING, training, holdout, seed)
+    return _Parts(training, held_out, test, others, f' of {_TRAINING}/')
+
+
+def _same_classes(root: Path, name: str, training: Files, others: Counter[str]) -> Files:
+    """Find the image files of a part. Raise ValueError for classes that training knows not."""
+    found = _classes(root / name, others)
+    if unknown := sorted(set(found) - set(training)):
+        raise ValueError(
+            f'{str(root / name)!r}: expected classes of {str(root / _TRAINING)!r}, '
+            f'found others: {some(unknown)}'
+        )
+    return found
 
 
 def _directories(root: Path) -> list[Path]:
@@ -196,13 +224,12 @@ def _fingerprint(root: Path, files: Sequence[Path], *choices: Any) -> str:
     return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
 
 
-def _summary(
-    root: Path, parts: Sequence[Sequence[Any]], labels: Sequence[str], others: Counter[str]
-) -> str:
-    training, held_out = map(len, parts)
-    left = ', '.join(f'{count} {printable(suffix)}' for suffix, count in sorted(others.items()))
+def _summary(root: Path, found: _Parts) -> str:
+    counts = [sum(map(len, part.values())) for part in found[:3]]
+    left = ', '.join(f'{n} {printable(suffix)}' for suffix, n in sorted(found.others.items()))
     return (
-        f'{printable(root.resolve().name)}: {training + held_out} images '
-        f'of {len(labels)} classes, {held_out} held out'
+        f'{printable(root.resolve().name)}: {sum(counts)} images '
+        f'of {len(found.training)} classes, {counts[1]} held out{found.where}'
+        + (f'; {counts[2]} of {_TEST}/ are scored once, at the end' if found.test else '')
         + (f'; left out, as no images: {left}' if left else '')
     )

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 import tqdm
 
 from blox.params import Params
-from blox.zoo.training.data import Data, held_out_batches, training_batches
+from blox.zoo.training.data import Data, Example, batches_to_measure, training_batches
 from blox.zoo.training.folder import Folder
 from blox.zoo.training.plan import Plan
 from blox.zoo.training.state import DivergedError, Epoch, State, best_of
@@ -86,10 +86,17 @@ def states(model: Any, params: Params, data: Data, plan: Plan, state: State) -> 
             )
             if state.step == plan.end(len(state.history) + 1):
                 state.check_finite()
-                held_out = held_out_batches(data, plan.batch_size)
-                found = measure(model, state.params.merge(frozen), held_out, dtype)
+                found = score(model, state.params.merge(frozen), data, data.held_out, plan)
                 state = _with_epoch(state, *found, by_accuracy=bool(data.labels))
             yield state
+
+
+def score(
+    model: Any, params: Params, data: Data, examples: Sequence[Example], plan: Plan
+) -> tuple[float, float]:
+    """Return the mean loss and accuracy over some of the data's examples."""
+    batches = batches_to_measure(data, examples, plan.batch_size)
+    return measure(model, params, batches, plan.dtype or None)
 
 
 def _optimizer(plan: Plan) -> Any:

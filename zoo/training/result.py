@@ -59,8 +59,12 @@ def card_before(card: Card | None, name: str, model: Any, data: Data) -> Card:
     return known
 
 
-def card_after(card: Card, params: Params, plan: Plan, best: Epoch) -> Card:
-    """Return the card with what was done and measured."""
+def card_after(
+    card: Card, params: Params, plan: Plan, best: Epoch, scores: tuple[float, float] | None
+) -> Card:
+    """Return the card with what was done and measured; `scores` are loss and accuracy of the test."""
+    measured = {'held_out': (best.held_out_loss, best.held_out_accuracy)}
+    measured |= {'test': scores} if scores else {}
     trained = params.split_trainable()[0].num_params
     return dataclasses.replace(
         card,
@@ -70,7 +74,8 @@ def card_after(card: Card, params: Params, plan: Plan, best: Epoch) -> Card:
         f'is this, batches of {plan.batch_size}, learning rate {plan.learning_rate:.3g}, '
         f'seed {plan.seed}' + (f', computed in {plan.dtype}' if plan.dtype else ''),
         metrics={
-            'held_out_accuracy': round(best.held_out_accuracy, 4),
-            'held_out_loss': round(best.held_out_loss, 4),
+            f'{part}_{name}': round(value, 4)
+            for part, (loss, accuracy) in measured.items()
+            for name, value in (('accuracy', accuracy), ('loss', loss))
         },
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import blox as bx
-from blox.zoo.training.data import IGNORED, held_out_batches, training_batches
+from blox.zoo.training.data import IGNORED, batches_to_measure, training_batches
 
 
 def numbers(count=10):
@@ -54,8 +54,8 @@ def test_an_example_is_augmented_in_another_way_in_each_epoch():
     assert len(set(drawn.tolist())) == 40
 
 
-def test_held_out_batches_are_all_of_them_in_order_and_filled_up():
-    inputs, targets = map(np.concatenate, zip(*held_out_batches(numbers(), 4)))
+def test_batches_to_measure_are_all_of_them_in_order_and_filled_up():
+    inputs, targets = map(np.concatenate, zip(*batches_to_measure(numbers(), range(10), 4)))
     assert targets.tolist() == [*range(10), IGNORED, IGNORED]
     assert inputs[:10].tolist() == [[i, 0] for i in range(10)]
 
@@ -65,4 +65,4 @@ def test_what_reading_raises_comes_through():
         raise ValueError('it is gone')
 
     with pytest.raises(ValueError, match='it is gone'):
-        next(held_out_batches(bx.zoo.Data([1], [1], read), 1))
+        next(batches_to_measure(bx.zoo.Data([1], [1], read), [1], 1))

@@ -32,12 +32,48 @@ def test_the_seed_decides_what_is_held_out(folder):
     assert held[0] != held[2]
 
 
-@pytest.mark.parametrize('name', ['val', 'valid', 'validation', 'test'])
+def parts_of(data):
+    """For each part of the data, the directories that its files are in, and their labels."""
+    return [
+        ({file.parts[-3] for file, _ in part}, sorted(label for _, label in part))
+        for part in (data.training, data.held_out, data.test)
+    ]
+
+
+@pytest.mark.parametrize('name', ['val', 'valid', 'validation'])
 def test_a_folder_may_say_itself_what_is_held_out(tmp_path, name):
     write_images(tmp_path / 'train', {'a': 2, 'b': 3})
     write_images(tmp_path / name, {'a': 1, 'b': 2})
     data = bx.zoo.image_folder(tmp_path, GRAY)
-    assert (len(data.training), [label for _, label in data.held_out]) == (5, [0, 1, 1])
+    assert parts_of(data) == [({'train'}, [0, 0, 1, 1, 1]), ({name}, [0, 1, 1]), (set(), [])]
+    assert data.summary.endswith(f'8 images of 2 classes, 3 held out, all of {name}/')
+
+
+def test_a_test_beside_train_and_val_is_neither_a_class_nor_held_out(tmp_path):
+    for name, counts in (('train', (2, 3)), ('val', (1, 2)), ('test', (2, 1))):
+        write_images(tmp_path / name, dict(zip('ab', counts)))
+    data = bx.zoo.image_folder(tmp_path, GRAY)
+    assert parts_of(data) == [
+        ({'train'}, [0, 0, 1, 1, 1]),
+        ({'val'}, [0, 1, 1]),
+        ({'test'}, [0, 0, 1]),
+    ]
+    end = '3 held out, all of val/; 3 of test/ are scored once, at the end'
+    assert data.summary.endswith(end)
+    write_image(tmp_path / 'test/a/0.png', seed=9)
+    assert bx.zoo.image_folder(tmp_path, GRAY).fingerprint != data.fingerprint
+
+
+def test_a_test_beside_train_alone_chooses_nothing(tmp_path):
+    write_images(tmp_path / 'train', {'a': 20, 'b': 10})
+    write_images(tmp_path / 'test', {'a': 2, 'b': 1})
+    data = bx.zoo.image_folder(tmp_path, GRAY)
+    assert [(dirs, len(labels)) for dirs, labels in parts_of(data)] == [
+        ({'train'}, 27),
+        ({'train'}, 3),
+        ({'test'}, 3),
+    ]
+    assert '3 held out of train/; 3 of test/' in data.summary
 
 
 def test_train_and_val_beside_others_are_classes(tmp_path):
@@ -128,6 +164,14 @@ def test_folders_that_would_train_badly_are_refused(folder, row):
         (
             {'train/a': 2, 'train/b': 2, 'val/a': 2, 'val/z': 2},
             "classes of '.*train', found others: z",
+        ),
+        (
+            {'train/a': 2, 'train/b': 2, 'test/a': 2, 'test/z': 2},
+            "'.*test': expected classes of '.*train', found others: z",
+        ),
+        (
+            {f'{name}/{i}': 2 for name in ('train', 'val', 'valid') for i in 'ab'},
+            'expected one of val, valid, found all of them',
         ),
         ({'train/a': 2, 'train/b': 2}, 'two classes or more, found train'),
     ],

@@ -1,13 +1,16 @@
 """The files that a training ends with."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import GRAY
 from PIL import Image
-from trainings import CLASSES, PARAMS, files, finetune, moved, tiny
+from trainings import CLASSES, MODEL, PARAMS, files, finetune, moved, shades, tiny
 
 import blox as bx
+from blox.zoo.training.step import measure
 
 
 def test_the_file_is_the_models_whole_description(tmp_path):
@@ -52,3 +55,27 @@ def test_no_file_of_others_is_replaced(tmp_path, name):
     with pytest.raises(FileExistsError, match='is there already'):
         finetune(tmp_path / 'm.safetensors')
     assert files(tmp_path) == {name: b'mine'}
+
+
+def test_the_best_is_scored_on_the_test_once_and_the_card_says_it(tmp_path):
+    read, seen = shades().read, []
+
+    def counted(i, rng):
+        seen.append(i)
+        return read(i, rng)
+
+    test = range(5000, 5003)
+    data = dataclasses.replace(shades(), read=counted, test=test)
+    params, history = finetune(tmp_path / 'a.safetensors', data=data)
+    assert sorted(set(seen) & {*test}) == [*test]
+    assert seen.index(test[0]) > max(seen.index(i) for i in data.held_out)
+    found = bx.zoo.read_card(tmp_path / 'a.safetensors').metrics
+    pairs = [read(i, None) for i in test]
+    batch = [(np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]))]
+    loss, accuracy = measure(MODEL, params, batch)
+    assert found['test_accuracy'] == round(accuracy, 4)
+    assert found['test_loss'] == pytest.approx(loss, abs=1e-4)
+    # It chose nothing.
+    plain, expected = finetune(data=shades())
+    assert history == expected
+    assert not moved(plain, params)
