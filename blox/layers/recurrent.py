@@ -13,10 +13,24 @@ from blox.params import Params
 
 
 class Recurrent(Module):
-    """A module with a state that it carries from one time step to the next."""
+    """A module with a state that it carries from one time step to the next.
 
-    def initial_state(self, batch_size: int, dtype: Any = jnp.float32) -> Any:
-        """Return the state before the first step, zeros."""
+    Attributes:
+      is_static: whether a call is a Python loop, in which every step is a part of the program, and
+        not one loop of the device. It may be set at any time before the call is compiled.
+    """
+
+    def __init__(self, graph: Graph, *, is_static: bool = False) -> None:
+        super().__init__(graph)
+        self.is_static = is_static
+
+    def initial_state(
+        self, params: Params, inputs: Float[Array, 'batch *others']
+    ) -> tuple[Any, Params]:
+        """Return (state, params): the state before the first step, zeros in the inputs' dtype.
+
+        `inputs` are those of a step or of a whole sequence.
+        """
         raise NotImplementedError(f'{type(self).__name__} defines no initial_state')
 
     def advance(self, params: Params, inputs: jax.Array, state: Any) -> tuple[Any, Params]:
@@ -33,9 +47,15 @@ class Recurrent(Module):
         """Take one time step: ((outputs, state), params).
 
         Where `is_reset`, the sequence starts anew: its state is the initial one before the step.
+        Raises ValueError if there is no state.
         """
+        if state is None:
+            raise ValueError(
+                f'{self.path!r}: expected a state, found None; start from '
+                'state, params = core.initial_state(params, inputs)'
+            )
         if is_reset is not None:
-            initial = self.initial_state(inputs.shape[0], inputs.dtype)
+            initial, params = self.initial_state(params, inputs)
             state = jax.tree.map(
                 lambda start, now: jnp.where(_expand(is_reset, now.ndim), start, now),
                 initial,
@@ -55,14 +75,14 @@ class Recurrent(Module):
     ) -> tuple[tuple[Any, Any], Params]:
         """Run over a whole [batch, time, features] sequence, from `state` or the initial one."""
         if state is None:
-            state = self.initial_state(inputs.shape[0], inputs.dtype)
-            # Under shard_map the loop's carry must vary over the mesh as the inputs do.
-            zero = jnp.zeros_like(inputs, shape=())
-            state = jax.tree.map(lambda start: start + zero.astype(start.dtype), state)
-        return dynamic_scan(self, params, inputs, state, is_reset)
+            state, params = self.initial_state(params, inputs)
+        scan = static_scan if self.is_static else dynamic_scan
+        return scan(self, params, inputs, state, is_reset)
 
 
 class LSTMState(NamedTuple):
+    """State of an LSTM: what it gave last, and what it remembers."""
+
     hidden: Float[Array, 'batch hidden']
     cell: Float[Array, 'batch hidden']
 
@@ -73,15 +93,17 @@ class LSTM(Recurrent):
     `inputs` and `hidden` project to the input, forget, cell and output gates, in this order.
     """
 
-    def __init__(self, graph: Graph, hidden_size: int) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: Graph, hidden_size: int, *, is_static: bool = False) -> None:
+        super().__init__(graph, is_static=is_static)
         self.hidden_size = hidden_size
         self.inputs = Linear(graph.child('inputs'), 4 * hidden_size)
         self.hidden = Linear(graph.child('hidden'), 4 * hidden_size, use_bias=False)
 
-    def initial_state(self, batch_size: int, dtype: Any = jnp.float32) -> LSTMState:
-        zeros = jnp.zeros((batch_size, self.hidden_size), dtype)
-        return LSTMState(zeros, zeros)
+    def initial_state(
+        self, params: Params, inputs: Float[Array, 'batch *others']
+    ) -> tuple[LSTMState, Params]:
+        zeros = _zeros(inputs, self.hidden_size)
+        return LSTMState(zeros, zeros), params
 
     def advance(
         self, params: Params, inputs: Float[Array, 'batch features'], state: LSTMState
@@ -101,16 +123,16 @@ class GRU(Recurrent):
     multiplies the hidden projection, bias included.
     """
 
-    def __init__(self, graph: Graph, hidden_size: int) -> None:
-        super().__init__(graph)
+    def __init__(self, graph: Graph, hidden_size: int, *, is_static: bool = False) -> None:
+        super().__init__(graph, is_static=is_static)
         self.hidden_size = hidden_size
         self.inputs = Linear(graph.child('inputs'), 3 * hidden_size)
         self.hidden = Linear(graph.child('hidden'), 3 * hidden_size)
 
     def initial_state(
-        self, batch_size: int, dtype: Any = jnp.float32
-    ) -> Float[Array, 'batch hidden']:
-        return jnp.zeros((batch_size, self.hidden_size), dtype)
+        self, params: Params, inputs: Float[Array, 'batch *others']
+    ) -> tuple[Float[Array, 'batch hidden'], Params]:
+        return _zeros(inputs, self.hidden_size), params
 
     def advance(
         self,
@@ -169,6 +191,11 @@ def dynamic_scan(
     sequence = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), (inputs, is_reset))
     (state, params), outputs = jax.lax.scan(body, (state, params), sequence)
     return (jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), outputs), state), params
+
+
+def _zeros(inputs: jax.Array, size: int) -> jax.Array:
+    """Return zeros [batch, size] made of the inputs: under shard_map they vary over the mesh alike."""
+    return jnp.zeros_like(inputs, shape=(inputs.shape[0], size))
 
 
 def _expand(mask: jax.Array, rank: int) -> jax.Array:

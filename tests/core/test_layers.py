@@ -603,6 +603,45 @@ def test_static_scan_is_dynamic_scan(x64, row):
     close_all(jax.tree.leaves(static), [np.asarray(y) for y in jax.tree.leaves(dynamic)])
 
 
+@table(RECURRENT)
+def test_a_state_goes_in_and_comes_out(row):
+    cls, _, count = row
+    core, x = cls(layer(), 5), jnp.asarray(normal(3, 4, 2), jnp.bfloat16)
+    params = random_params(core, x, dtype=jnp.bfloat16)
+    state, same_params = core.initial_state(params, x)
+    assert same_params is params
+    leaves = jax.tree.leaves(state)
+    assert [(s.shape, s.dtype.name, bool(s.any())) for s in leaves] == (
+        [((3, 5), 'bfloat16', False)] * count
+    )
+    ((outputs, state), params) = core(params, x[:, :3], state)
+    ((last, state), params) = core(params, x[:, 3:], state)
+    ((expected, final), _) = core(params, x)
+    close_all([outputs, last], [expected[:, :3], expected[:, 3:]])
+    close_all(jax.tree.leaves(state), jax.tree.leaves(final))
+
+
+@table(RECURRENT)
+def test_a_step_without_a_state_is_refused(row):
+    cls, _, _ = row
+    with pytest.raises(ValueError, match=r"'layer': expected a state.*initial_state\(params"):
+        cls(layer(), 5).step(bx.Params(0), jnp.ones((3, 2)), None)
+
+
+@table(RECURRENT)
+def test_is_static_chooses_the_python_loop_and_may_be_set_later(row):
+    cls, _, _ = row
+    core, x = cls(layer(), 5), jnp.ones((3, 4, 2))
+    params = random_params(core, x, dtype=jnp.float32)
+    # A function each, for JAX knows one that it has traced again.
+    assert 'scan' in str(jax.make_jaxpr(lambda p, x: core(p, x))(params, x))
+    dynamic = core(params, x)[0]
+    core.is_static = True
+    assert 'scan' not in str(jax.make_jaxpr(lambda p, x: core(p, x))(params, x))
+    close_all(jax.tree.leaves(core(params, x)[0]), jax.tree.leaves(dynamic))
+    assert cls(bx.Graph('other'), 5, is_static=True).is_static
+
+
 # Dropout.
 
 DROPS = {'dropout': bx.Dropout, 'drop_path': bx.DropPath}
