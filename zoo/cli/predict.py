@@ -26,8 +26,8 @@ from blox.zoo.cli.shared import (
     read,
     report,
 )
+from blox.zoo.inputs.images import IMAGE_SUFFIXES
 from blox.zoo.running import batches
-from blox.zoo.training.images import IMAGE_SUFFIXES
 
 
 @click.command(epilog=MODEL)

@@ -25,8 +25,20 @@ from blox.zoo.inputs.processors import (
     write_timm,
 )
 
-# Others that Pillow knows run programs of theirs, such as Ghostscript, or have no pixels.
-FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
+# The formats that are read, by how names of such files end. Others that Pillow knows run programs of
+# theirs, such as Ghostscript, or have no pixels.
+_FORMAT_OF = {
+    '.png': 'PNG',
+    '.jpg': 'JPEG',
+    '.jpeg': 'JPEG',
+    '.webp': 'WEBP',
+    '.bmp': 'BMP',
+    '.gif': 'GIF',
+    '.tif': 'TIFF',
+    '.tiff': 'TIFF',
+}
+IMAGE_SUFFIXES = tuple(_FORMAT_OF)
+FORMATS = tuple(sorted({*_FORMAT_OF.values()}))
 
 # The checksum of a PNG's last chunk, which is empty.
 _PNG_END = b'\xaeB`\x82'

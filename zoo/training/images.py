@@ -14,11 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from blox.wording import printable, some
-from blox.zoo.inputs.images import ImagePreprocessor, read_image
+from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor, read_image
 from blox.zoo.training.augment import augment
 from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
-
-IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 # Names of directories that are parts of the data, not classes.
 _TRAINING, _TEST = 'train', 'test'
@@ -51,9 +49,9 @@ def image_folder(
     The fraction `holdout` of each class, at least one image, is held out, drawn with `seed`. Where
     the folder has `train/` and, beside it, `val/` (or `valid/`, `validation/`) or `test/` or both, and
     no other directory, these are the parts: what is in `val/` is held out, else the fraction of
-    `train/`; what is in `test/` chooses nothing, and the best is scored on it once. `labels`, if the directories have the same names, gives their order. A class's own
-    subdirectories belong to it. Hidden files are left out, and files that are no images by their suffix,
-    as `summary` says.
+    `train/`; what is in `test/` chooses nothing, and the best is scored on it once. `labels`, if the
+    directories have the same names, gives their order. A class's own subdirectories belong to it.
+    Hidden files are left out, and files that are no images by their suffix, as `summary` says.
 
     Training sees a random part of each image, nearly what `prepare` shows of it, and with `flip`
     mirrors half of them; digits and letters stay what they are without. Held-out images are read by
