@@ -6,8 +6,9 @@ initializer, shape and dtype, is then drawn by one program, which is compiled on
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -159,11 +160,8 @@ def _first_pass(
         result = model(first.start, *_zeros(treedef.unflatten(leaves)))
         return first.check(result, model).finalize()
 
-    token = FIRST_PASS.set(first)
-    try:
+    with _during(first):
         first.spec = jax.eval_shape(call)
-    finally:
-        FIRST_PASS.reset(token)
     return first
 
 
@@ -177,9 +175,16 @@ def _initialize(
     model: Callable[..., Any], leaves: tuple[Any, ...], treedef: Any, key: jax.Array
 ) -> Params:
     """Draw all values in one program."""
-    token = FIRST_PASS.set(None)  # It may be a part of another model's first call.
-    try:
+    with _during(None):  # It may be a part of another model's first call.
         return model(Params(key), *_zeros(treedef.unflatten(leaves)))[1].finalize()
+
+
+@contextlib.contextmanager
+def _during(first: FirstPass | None) -> Iterator[None]:
+    """Have modules ask `first` for new parameters, or none, until the block ends."""
+    token = FIRST_PASS.set(first)
+    try:
+        yield
     finally:
         FIRST_PASS.reset(token)
 

@@ -54,7 +54,8 @@ def train_step(
 
     The model computes in `dtype`, unless that is None; parameters and optimizer keep their own.
     Gradients are taken with respect to the trainable ones of `params` alone; the others are batch
-    statistics. Those of norms that are frozen move only without `freeze_statistics`. What is drawn depends on the rng in `frozen` and on `step`.
+    statistics. Those of norms that are frozen move only without `freeze_statistics`. What is drawn
+    depends on the rng in `frozen` and on `step`.
     """
     trainable, stats = params.split_trainable()
 
