@@ -629,10 +629,10 @@ def test_a_step_without_a_state_is_refused(row):
 
 
 @table(RECURRENT)
-def test_is_static_chooses_the_python_loop_and_may_be_set_later(row):
+def test_is_static_chooses_the_python_loop_and_may_be_set_later(x64, row):
     cls, _, _ = row
-    core, x = cls(layer(), 5), jnp.ones((3, 4, 2))
-    params = random_params(core, x, dtype=jnp.float32)
+    core, x = cls(layer(), 5), jnp.asarray(normal(3, 4, 2))
+    params = random_params(core, x)
     # A function each, for JAX knows one that it has traced again.
     assert 'scan' in str(jax.make_jaxpr(lambda p, x: core(p, x))(params, x))
     dynamic = core(params, x)[0]
