@@ -26,6 +26,15 @@ def printable(value: object) -> str:
     )
 
 
+def printable_lines(value: object) -> str:
+    r"""Write a text as `printable` does, but with its own lines and tabs.
+
+    >>> printable_lines('red:\t\x1b[31m')
+    'red:\t\\x1b[31m'
+    """
+    return ''.join(char if char in '\n\t' else printable(char) for char in str(value))
+
+
 def cut(text: str, most: int) -> str:
     """Return the first `most` characters of a text, and dots if there are more."""
     return text if len(text) <= most else f'{text[:most]}...'

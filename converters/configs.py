@@ -67,9 +67,10 @@ def _tables(library: Library) -> list[tuple[Identity, Table]]:
     ]
 
 
-def read_config(table: Table, source: Source) -> dict[str, Any]:
-    """Return our config's fields of a folder.
+def read_config(table: Table, source: Source, task: str = '') -> dict[str, Any]:
+    """Return our config's fields of a folder, for a `task` of ours if it has a head for that.
 
+    Without that head they are the fields of the body alone; '' stands for what the folder is of.
     Raises ValueError that lists all settings that no model of ours has.
     """
     library = _library(table)
@@ -81,7 +82,7 @@ def read_config(table: Table, source: Source) -> dict[str, Any]:
         owner = f"{library.name}'" if library.name.endswith('s') else f"{library.name}'s"
         needs = f"{owner} {name} needs what blox's {table.kinds[0]} lacks"
         raise ValueError(f'{needs}: {error}') from error
-    return ours | table.beside(source, ours)
+    return ours | table.beside(source, {**ours, 'task': task} if task else ours)
 
 
 def _is_neutral(table: Table) -> Callable[[str, Any], bool]:
@@ -119,7 +120,7 @@ def _check_expressed(table: Table, config: Any, made: Mapping[str, Any]) -> None
     wrong = [
         f'{name} {value!r}, which would be {back[name]!r} there'
         for name, value in _fields(config).items()
-        if name not in (*table.unsaid, 'remat') and back[name] != value
+        if name not in (*table.unsaid(config), 'remat') and back[name] != value
     ]
     if wrong:
         raise ValueError('; '.join(wrong))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import mmap
 import os
@@ -22,9 +23,11 @@ from blox.converters.target import table_of
 from blox.param import Param
 from blox.params import Params
 from blox.tensorfile import ALIGNMENT, fail
+from blox.wording import printable, some
 
 # Copies and transposes are bound by memory: two threads keep it busy, more hold more of it.
 _THREADS = 2
+_LOG = logging.getLogger('blox')
 
 
 def convert(
@@ -47,7 +50,10 @@ def convert(
     if explanation.problems:
         what = f'does not fit {type(model).__name__}: {"; ".join(explanation.problems)}'
         fail(source.path, what, most=50_000)
-    _check_tied(table_of(model, explanation.layout), tensors, explanation)
+    table = table_of(model, explanation.layout)
+    _check_tied(table, model.config, tensors, explanation)
+    if heads := explanation.left_out:
+        _LOG.warning('%s: left out a head: %s', source.path, printable(some(heads, 4)))
     # The largest first, while little else is in memory: so the peak is hardly above the result.
     entries = sorted(explanation.entries.values(), key=lambda e: -math.prod(e.shape))
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -66,10 +72,12 @@ def convert(
     return Params.from_entries(params).merge(Params(seed)).finalize()
 
 
-def _check_tied(table: Table, tensors: Mapping[str, Tensor], explanation: Explanation) -> None:
+def _check_tied(
+    table: Table, config: Any, tensors: Mapping[str, Tensor], explanation: Explanation
+) -> None:
     """Raise CheckpointError unless names that stand for another parameter hold its very bits."""
     needed = {name for entry in explanation.entries.values() for name in entry.names}
-    for name, other in (table.tied or {}).items():
+    for name, other in table.tied(config).items():
         if name not in tensors or name in needed:
             continue
         a, b = tensors[name].read(), tensors[other].read()

@@ -32,6 +32,7 @@ class Explanation:
       unexpected: names that no path needs.
       mismatched: a clause for each name whose shape or dtype is wrong.
       ignored: names that are there and change nothing.
+      left_out: those of the ignored that are a head's, which the model does without.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Explanation:
     unexpected: tuple[str, ...]
     mismatched: tuple[str, ...]
     ignored: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -132,8 +134,14 @@ def _fit(
     tensors, own, doubled = _respelled(source, table.spellings)
     entries = plan(table.rules(model.config), expected)
     shapes = {n: s for entry in entries.values() for n, s in zip(entry.names, entry.shapes)}
+    tied = table.tied(model.config)
+    for name, other in tied.items():
+        # Some keep only the other name of weights that are tied.
+        if name in tensors and name not in shapes and other in shapes and other not in tensors:
+            tensors[other], own[other] = tensors.pop(name), own.pop(name)
     loose = [name for name in tensors if name not in shapes]
-    ignored = [name for name in loose if table.ignores(name) or name in (table.tied or {})]
+    ignored = [name for name in loose if table.ignores(name) or name in tied]
+    heads = [name for name in ignored if table.is_head(name) and name not in tied]
     published = table.published(model.config)
     explanation = Explanation(
         source.path,
@@ -144,6 +152,7 @@ def _fit(
         tuple(own[name] for name in loose if name not in ignored),
         tuple(doubled + mismatched(tensors, shapes, own)),
         tuple(own[name] for name in ignored),
+        tuple(own[name] for name in heads),
     )
     return explanation, tensors
 

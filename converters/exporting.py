@@ -30,7 +30,7 @@ def export(
     """Write the folder that transformers ('hf') or timm ('timm') opens: weights and config.json.
 
     torchvision reads the weights of a ResNet in format 'timm'. `extra` has more files: texts or JSON
-    by name; the fields of its config.json are added to ours. Raises ValueError where
+    by name; the fields of objects are added to ours. Raises ValueError where
     the other library cannot express the model.
     """
     table = table_of(model, format)
@@ -41,8 +41,10 @@ def export(
         )
     config = write_config(table, model.config)
     values = external(model, params, format)
-    files = {**table.companions(model.config), **(extra or {})}
-    files['config.json'] = _joined(config, files.get('config.json', {}))
+    files = {'config.json': config, **table.companions(model.config)}
+    for name, content in (extra or {}).items():
+        both = isinstance(content, Mapping) and isinstance(files.get(name), Mapping)
+        files[name] = _joined(files[name], content) if both else content
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / 'model.safetensors', values, {'format': 'pt'})

@@ -63,6 +63,7 @@ def write_model(path, context, bias=None):
     """A text model with random weights; `bias` prefers a token above all others."""
     tokenizer = byte_tokenizer()
     sizes = {'vocab_size': tokenizer.get_vocab_size(), 'context': context, 'width': 16}
+    sizes['end_tokens'] = (tokenizer.token_to_id(END),)
     model = bx.zoo.create('gpt2', **sizes, mlp_dim=16, depth=1, heads=2)
     params, rng = bx.zoo.init(model), np.random.default_rng(0)
     embeddings = rng.normal(size=params['gpt2/token_embed/w'].shape)

@@ -37,7 +37,9 @@ def inputs_for(config, batch=2, seed=1):
     (example,) = model_of(config).example_inputs()
     rng = np.random.default_rng(seed)
     if jnp.issubdtype(example.dtype, jnp.integer):
-        return jnp.asarray(rng.integers(0, config.vocab_size, (batch, 6)), example.dtype)
+        choices = (2,) * (example.ndim - 2)
+        shape = (batch, *choices, 6)
+        return jnp.asarray(rng.integers(0, config.vocab_size, shape), example.dtype)
     return jnp.asarray(rng.normal(size=(batch, *example.shape[1:])), example.dtype)
 
 
@@ -48,11 +50,14 @@ def answer(outputs):
 
 def answer_shape(config, inputs):
     """The shape of a model's answer; None for features, whose width the config need not say."""
-    task = family_of(config).task
-    if task == 'text-generation':
-        return (*inputs.shape, config.vocab_size)
-    if task == 'sentence-embedding':
-        return (inputs.shape[0], config.width)
+    task = family_of(config).task_of(config)
+    match task:
+        case 'text-generation' | 'fill-mask':
+            return (*inputs.shape, config.vocab_size)
+        case 'sentence-embedding':
+            return (inputs.shape[0], config.width)
+        case 'multiple-choice':
+            return inputs.shape[:2]
     return (inputs.shape[0], config.num_classes) if config.num_classes else None
 
 

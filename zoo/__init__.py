@@ -4,7 +4,16 @@ from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card, list_models
 from blox.zoo.comparing.diff import diff
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.loading.load import create, init, load, preprocessor, read_card, tokenizer
+from blox.zoo.inputs.texts import TextBatch, TextPreprocessor, TextSettings
+from blox.zoo.loading.load import (
+    create,
+    init,
+    load,
+    preprocessor,
+    read_card,
+    text_preprocessor,
+    tokenizer,
+)
 from blox.zoo.running.generation import Generation, generate, stream
 from blox.zoo.saving.compile import compile
 from blox.zoo.saving.export import export
@@ -21,6 +30,9 @@ __all__ = [
     'Data',
     'Generation',
     'ImagePreprocessor',
+    'TextBatch',
+    'TextPreprocessor',
+    'TextSettings',
     'card',
     'compile',
     'create',
@@ -39,5 +51,6 @@ __all__ = [
     'save',
     'stream',
     'text_file',
+    'text_preprocessor',
     'tokenizer',
 ]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import PAIR, Field, one_of
+from blox.converters.mapping.heads import label_fields, read_classes_of
 from blox.converters.mapping.rules import Respelling, Rule
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform, merge, transpose
 from blox.converters.sources.source import Source
@@ -71,15 +72,9 @@ def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
 
 
 def read_classes(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Return num_classes of a folder of transformers: its labels, if the weights have a head.
-
-    Where config.json says nothing of labels there are two, as in transformers.
-    """
-    if not any(name.startswith('classifier.') for name in source.tensors):
-        return {'num_classes': 0}
-    labels = source.config.get('id2label')
-    is_map = isinstance(labels, Mapping)
-    return {'num_classes': len(labels) if is_map else source.config.get('num_labels', 2)}
+    """Return num_classes of a folder of transformers: its labels, if the weights have a head."""
+    has_head = any(name.startswith('classifier.') for name in source.tensors)
+    return {'num_classes': read_classes_of(source) if has_head else 0}
 
 
 def under(prefix: str | Callable[[Any], str]) -> Callable[[Any], tuple[Respelling, ...]]:
@@ -98,16 +93,11 @@ def hf_header(
     """Head config.json with the classes' names in transformers, and labels without names."""
 
     def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
-        names = [f'LABEL_{i}' for i in range(config.num_classes)]
-        labels = {
-            'id2label': {str(i): name for i, name in enumerate(names)},
-            'label2id': {name: i for i, name in enumerate(names)},
-        }
         return {
-            'architectures': [classifier if names else body],
+            'architectures': [classifier if config.num_classes else body],
             'model_type': model_type,
             **theirs,
-            **(labels if names else {}),
+            **label_fields(config.num_classes),
         }
 
     return header

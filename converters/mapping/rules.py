@@ -80,10 +80,11 @@ class Table:
       fields: its settings, one by one, in the order of reading.
       neutral: other settings that change no output, as regular expressions.
       beside: fields of our config that the names of the weights and the files beside config.json
-        tell, of an open folder and the fields read so far.
+        tell, of an open folder and the fields read so far; `task` is among them if a caller wants
+        one.
       header: config.json of our config and the settings that `fields` made of it.
-      unsaid: fields of our config that theirs need not have, for they change no output, as
-        `remat` does not.
+      unsaid: fields of our config that theirs need not have, for they change no output of a model of
+        this config, as `remat` does not.
       companions: other JSON files that the library wants beside config.json, of our config.
       facts: fields of our config that hold for all checkpoints of this layout, where none of
         its files says more: an eps, an activation.
@@ -95,8 +96,10 @@ class Table:
       stacked: a prefix of names whose arrays hold all blocks along their first axis; the
         blocks' own names have `_0`, `_1`, ... before its last '/'.
       ignored: names that do not change the function, as regular expressions.
+      heads: names of heads, which a model of another task does without, as regular expressions.
       buffers: those of the ignored that the library wants to find, by the exported names.
-      tied: a name that may be absent, and the one whose bits it must have.
+      tied: names that may be absent in a model of a config, and those whose bits they must have;
+        either may stand for both.
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
@@ -106,21 +109,26 @@ class Table:
     neutral: tuple[str, ...] = ()
     beside: Callable[[Source, Mapping[str, Any]], dict[str, Any]] = lambda source, ours: {}
     header: Callable[[Any, Mapping[str, Any]], dict[str, Any]] = lambda config, theirs: {**theirs}
-    unsaid: tuple[str, ...] = ()
+    unsaid: Callable[[Any], tuple[str, ...]] = lambda config: ()
     companions: Callable[[Any], dict[str, Any]] = lambda config: {}
     facts: Mapping[str, Any] | None = None
-    layers: tuple[Rule, ...] = ()
+    layers: Callable[[Any], tuple[Rule, ...]] = lambda config: ()
     spellings: tuple[Respelling, ...] = ()
     published: Callable[[Any], tuple[Respelling, ...]] = lambda config: ()
     live: tuple[Respelling, ...] = ()
     stacked: str = ''
     ignored: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}
-    tied: Mapping[str, str] | None = None
+    tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
 
     def ignores(self, name: str) -> bool:
-        """Return whether an external name does not change the function."""
-        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+        """Return whether an external name that no rule has may be there."""
+        return self.is_head(name) or any(re.fullmatch(pattern, name) for pattern in self.ignored)
+
+    def is_head(self, name: str) -> bool:
+        """Return whether an external name is of a head."""
+        return any(re.fullmatch(pattern, name) for pattern in self.heads)
 
 
 def respell(name: str, respellings: Iterable[Respelling]) -> str:

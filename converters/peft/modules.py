@@ -108,7 +108,7 @@ class Modules:
 
     def tied(self, entry: Entry) -> str:
         """Say why PEFT cannot change a weight that another is tied to; '' if none is."""
-        for absent, name in (self.table.tied or {}).items():
+        for absent, name in self.table.tied(self.model.config).items():
             if name in entry.names and absent not in self._names:
                 return f'{module_of(absent)} is tied to it, and there would stay as it was'
         return ''

@@ -1,12 +1,13 @@
-"""BERT's encoder: google-bert/bert-* and sentence-transformers/all-MiniLM-*, as transformers has it."""
+"""BERT and its heads: google-bert/bert-* and sentence-transformers/all-MiniLM-*, as transformers has them."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import Field, fixed
+from blox.converters.mapping.heads import Head, label_fields, read_classes_of, read_task
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import ACTIVATION, dense, norm, qkv
-from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.rules import Respelling, Rule, Table
 from blox.converters.sources.source import Source
 
 
@@ -26,9 +27,42 @@ def hf(config: Any) -> tuple[Rule, ...]:
         *dense('bert/block{i}/mlp/fc2', f'{layer}.output.dense'),
         *norm('bert/block{i}/norm2', f'{layer}.output.LayerNorm'),
         *(dense('bert/pooler', 'pooler.dense') if config.pooler else ()),
+        *_head(config.task),
     )
 
 
+_HEADS = {
+    'sentence-embedding': Head('BertModel'),
+    'text-classification': Head('BertForSequenceClassification', 'classifier.weight'),
+    'token-classification': Head('BertForTokenClassification', 'classifier.weight'),
+    'multiple-choice': Head('BertForMultipleChoice', 'classifier.weight'),
+    'question-answering': Head('BertForQuestionAnswering', 'qa_outputs.weight'),
+    'fill-mask': Head('BertForMaskedLM', 'cls.predictions.transform.dense.weight'),
+}
+
+
+def _head(task: str) -> tuple[Rule, ...]:
+    """Map the head of a task; that of masked words has the token table's rows too."""
+    if task == 'fill-mask':
+        return (
+            *dense('bert/head/fc', 'cls.predictions.transform.dense'),
+            *norm('bert/head/norm', 'cls.predictions.transform.LayerNorm'),
+            Rule('bert/head/b', 'cls.predictions.bias'),
+        )
+    name = _HEADS[task].weight.removesuffix('.weight')
+    return dense('bert/head', name) if name else ()
+
+
+def _published(config: Any) -> tuple[Respelling, ...]:
+    """Spell names below 'bert.', where there is a head."""
+    is_body = config.task == 'sentence-embedding'
+    return () if is_body else ((r'^(?!classifier\.|qa_outputs\.|cls\.)', 'bert.'),)
+
+
+_TIED = {
+    'cls.predictions.decoder.weight': 'embeddings.word_embeddings.weight',
+    'cls.predictions.decoder.bias': 'cls.predictions.bias',
+}
 _LAYERS = (
     Rule('bert/token_embed', 'embeddings.word_embeddings'),
     Rule('bert/pos_embed', 'embeddings.position_embeddings'),
@@ -38,8 +72,19 @@ _LAYERS = (
     Rule('bert/block{i}/norm1', 'encoder.layer.{i}.attention'),
     Rule('bert/block{i}/mlp', 'encoder.layer.{i}.output.dense'),
     Rule('bert/block{i}', 'encoder.layer.{i}'),
-    Rule('bert/pooler', 'pooler.dense'),
 )
+
+
+def _layers(config: Any) -> tuple[Rule, ...]:
+    if config.task == 'fill-mask':
+        transform = 'cls.predictions.transform'
+        head = Rule('bert/head/fc', f'{transform}.dense'), Rule('bert/head/norm', transform)
+        return (*_LAYERS, *head)
+    # Theirs have no pooler where none is used.
+    is_pooled = config.pooler and config.task not in ('token-classification', 'question-answering')
+    return (*_LAYERS, Rule('bert/pooler', 'pooler.dense')) if is_pooled else _LAYERS
+
+
 _FIELDS = (
     Field('vocab_size', 'vocab_size', 30522),
     Field('context', 'max_position_embeddings', 512),
@@ -52,17 +97,33 @@ _FIELDS = (
     Field('norm_eps', 'layer_norm_eps', 1e-12),
     Field(('embed_dropout_rate', 'dropout_rate'), 'hidden_dropout_prob', 0.1),
     Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.1),
+    Field('head_dropout_rate', 'classifier_dropout', lambda known: known['dropout_rate']),
     *fixed(position_embedding_type='absolute'),
 )
 
 
 def _header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
-    return {'architectures': ['BertModel'], 'model_type': 'bert', **theirs, 'pad_token_id': 0}
+    return {
+        'architectures': [_HEADS[config.task].architecture],
+        'model_type': 'bert',
+        **theirs,
+        **label_fields(config.num_classes),
+        'pad_token_id': 0,
+    }
 
 
 def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     has_pooler = any(name.endswith('pooler.dense.weight') for name in source.tensors)
-    return {'pooler': has_pooler, **_read_pooling(source)}
+    task = read_task(source, _HEADS, 'sentence-embedding', ours.get('task', ''))
+    if task == 'text-classification' and not has_pooler and 'architectures' not in source.config:
+        task = 'token-classification'  # Their heads have one name.
+    is_of_classes = task in ('text-classification', 'token-classification')
+    return {
+        'task': task,
+        'num_classes': read_classes_of(source) if is_of_classes else 0,
+        'pooler': has_pooler,
+        **(_read_pooling(source) if task == 'sentence-embedding' else {}),
+    }
 
 
 def _read_pooling(source: Source) -> dict[str, Any]:
@@ -93,6 +154,8 @@ def _read_pooling(source: Source) -> dict[str, Any]:
 
 def _pooling_files(config: Any) -> dict[str, Any]:
     """Return the files by which sentence-transformers makes the same embedding."""
+    if config.task != 'sentence-embedding':
+        return {}
     modes = {'mean': 'mean_tokens', 'first': 'cls_token'}
     if config.pool not in modes:
         raise ValueError(
@@ -115,14 +178,19 @@ def _pooling_files(config: Any) -> dict[str, Any]:
 TABLES = {
     'hf': Table(
         hf,
-        layers=_LAYERS,
+        layers=_layers,
         spellings=(
             (r'^bert\.', ''),
             (r'LayerNorm\.gamma$', 'LayerNorm.weight'),
             (r'LayerNorm\.beta$', 'LayerNorm.bias'),
         ),
-        # Positions in order, and the heads of pretraining, which the encoder does without.
-        ignored=(r'embeddings\.position_ids', r'cls\..*'),
+        # Positions in order.
+        ignored=(r'embeddings\.position_ids',),
+        heads=(r'(cls|classifier|qa_outputs)\..*',),
+        tied=lambda config: _TIED if config.task == 'fill-mask' else {},
+        published=_published,
+        # A head does not pool as sentence-transformers does.
+        unsaid=lambda config: () if config.task == 'sentence-embedding' else ('pool', 'normalize'),
         library=TRANSFORMERS,
         kinds=('bert',),
         fields=_FIELDS,

@@ -6,11 +6,13 @@ Their Conv1D weights are [inputs, outputs], as ours are, with q, k and v side by
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.mapping.fields import Field
+from blox.converters.mapping.fields import Field, Known, Via
+from blox.converters.mapping.heads import Head, label_fields, read_classes_of, read_task
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import ACTIVATION, dense, norm
-from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.rules import Respelling, Rule, Table
 from blox.converters.mapping.transforms import IDENTITY, T
+from blox.converters.sources.source import Source
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
@@ -26,9 +28,38 @@ def hf(config: Any) -> tuple[Rule, ...]:
         *dense('gpt2/block{i}/mlp/fc2', 'h.{i}.mlp.c_proj', IDENTITY),
         *norm('gpt2/norm', 'ln_f'),
     )
-    return rules if config.tied_head else (*rules, Rule('gpt2/head/w', 'lm_head.weight', T))
+    return (*rules, *_head(config))
 
 
+def _heads(is_tied: bool) -> dict[str, Head]:
+    """Return the heads, of generation the one that is the token table or its own."""
+    own = ('wte.weight', 'lm_head.weight') if is_tied else ('lm_head.weight',)
+    return {
+        'text-classification': Head('GPT2ForSequenceClassification', 'score.weight'),
+        'token-classification': Head('GPT2ForTokenClassification', 'classifier.weight'),
+        'text-generation': Head('GPT2LMHeadModel', *own),
+        'feature-extraction': Head('GPT2Model'),
+    }
+
+
+def _head(config: Any) -> tuple[Rule, ...]:
+    match config.task:
+        case 'text-classification':
+            return (Rule('gpt2/head/w', 'score.weight', T),)
+        case 'token-classification':
+            return dense('gpt2/head', 'classifier')
+        case 'text-generation' if not config.tied_head:
+            return (Rule('gpt2/head/w', 'lm_head.weight', T),)
+    return ()
+
+
+def _published(config: Any) -> tuple[Respelling, ...]:
+    """Spell names below 'transformer.', where there is a head."""
+    is_body = config.task == 'feature-extraction'
+    return () if is_body else ((r'^(?!lm_head\.|score\.|classifier\.)', 'transformer.'),)
+
+
+_GENERATION = 'generation_config.json'
 _LAYERS = (
     Rule('gpt2/token_embed', 'wte'),
     Rule('gpt2/pos_embed', 'wpe'),
@@ -39,6 +70,20 @@ _LAYERS = (
     Rule('gpt2/block{i}', 'h.{i}'),
     Rule('gpt2/norm', 'ln_f'),
 )
+
+
+def _read_ends(value: Any, known: Known) -> tuple[int, ...]:
+    """Read the end tokens: theirs may be one, several or none."""
+    ends = [value] if type(value) is int else value or []
+    if not isinstance(ends, list) or not all(type(end) is int and end >= 0 for end in ends):
+        raise ValueError('one token or a list of them')
+    return tuple(ends)
+
+
+def _write_ends(ends: tuple[int, ...], known: Known) -> Any:
+    return list(ends) if len(ends) > 1 else next(iter(ends), None)
+
+
 _FIELDS = (
     Field('vocab_size', 'vocab_size', 50257),
     Field('context', 'n_positions', 1024),
@@ -54,36 +99,51 @@ _FIELDS = (
     Field('embed_dropout_rate', 'embd_pdrop', 0.1),
     Field('attention_dropout_rate', 'attn_pdrop', 0.1),
     Field('dropout_rate', 'resid_pdrop', 0.1),
+    Field('head_dropout_rate', 'classifier_dropout', 0.1),
+    Field('end_tokens', 'eos_token_id', 50256, Via(_read_ends, _write_ends, True, True)),
     Field((), 'n_ctx', lambda known: known['context']),
 )
 
 
 def _header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
-    # The published vocabulary ends with the one special token; others are not known.
-    end = 50256 if config.vocab_size == 50257 else None
     return {
-        'architectures': ['GPT2LMHeadModel'],
+        'architectures': [_heads(config.tied_head)[config.task].architecture],
         'model_type': 'gpt2',
-        'bos_token_id': end,
-        'eos_token_id': end,
+        # A text begins where the one before it ended.
+        'bos_token_id': next(iter(config.end_tokens), None),
         **theirs,
+        **label_fields(config.num_classes),
     }
+
+
+def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    heads = _heads(ours['tied_head'])
+    task = read_task(source, heads, 'feature-extraction', ours.get('task', ''))
+    is_of_classes = task in ('text-classification', 'token-classification')
+    said = {'task': task, 'num_classes': read_classes_of(source) if is_of_classes else 0}
+    if source.has(_GENERATION):
+        # What transformers' `generate` goes by, if it is there.
+        ends = source.read_object(_GENERATION).get('eos_token_id')
+        said |= {'end_tokens': _read_ends(ends, ours)} if ends is not None else {}
+    return said
 
 
 TABLES = {
     'hf': Table(
         hf,
-        layers=_LAYERS,
+        layers=lambda config: _LAYERS,
         spellings=((r'^transformer\.', ''),),
-        published=lambda config: ((r'^(?!lm_head\.)', 'transformer.'),),
+        published=_published,
+        heads=(r'(lm_head|score|classifier|qa_outputs|multiple_choice_head)\..*',),
         # Causal masks, which old versions kept with the weights.
         ignored=(r'h\.\d+\.attn\.(bias|masked_bias)',),
-        tied={'lm_head.weight': 'wte.weight'},
+        tied=lambda config: {'lm_head.weight': 'wte.weight'} if config.tied_head else {},
         library=TRANSFORMERS,
         kinds=('gpt2',),
         fields=_FIELDS,
         # Upcasting attention to float32 is what our softmax does; the order of its scaling is
         # no other function, only other rounding. A summary is of heads that are not here.
+        beside=_read_beside,
         neutral=('reorder_and_upcast_attn', 'summary_.*', 'n_special', 'predict_special_tokens'),
         header=_header,
     )

@@ -158,7 +158,7 @@ _TIMM_FIELDS = (
 TABLES = {
     'timm': Table(
         timm,
-        layers=_TIMM_LAYERS,
+        layers=lambda config: _TIMM_LAYERS,
         ignored=(r'.*\.num_batches_tracked',),
         buffers=_counters,
         library=TIMM,
@@ -175,7 +175,7 @@ TABLES = {
     ),
     'hf': Table(
         hf,
-        layers=_HF_LAYERS,
+        layers=lambda config: _HF_LAYERS,
         spellings=((r'^resnet\.', ''),),
         published=under('resnet'),
         ignored=(r'.*\.num_batches_tracked',),
@@ -185,6 +185,6 @@ TABLES = {
         fields=_HF_FIELDS,
         beside=read_classes,
         header=hf_header('resnet', 'ResNetForImageClassification', 'ResNetModel'),
-        unsaid=('image_size', 'drop_path_rate'),
+        unsaid=lambda config: ('image_size', 'drop_path_rate'),
     ),
 }

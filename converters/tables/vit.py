@@ -223,7 +223,7 @@ _FLAX: dict[str, Any] = {
 TABLES = {
     'hf': Table(
         hf,
-        layers=_HF_LAYERS,
+        layers=lambda config: _HF_LAYERS,
         spellings=((r'^vit\.', ''), *((re.escape(new), old) for old, new in _HF_RENAMED)),
         published=under('vit'),
         live=tuple((re.escape(old), new) for old, new in _HF_RENAMED),
@@ -233,11 +233,11 @@ TABLES = {
         fields=_HF_FIELDS,
         beside=_read_heads,
         header=hf_header('vit', 'ViTForImageClassification', 'ViTModel'),
-        unsaid=('drop_path_rate',),
+        unsaid=lambda config: ('drop_path_rate',),
     ),
     'timm': Table(
         timm,
-        layers=_TIMM_LAYERS,
+        layers=lambda config: _TIMM_LAYERS,
         facts={'activation': 'gelu', 'norm_eps': 1e-6},
         library=TIMM,
         kinds=('VisionTransformer',),

@@ -3,13 +3,27 @@
 from libraries import transformers
 
 TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12, 'vocab_size': 11, 'context': 6}
-ODD = [{'tied_head': False}, {'mlp_dim': 20}, {'scale_attention': False}]
+ODD = [
+    {'tied_head': False},
+    {'mlp_dim': 20},
+    {'scale_attention': False},
+    {'task': 'text-classification', 'num_classes': 3},
+]
 TOLD = [
     {'embed_dropout_rate': 0.125, 'dropout_rate': 0.25, 'attention_dropout_rate': 0.5},
     {'activation': 'relu', 'norm_eps': 1e-3},
     {'activation': 'gelu', 'scale_attention_by_depth': True},
     {'tied_head': False, 'scale_attention': False, 'activation': 'silu'},
-    {'activation': 'tanh', 'vocab_size': 50257},
+    {'activation': 'tanh', 'vocab_size': 50257, 'end_tokens': ()},
+    {'end_tokens': (3, 0)},
+    {'task': 'token-classification', 'num_classes': 3, 'head_dropout_rate': 0.5},
+    {'task': 'feature-extraction', 'tied_head': False},
+    {'task': 'feature-extraction'},
+]
+BROKEN = [
+    ({'task': 'fill-mask'}, 'task one of text-generation, text-classification'),
+    ({'task': 'text-classification'}, 'num_classes above 0 in a task of classes, 0 in others'),
+    ({'end_tokens': (-1,)}, 'end_tokens from 0 on'),
 ]
 NUM_PARAMS = {
     'gpt2': 124_439_808,
@@ -43,6 +57,9 @@ REFERENCES = {
     'unscaled': _SMALL.but(scale_attn_weights=False),
     'scaled by depth': _SMALL.but(scale_attn_by_inverse_layer_idx=True),
     'untied': _SMALL.but(tie_word_embeddings=False),
+    'classifying': _SMALL.of('GPT2ForSequenceClassification', num_labels=3, pad_token_id=-1),
+    'of tokens': _SMALL.of('GPT2ForTokenClassification', num_labels=3),
+    'alone': _SMALL.of('GPT2Model', tie_word_embeddings=False),
 }
 FULL_SIZE = {'GPT-2': _GPT2}
 GOLDEN = {'hf': _SMALL.but(vocab_size=40, n_positions=48, n_embd=16, n_layer=2, n_inner=24)}

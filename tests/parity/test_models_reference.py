@@ -89,9 +89,7 @@ def assert_saved_is(reference, made, folder, params, atol):
 def test_gradients_of_every_parameter_are_equal(made, tmp_path):
     reference, params = in_float64(made)
     trainable, state = params.split_trainable()
-    theirs = final_outputs(
-        made.model.path, reference(*reference_inputs(made.inputs, torch.float64))
-    )
+    theirs = final_outputs(made.model, reference(*reference_inputs(made.inputs, torch.float64)))
     run = functools.partial(layer_outputs, made.model, set(theirs))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(run, params, *made.inputs)
@@ -125,7 +123,7 @@ def test_batch_statistics_after_two_training_steps_are_equal(name, tmp_path):
         (images,) = random_inputs(made.model, seed)
         outputs, params = jax.jit(functools.partial(made.model, is_training=True))(params, images)
         theirs = reference(*reference_inputs([images], torch.float64))
-        expected = final_outputs(made.model.path, theirs)[made.model.path].detach().numpy()
+        expected = final_outputs(made.model, theirs)[made.model.path].detach().numpy()
         np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-10)
     name = 'resnet/stem/norm/mean'
     assert np.abs(np.asarray(params[name].value) - np.asarray(made.params[name].value)).max() > 0.01

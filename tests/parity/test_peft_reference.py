@@ -103,7 +103,7 @@ def assert_equal(model, params, inputs, reference):
     found = {f'{model.path}.{k}': x for k, x in getattr(outputs, '_asdict', dict)().items()}
     found = found or {model.path: outputs}
     with torch.no_grad():
-        expected = final_outputs(model.path, reference(*reference_inputs(inputs, torch.float64)))
+        expected = final_outputs(model, reference(*reference_inputs(inputs, torch.float64)))
     for path in found.keys() & expected.keys():
         scale = abs(expected[path]).max().item()
         np.testing.assert_allclose(found[path], expected[path].numpy(), rtol=0, atol=1e-12 * scale)

@@ -41,11 +41,14 @@ class Family(NamedTuple):
 
     Attributes:
       name: the root of the models' graph paths.
-      task: 'image-classification', 'text-generation' or 'sentence-embedding'.
+      task: what its models are for, by the Hub's names where it has one: 'image-classification',
+        'text-generation'. A config with a field `task` says itself what its model is for.
       config: a frozen dataclass with every choice that changes the function.
       model: made by `model(graph, config)`.
       variants: published sizes by name.
       head: what a caller's other number of classes starts anew; None if there is none.
+      parts: what a caller's other value of a config field starts anew or leaves out, by field: a
+        pattern of paths. The head is one of them.
       resized: what a caller's other value of a config field resizes, by field.
     """
 
@@ -55,6 +58,7 @@ class Family(NamedTuple):
     model: type[ZooModel]
     variants: Mapping[str, Any]
     head: Head | None = None
+    parts: Mapping[str, str] = {}
     resized: Mapping[str, Resized] = {}
 
     def build(self, config: Any) -> ZooModel:
@@ -73,6 +77,15 @@ class Family(NamedTuple):
         }
         return self.config(**values)
 
+    def task_of(self, config: Any) -> str:
+        """Return what a model of `config` is for."""
+        return getattr(config, 'task', self.task)
+
+    @property
+    def fresh(self) -> dict[str, str]:
+        """Return patterns of what a caller's other value of a field starts anew, by field."""
+        return {**({self.head.field: self.head.pattern} if self.head else {}), **self.parts}
+
     def count_classes(self, config: Any) -> int:
         """Return how many classes a model of `config` tells apart, 0 without a head."""
         return getattr(config, self.head.field) if self.head else 0
@@ -80,7 +93,8 @@ class Family(NamedTuple):
     def override(self, config: Any, overrides: Mapping[str, Any]) -> Any:
         """Return `config` with some fields changed; one int stands for a pair of equal ones.
 
-        An unknown field is a TypeError that lists the known.
+        Another task has no classes until they are named. An unknown field is a TypeError that
+        lists the known.
         """
         names = [field.name for field in dataclasses.fields(self.config)]
         unknown = sorted(set(overrides) - set(names))
@@ -89,6 +103,8 @@ class Family(NamedTuple):
                 f'{self.name} has no config field {", ".join(unknown)}; it has {", ".join(names)}'
             )
         values = {name: _like_field(getattr(config, name), v) for name, v in overrides.items()}
+        if self.head and values.get('task', self.task_of(config)) != self.task_of(config):
+            values = {self.head.field: 0, **values}
         return dataclasses.replace(config, **values)
 
 

@@ -98,7 +98,13 @@ class ImageModel(ZooModel):
 
 
 class TextModel(ZooModel):
-    """A model of token ids [batch, length]."""
+    """A model of token ids [batch, length].
+
+    Attributes:
+      takes: the names of its inputs, in their order.
+    """
+
+    takes: tuple[str, ...] = ('tokens',)
 
     def _steps(self, params: Params, tokens: jax.Array, is_training: bool) -> Steps:
         """Compute, one named step after the other."""

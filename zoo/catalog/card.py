@@ -12,6 +12,7 @@ from blox.tensorfile import TensorFile, fail, parse_json
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.inputs.texts import TextSettings
 from blox.zoo.models import families, family_of
 
 # The header's metadata entry that says which model a file holds.
@@ -24,12 +25,18 @@ class Card:
 
     Attributes:
       name, family, config: which architecture it is; `config` is the family's dataclass.
-      task: 'image-classification', 'text-generation' or 'sentence-embedding'.
+      task: what the model is for, such as 'image-classification': by the Hub's name if it has one.
       summary, training, data, license, paper: for people; `data` names its own license too.
       metrics: what was measured, by name.
       labels: class names in the order of the logits.
       preprocessor: how images become inputs, None for other tasks and where it is unknown.
+      scores: what makes scores of logits: 'softmax' (one of the classes is right), 'sigmoid' (each may
+        be) or 'none' (they are values of their own).
       tokenizer: the text of a tokenizer.json, '' if there is none.
+      tokenizer_config: the settings of transformers' tokenizers beside it: special tokens by name.
+      texts: prompts of texts, and where they are cut.
+      generation: the settings of transformers' generation, tokens that begin and end a text among
+        them; `config.end_tokens` are those that end it here.
       source: the repository, 'org/name', that the weights were published in, '' for our own.
       layout: whose names and shapes they had there: 'hf', 'timm', 'google' or 'big_vision'.
       commit: the source's commit, 40 hex digits; known once it was downloaded.
@@ -50,7 +57,11 @@ class Card:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     preprocessor: ImagePreprocessor | None = None
+    scores: str = 'softmax'
     tokenizer: str = ''
+    tokenizer_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    texts: TextSettings = dataclasses.field(default_factory=TextSettings)
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source: str = ''
     layout: str = ''
     commit: str = ''
@@ -94,7 +105,11 @@ class Card:
     def of(cls, model: Any, name: str, card: 'Card | None' = None) -> 'Card':
         """Return `card`, or a new one of this name, with the family, config and task of a model."""
         family = family_of(model)
-        about = {'family': family.name, 'config': model.config, 'task': family.task}
+        about = {
+            'family': family.name,
+            'config': model.config,
+            'task': family.task_of(model.config),
+        }
         return dataclasses.replace(card, **about) if card else cls(name, **about)
 
     @classmethod
@@ -119,6 +134,7 @@ class Card:
             fields['changes'] = tuple(fields['changes'])
             if fields['preprocessor'] is not None:
                 fields['preprocessor'] = ImagePreprocessor.from_fields(fields['preprocessor'])
+            fields['texts'] = TextSettings.from_fields(fields['texts'])
             return cls(**fields, weights=file.path)
         except (TypeError, ValueError) as error:
             fail(file.path, f'{HEADER_KEY}: {error}')
@@ -136,7 +152,14 @@ _TEXTS = (
     'source',
     'layout',
     'commit',
+    'scores',
 )
+# What makes scores of logits: transformers' names of it, and its names of such problems.
+SCORES = {
+    'softmax': 'single_label_classification',
+    'sigmoid': 'multi_label_classification',
+    'none': 'regression',
+}
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
@@ -149,8 +172,10 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     family, labels, metrics = fields['family'], fields['labels'], fields['metrics']
     if not wrong and family not in families():
         wrong.append(f'family one of {", ".join(families())}')
-    elif not wrong and fields['task'] != families()[family].task:
-        wrong.append(f"task {families()[family].task!r}, the family's")
+    elif not wrong and fields['task'] != (task := _task_of(fields)):
+        wrong.append(f"task {task!r}, the model's")
+    if not wrong and fields['scores'] not in SCORES:
+        wrong.append(f'scores one of {", ".join(SCORES)}')
     if not isinstance(labels, list) or not all(map(_is_text, labels)):
         wrong.append('labels a list of texts')
     elif labels and isinstance(fields['config'], dict):
@@ -166,11 +191,25 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
         wrong.append('metrics an object of finite numbers')
     wrong += [
         f'{name} an object'
-        for name in ('config', 'preprocessor')
+        for name in ('config', 'preprocessor', 'tokenizer_config', 'texts', 'generation')
         if not isinstance(fields[name], dict)
         and not (name == 'preprocessor' and fields[name] is None)
     ]
     expect('', fields, dict.fromkeys(wrong, False))
+
+
+def default_scores(count: int) -> str:
+    """Return what makes scores of the logits of `count` classes where nothing is said.
+
+    As transformers has it, one class is there or not; of several one is right.
+    """
+    return 'sigmoid' if count == 1 else 'softmax'
+
+
+def _task_of(fields: Mapping[str, Any]) -> Any:
+    """Return what a header's config says its model is for, else what its family is for."""
+    config = fields['config'] if isinstance(fields['config'], Mapping) else {}
+    return config.get('task', families()[fields['family']].task)
 
 
 def _is_text(value: Any) -> bool:

@@ -50,19 +50,20 @@ def card(name: str) -> Card:
     if name in published():
         return _card_of(published()[name])
     if name in _variants():
-        family = _variants()[name]
-        return Card(name, family.name, family.variants[name], family.task)
+        family, config = _variants()[name], _variants()[name].variants[name]
+        return Card(name, family.name, config, family.task_of(config))
     near = ', '.join(nearest(name, list_models())) or 'see bx.zoo.list_models()'
     raise ValueError(f'no model {name!r} in the catalog; nearest: {near}')
 
 
 def _card_of(row: Published) -> Card:
     family = _variants()[row.variant]
+    config = family.override(family.variants[row.variant], row.overrides)
     return Card(
         row.name,
         family.name,
-        family.override(family.variants[row.variant], row.overrides),
-        family.task,
+        config,
+        family.task_of(config),
         summary=row.summary,
         license=row.license,
         paper=row.paper,

@@ -1,15 +1,15 @@
 """The command of `blox` that makes embeddings of texts: embed."""
 
 import codecs
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 import numpy as np
 import tqdm
-from tokenizers import Encoding, Tokenizer
 
 import blox as bx
 from blox.atomic import atomic_write
@@ -22,8 +22,9 @@ from blox.zoo.cli.shared import (
     is_utf8,
     read,
     report,
-    tokenizer_of,
 )
+from blox.zoo.inputs.texts import EncodedText
+from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.running import batches
 
 # A table of the pairs of more texts than these tells nothing.
@@ -36,16 +37,24 @@ _WINDOW = 4096
 @click.argument('model')
 @click.argument('texts', nargs=-1)
 @click.option('--file', metavar='FILE', help='Embed its lines, empty ones too; - for stdin.')
+@click.option('--prompt-name', metavar='NAME', help="One of the model's prompts, put before each.")
+@click.option('--prompt', metavar='TEXT', help='A prompt of your own; an empty one for none.')
 @click.option('--npy', metavar='FILE', help='Write a new .npy file, float32 [texts, width].')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON: a list of numbers each.')
 def embed(
-    model: str, texts: tuple[str, ...], file: str | None, npy: str | None, as_json: bool
+    model: str,
+    texts: tuple[str, ...],
+    file: str | None,
+    prompt_name: str | None,
+    prompt: str | None,
+    npy: str | None,
+    as_json: bool,
 ) -> None:
     """Embed TEXTS, for comparing what they mean.
 
-    Without --npy and --json it prints how alike they are: the cosine of each pair. Texts that are
-    too long or not UTF-8 are reported, and the exit code is then 1; what they have in the
-    place of an embedding is a row of NaN, null in JSON.
+    Without --npy and --json it prints how alike they are: the cosine of each pair. Long texts are
+    cut, which is said. Texts that are not UTF-8 are reported, and the exit code is then 1; what
+    they have in the place of an embedding is a row of NaN, null in JSON.
 
     \b
     Example: blox embed all-minilm-l6 'A cat sat.' 'A kitten rested.'
@@ -58,11 +67,15 @@ def embed(
     if not (npy or as_json) and len(lines) > _MOST_IN_TABLE:
         raise ValueError(f'expected --npy or --json for {len(lines)} texts, found neither')
     found = find(model, 'sentence-embedding')
-    tokenizer = tokenizer_of(found.card, model)
-    vectors, troubles = _embeddings(*read(found, model), tokenizer, lines)
-    for i, trouble in troubles.items():
+    prepare = text_preprocessor_of(found.card, model)
+
+    def say(i: int, what: str) -> None:
         place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'
-        report(printable(place), trouble)
+        report(printable(place), what)
+
+    encode = functools.partial(prepare.encode, prompt_name=prompt_name, prompt=prompt)
+    encode([''])  # What is wrong with a prompt shows before the model is read.
+    vectors, troubles = _embeddings(*read(found, model), encode, lines, say)
     if npy:
         _write_npy(npy, vectors, len(troubles))
     elif as_json:
@@ -89,25 +102,35 @@ def _texts(texts: Sequence[str], file: str | None) -> list[str]:
 
 
 def _embeddings(
-    model: Any, params: bx.Params, tokenizer: Tokenizer, texts: Sequence[str]
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Return a row for each text, of NaN where there is trouble, and what the trouble is."""
+    model: Any,
+    params: bx.Params,
+    encode: Callable[[Sequence[str]], list[EncodedText]],
+    texts: Sequence[str],
+    say: Callable[[int, str], None],
+) -> tuple[np.ndarray, set[int]]:
+    """Return a row for each text, of NaN where there is trouble, and where that is; `say` what."""
     vectors = np.full((len(texts), model.config.width), np.nan, np.float32)
-    troubles: dict[int, str] = {}
-    embedder = batches.Embedder(model, params, len(texts))
+    troubles: set[int] = set()
+    embedder = batches.TextBatches(
+        model, params, len(texts), lambda params, *inputs: model(params, *inputs)[0].embedding
+    )
 
-    def tokens(start: int) -> list[Encoding]:
+    def tokens(start: int) -> list[EncodedText]:
         part = texts[start : start + _WINDOW]
-        return tokenizer.encode_batch([text if is_utf8(text) else '' for text in part])
+        return encode([text if is_utf8(text) else '' for text in part])
 
     windows = range(0, len(texts), _WINDOW)
     with tqdm.tqdm(total=len(texts), unit='text', leave=False, disable=None) as progress:
         for start, found in batches.ahead(tokens, windows, 1):
-            ids = {i: encoding.ids for i, encoding in enumerate(found.result(), start)}
-            wrong = {i: _trouble(texts[i], ids[i], model.config) for i in ids}
-            troubles |= {i: trouble for i, trouble in wrong.items() if trouble}
-            sound = {i: ids[i] for i in ids if not wrong[i]}
-            progress.update(len(ids) - len(sound))
+            encoded = dict(enumerate(found.result(), start))
+            for i, text in encoded.items():
+                if trouble := _trouble(texts[i], text.ids, model.config):
+                    troubles.add(i)
+                    say(i, trouble)
+                elif text.is_cut:
+                    say(i, f'cut to its first {len(text.ids)} tokens')
+            sound = {i: text for i, text in encoded.items() if i not in troubles}
+            progress.update(len(encoded) - len(sound))
             for rows, values in embedder(sound):
                 vectors[rows] = values
                 progress.update(len(rows))
@@ -119,8 +142,8 @@ def _trouble(text: str, ids: Sequence[int], config: Any) -> str:
     start = cut(text, 30)
     if not is_utf8(text):
         return f'expected text in UTF-8, found {text[:30]!r}'
-    if not 0 < len(ids) <= config.context:
-        return f'expected 1 to {config.context} tokens, found {len(ids)} in {start!r}'
+    if not ids:
+        return f'expected tokens, found none in {start!r}'
     if max(ids) >= config.vocab_size:
         return f'expected tokens below {config.vocab_size}, found {max(ids)} in {start!r}'
     return ''

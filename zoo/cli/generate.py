@@ -5,10 +5,8 @@ from typing import Any
 import click
 
 import blox as bx
+from blox.wording import printable_lines
 from blox.zoo.cli.shared import MODEL, find, is_utf8, number, read, tokenizer_of
-
-# Tokens that end a text, in GPT-2 and models made from it.
-_ENDS = ('<|endoftext|>', '</s>', '<eos>')
 
 
 @click.command(epilog=MODEL)
@@ -22,7 +20,7 @@ _ENDS = ('<|endoftext|>', '</s>', '<eos>')
 def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
     """Continue PROMPT, printing the text as it comes.
 
-    It ends with the tokenizer's end of text, or where the model's context is full.
+    It ends with a token that ends a text, as the model says, or where the model's context is full.
 
     \b
     Example: blox generate gpt2 'Once upon a time' --temperature 0
@@ -35,8 +33,6 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
     prompt_ids = tokenizer.encode(prompt).ids
     room = net.config.context - len(prompt_ids)
     options['max_new_tokens'] = min(options['max_new_tokens'], max(room, 1))
-    ends = [tokenizer.token_to_id(token) for token in _ENDS]
-    options['stop_tokens'] = [end for end in ends if end is not None]
     tokens = bx.zoo.stream(net, params, prompt_ids, seed=seed, **options)
     print(prompt, end='', flush=True)
     ids, printed, text = [], '', ''
@@ -45,9 +41,9 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
         text = tokenizer.decode(ids)
         # Bytes of an unfinished character decode to U+FFFD; wait for the rest of it.
         if not text.endswith('\ufffd'):
-            print(text[len(printed) :], end='', flush=True)
+            print(printable_lines(text[len(printed) :]), end='', flush=True)
             printed = text
-    print(text[len(printed) :])
+    print(printable_lines(text[len(printed) :]))
 
 
 COMMANDS = (generate,)

@@ -1,4 +1,4 @@
-"""The command of `blox` that classifies images: predict."""
+"""The command of `blox` that classifies images and texts: predict."""
 
 import csv as csv_format
 import io
@@ -6,63 +6,86 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import click
-import numpy as np
 import tqdm
 
 import blox as bx
 from blox.atomic import atomic_write
-from blox.wording import printable
+from blox.wording import cut, printable
+from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import (
     AS_JSON,
     MODEL,
     check_free,
     check_one_output,
     find,
+    is_utf8,
     number,
     preprocessor_of,
     read,
     report,
+    tokenizer_of,
 )
 from blox.zoo.inputs.images import IMAGE_SUFFIXES
-from blox.zoo.running import batches
+from blox.zoo.inputs.tokenizers import special_token
+from blox.zoo.loading.load import text_preprocessor_of
+from blox.zoo.loading.place import Place
+from blox.zoo.running import answers, batches
+from blox.zoo.running.answers import Part
+from blox.zoo.running.scoring import Answer, best
 
 
 @click.command(epilog=MODEL)
 @click.argument('model')
-@click.argument('images', nargs=-1, required=True)
-@number('--top', click.IntRange(1), 'How many classes of each.', 1)
+@click.argument('inputs', nargs=-1, required=True)
+@number('--top', click.IntRange(1), 'How many answers for each.', 1)
+@click.option(
+    '--first',
+    metavar='TEXT',
+    default='',
+    help='A text before each: a premise, a question, what choices continue.',
+)
 @click.option('--csv', metavar='FILE', help='Write a new CSV file; - for stdout.')
 @AS_JSON
-def predict(model: str, images: tuple[str, ...], top: int, csv: str | None, as_json: bool) -> None:
-    """Classify IMAGES, files or folders of them.
+def predict(
+    model: str, inputs: tuple[str, ...], top: int, first: str, csv: str | None, as_json: bool
+) -> None:
+    """Classify INPUTS: files or folders of images, or texts, as the model takes them.
 
-    Prints each file's likeliest classes with probabilities. Files that cannot be read are
-    reported and left out; the exit code is then 1.
+    Prints the likeliest answers with probabilities, or with values: of each image, text, token,
+    mask or question, or of choices. Files that cannot be read are left out; the
+    exit code is then 1.
 
     \b
     Example: blox predict vit-b16 cat.jpg photos/ --top 5
              blox predict vit-b16 photos/ --csv photos.csv
+             blox predict org/squad 'Ann wrote it.' --first 'Who wrote it?'
     """
     check_one_output(csv, as_json, '--csv')
     if csv and csv != '-':
         check_free(csv)
-    found = find(model, 'image-classification')
-    prepare = preprocessor_of(found.card, model)
-    files = _image_files(images)
-    rows = _classify(*read(found, model), prepare, files, found.card.labels, top)
-    if csv:
-        _write_csv(csv, rows)
-    elif as_json:
-        print(json.dumps([_as_json(*row) for row in rows], indent=2))
+    found = find(model)
+    card = found.card
+    if card.task in answers.TASKS:
+        rows, count = _answered(found, model, inputs, first, top), len(inputs)
+    elif card.task == 'image-classification' and not first:
+        prepare, files = preprocessor_of(card, model), _image_files(inputs)
+        rows, count = _classify(*read(found, model), prepare, files, card, top), len(files)
     else:
-        width = max((len(printable(file)) for file, _ in rows), default=0)
-        for file, best in rows:
-            answer = '  '.join(f'{label} {100 * p:5.1f} %' for label, p in best)
-            print(f'{printable(file):<{width}}  {answer}')
-    if len(rows) < len(files):
+        what = 'a model of texts' if first else 'a model that predicts'
+        raise ValueError(f'{model!r} is for {card.task}, expected {what}')
+    if csv:
+        _write_csv(csv, rows, 'value' if card.scores == 'none' else 'probability')
+    elif as_json:
+        print(json.dumps([_as_json(row, card.scores) for row in rows], indent=2))
+    else:
+        width = max((len(_shown(row)) for row in rows), default=0)
+        for row in rows:
+            found = '  '.join(_said(answer, card.scores) for answer in row.answers)
+            print(f'{_shown(row):<{width}}  {found}')
+    if len({row.input for row in rows}) < count and card.task != 'multiple-choice':
         sys.exit(1)
 
 
@@ -86,7 +109,39 @@ def _image_files(names: tuple[str, ...]) -> list[Path]:
 # How a cell starts that a spreadsheet would compute; an apostrophe before it makes it a text.
 _FORMULAS = ('=', '+', '-', '@', '\t', '\r')
 
-_Row: TypeAlias = tuple[Path, list[tuple[str, float]]]
+
+class _Row(NamedTuple):
+    """Answers for an image's file, for a text, or for a part of a text."""
+
+    input: Path | str
+    answers: list[Answer]
+    part: Part | None = None
+
+
+def _shown(row: _Row) -> str:
+    """Return what stands at the start of a row's line."""
+    return printable(row.input) if row.part is None else cut(printable(row.part.text), 40)
+
+
+def _said(answer: Answer, scores: str) -> str:
+    label = printable(answer.label)
+    return (
+        f'{label} {answer.score:.4g}'
+        if scores == 'none'
+        else f'{label} {100 * answer.score:5.1f} %'
+    )
+
+
+def _answered(found: Place, name: str, texts: tuple[str, ...], first: str, top: int) -> list[_Row]:
+    """Return the answers for each text, or for each of its parts."""
+    if wrong := [text for text in (first, *texts) if not is_utf8(text)]:
+        raise ValueError(f'expected texts in UTF-8, found {wrong[0][:30]!r}')
+    card = found.card
+    prepare, tokenizer = text_preprocessor_of(card, name), tokenizer_of(card, name)
+    mask = special_token(card.tokenizer_config, 'mask_token', '[MASK]')
+    asked = answers.Asked(card.labels, card.scores, top, first)
+    parts = dict(answers.answer(*read(found, name), prepare, tokenizer, mask, texts, asked))
+    return [_Row(texts[i], part.answers, part) for i in sorted(parts) for part in parts[i]]
 
 
 def _classify(
@@ -94,7 +149,7 @@ def _classify(
     params: bx.Params,
     prepare: bx.zoo.ImagePreprocessor,
     files: list[Path],
-    labels: Sequence[str],
+    card: Card,
     top: int,
 ) -> list[_Row]:
     """Return the `top` likeliest labels of each file that can be read; report the others."""
@@ -105,32 +160,31 @@ def _classify(
             report(printable(file), getattr(error, 'strerror', None) or error)
             progress.update()
 
-        for file, row in batches.classify(model, params, prepare, files, skip):
-            found.append((file, _best(row, labels, top)))
+        for file, row in batches.classify(model, params, prepare, files, skip, card.scores):
+            found.append(_Row(file, best(row, card.labels, top)))
             progress.update()
     return found
 
 
-def _best(row: np.ndarray, labels: Sequence[str], top: int) -> list[tuple[str, float]]:
-    best = np.argsort(-row, kind='stable')[:top]
-    return [(labels[i] if i < len(labels) else str(i), float(row[i])) for i in map(int, best)]
+def _as_json(row: _Row, scores: str) -> dict[str, Any]:
+    what = 'value' if scores == 'none' else 'probability'
+    classes = [{'label': label, what: score} for label, score in row.answers]
+    if row.part is None:
+        return {'file': str(row.input), 'classes': classes}
+    text, start, end, _ = row.part
+    return {'text': row.input, 'part': text, 'start': start, 'end': end, 'classes': classes}
 
 
-def _as_json(file: Path, classes: list[tuple[str, float]]) -> dict[str, Any]:
-    return {
-        'file': str(file),
-        'classes': [{'label': label, 'probability': p} for label, p in classes],
-    }
-
-
-def _write_csv(out: str, rows: list[_Row]) -> None:
-    """Write a header, and a line for each file: its name, labels and probabilities."""
-    most = max((len(best) for _, best in rows), default=1)
-    names = [f'{name}{i}' for i in ('', *range(2, most + 1)) for name in ('label', 'probability')]
-    lines = [_csv_line(['file', *names])]
-    for file, best in rows:
-        cells = (cell for label, p in best for cell in (label, f'{p:.6g}'))
-        lines.append(_csv_line([file, *cells]))
+def _write_csv(out: str, rows: list[_Row], what: str) -> None:
+    """Write a header, and a line for each row: what it is of, its labels and scores."""
+    most = max((len(row.answers) for row in rows), default=1)
+    names = [f'{name}{i}' for i in ('', *range(2, most + 1)) for name in ('label', what)]
+    has_parts = any(row.part for row in rows)
+    lines = [_csv_line([*(('text', 'part') if has_parts else ('file',)), *names])]
+    for row in rows:
+        cells = (cell for label, score in row.answers for cell in (label, f'{score:.6g}'))
+        of = (row.input, row.part.text) if row.part else (row.input,)
+        lines.append(_csv_line([*of, *cells]))
     # A file's name need not be UTF-8.
     content = ''.join(lines).encode('utf-8', 'surrogateescape')
     if out == '-':
@@ -138,7 +192,7 @@ def _write_csv(out: str, rows: list[_Row]) -> None:
         return
     with atomic_write(out) as stream:
         stream.write(content)
-    print(f'{out}: {len(rows)} files')
+    print(f'{printable(out)}: {len(rows)} {"rows" if has_parts else "files"}')
 
 
 def _csv_line(cells: Sequence[object]) -> str:

@@ -40,7 +40,7 @@ def number(name: str, kind: click.ParamType, help: str, default: Any = None) -> 
 
 def find(name: str, task: str = '', source: str | None = None) -> Place:
     """Return the place that a command's MODEL stands for; its model must be for `task`."""
-    place = resolve(name, source)
+    place = resolve(name, source, task=task)
     if task and place.card.task != task:
         raise ValueError(f'{name!r} is for {place.card.task}, expected a model for {task}')
     return place

@@ -147,17 +147,23 @@ def _severity(row: LayerError) -> float:
 
 
 def random_inputs(model: Any, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Draw two images of noise, or three rows of tokens, with a mask if the model takes one."""
+    """Draw two images of noise, or three rows of tokens, with a mask if the model sees both ways.
+
+    Of multiple choice each row has two choices.
+    """
     rng = np.random.default_rng(seed)
     (example, *_) = model.example_inputs()
     if jnp.issubdtype(example.dtype, jnp.floating):
         return (rng.normal(size=(2, *example.shape[1:])).astype(np.float32),)
     length = min(model.config.context, 24)
-    tokens = rng.integers(0, model.config.vocab_size, (3, length)).astype(np.int32)
-    if 'mask' not in inspect.signature(type(model).__call__).parameters:
-        return (tokens,)
     # Rows of all, about half, and one of the tokens.
-    return tokens, np.arange(length) < np.array([[length], [(length + 1) // 2], [1]])
+    lengths = np.array([length, (length + 1) // 2, 1])
+    shape = (3, *(2,) * (example.ndim - 2), length)
+    tokens = rng.integers(0, model.config.vocab_size, shape).astype(np.int32)
+    if 'types' not in model.takes:
+        return (tokens,)
+    mask = np.arange(length) < lengths.reshape(-1, *(1,) * (example.ndim - 1))
+    return tokens, np.ascontiguousarray(np.broadcast_to(mask, shape))
 
 
 # Our side.
@@ -264,6 +270,8 @@ def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
     if loading['missing_keys']:
         missing = ', '.join(sorted(loading['missing_keys']))
         raise ValueError(f'{folder}: expected all weights of {kind.__name__}, found no {missing}')
+    # No random token is padding: GPT-2 classifies by the last one that is not.
+    reference.config.pad_token_id = -1
     return reference.eval()
 
 
@@ -292,7 +300,7 @@ def reference_outputs(
     finally:
         for hook in hooks:
             hook.remove()
-    return found | {k: v.numpy() for k, v in final_outputs(model.path, outputs).items()}
+    return found | {k: v.numpy() for k, v in final_outputs(model, outputs).items()}
 
 
 def _keep(
@@ -303,13 +311,19 @@ def _keep(
     found[path] = via.forward([first.numpy().copy()])
 
 
-def final_outputs(path: str, outputs: Any) -> dict[str, Any]:
-    """Return those of a reference's outputs that ours are, by the names that ours have."""
+def final_outputs(model: Any, outputs: Any) -> dict[str, Any]:
+    """Return those of a reference's outputs that a model of ours gives, by the names that ours have."""
+    path = model.path
     if not isinstance(outputs, Mapping):
         return {path: outputs}
+    if 'start_logits' in outputs:
+        torch = import_reference('torch')
+        return {path: torch.stack([outputs['start_logits'], outputs['end_logits']], -1)}
     if 'logits' in outputs:
         return {path: outputs['logits']}
     states, pooled = outputs['last_hidden_state'], outputs.get('pooler_output')
+    if getattr(model.config, 'task', '') == 'feature-extraction':
+        return {path: states}
     if pooled is None:
         return {path: states[:, 0], f'{path}.tokens': states}
     return {path: pooled.flatten(1), f'{path}.tokens': states, f'{path}.pooled': pooled}
@@ -329,12 +343,12 @@ def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:
 def _layers(model: Any, layout: str) -> dict[str, tuple[str, Transform]]:
     """Return the reference's module and `via` for each of our paths that it has one for."""
     table = layouts(model.path).get(layout)
-    if table is None or not table.layers:
+    if table is None or not (rules := table.layers(model.config)):
         raise ValueError(f'no reference library is known for {model.path!r} in layout {layout!r}')
     respellings = (*table.published(model.config), *table.live)
     found = {}
     for path, _ in model.graph.walk():
-        for rule in table.layers:
+        for rule in rules:
             if (fields := rule.match(path)) is not None:
                 (name,) = rule.names(fields)
                 found[path] = respell_module(name, respellings), rule.via

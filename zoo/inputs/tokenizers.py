@@ -16,7 +16,9 @@ TOKENIZER_FILES = (
     'merges.txt',
     'vocab.txt',
     'tokenizer_config.json',
+    'special_tokens_map.json',
     'added_tokens.json',
+    'chat_template.jinja',
 )
 MAX_BYTES = 64 * 2**20
 
@@ -38,6 +40,22 @@ _BERT = {
     'cls_token': '[CLS]',
     'mask_token': '[MASK]',
 }
+# Settings of BERT's tokenizers, and what of a tokenizer.json they set.
+_NORMALIZING = {
+    'do_lower_case': 'lowercase',
+    'strip_accents': 'strip_accents',
+    'tokenize_chinese_chars': 'handle_chinese_chars',
+}
+# Settings that speak of where a tokenizer lies, or of code of its own.
+_OF_A_PLACE = (
+    'auto_map',
+    'backend',
+    'is_local',
+    'local_files_only',
+    'name_or_path',
+    'special_tokens_map_file',
+    'tokenizer_file',
+)
 # Settings that can be followed only where they are on, or off and empty.
 _ONLY = {
     'add_bos_token': False,
@@ -52,21 +70,56 @@ def read_tokenizer(folder: Path) -> str:
     """Return the text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
 
     It is made of tokenizer.json, of GPT-2's vocab.json and merges.txt, or of BERT's vocab.txt,
-    in this order; for the latter two, tokenizer_config.json says how. Padding and truncation that
+    in this order; tokenizer_config.json says how. Padding and truncation that
     a tokenizer.json prescribes are taken out, so that a text's tokens are its own, all of them.
     Raises CheckpointError, which names the file, for what is malformed or cannot be followed.
     """
+    config = read_tokenizer_config(folder)
     if (path := folder / 'tokenizer.json').is_file():
-        tokenizer = parse_tokenizer(path, _read_text(path))
+        tokenizer = _as_configured(path, parse_tokenizer(path, _read_text(path)), config)
     elif (folder / 'vocab.json').is_file() or (folder / 'merges.txt').is_file():
-        tokenizer = _read_gpt2(folder)
+        tokenizer = _read_gpt2(folder, config)
     elif (folder / 'vocab.txt').is_file():
-        tokenizer = _read_bert(folder)
+        tokenizer = _read_bert(folder, config)
     else:
         return ''
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer.to_str()
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Read tokenizer_config.json, with the special tokens and the template that may lie beside it."""
+    parts = {name: folder / name for name in ('special_tokens_map.json', 'tokenizer_config.json')}
+    config = {}
+    for path in parts.values():
+        if path.is_file():
+            found = parse_json(path, _read_text(path), 'the file')
+            config |= {name: value for name, value in found.items() if value is not None}
+    if (path := folder / 'chat_template.jinja').is_file():
+        config['chat_template'] = _read_text(path)
+    for name in _OF_A_PLACE:
+        config.pop(name, None)
+    return config
+
+
+def _as_configured(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> Tokenizer:
+    """Set what transformers lets tokenizer_config.json say over tokenizer.json."""
+    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
+    settings = {
+        name: config[name] for name in (*_NORMALIZING, 'add_prefix_space') if name in config
+    }
+    if wrong := {name: value for name, value in settings.items() if type(value) is not bool}:
+        fail(path.with_name('tokenizer_config.json'), f'expected true or false, found {wrong}')
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        for name, attribute in _NORMALIZING.items():
+            if name in settings:
+                setattr(normalizer, attribute, settings[name])
+        tokenizer.normalizer = normalizer
+    if isinstance(splitter, pre_tokenizers.ByteLevel) and 'add_prefix_space' in settings:
+        splitter.add_prefix_space = settings['add_prefix_space']
+        tokenizer.pre_tokenizer = splitter
+    return tokenizer
 
 
 def parse_tokenizer(path: Path, text: str) -> Tokenizer:
@@ -90,10 +143,10 @@ def _library(path: Path, expected: str) -> Iterator[None]:
         fail(path, f'{expected}, found: {error}')
 
 
-def _read_gpt2(folder: Path) -> Tokenizer:
+def _read_gpt2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Make a byte-level BPE of vocab.json and merges.txt."""
     path = folder / 'vocab.json'
-    settings = _read_settings(folder, 'GPT2Tokenizer', _GPT2)
+    settings = _read_settings(folder, config, 'GPT2Tokenizer', _GPT2)
     vocabulary = parse_json(path, _read_text(path), 'the file')
     ids = vocabulary.values()
     if not all(type(i) is int and 0 <= i < 2**31 for i in ids) or len(set(ids)) < len(ids):
@@ -118,10 +171,10 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def _read_bert(folder: Path) -> Tokenizer:
+def _read_bert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Make a WordPiece of vocab.txt, with the special tokens that begin and end a text."""
     path = folder / 'vocab.txt'
-    settings = _read_settings(folder, 'BertTokenizer', _BERT)
+    settings = _read_settings(folder, config, 'BertTokenizer', _BERT)
     lines = _read_text(path).removesuffix('\n').split('\n')
     vocabulary = {token: i for i, token in enumerate(lines)}
     special = _special_tokens(path, settings, vocabulary)
@@ -144,11 +197,12 @@ def _read_bert(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def _read_settings(
+    folder: Path, config: Mapping[str, Any], kind: str, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return `defaults`, changed by what tokenizer_config.json says."""
     path = folder / 'tokenizer_config.json'
-    fields = parse_json(path, _read_text(path), 'the file') if path.is_file() else {}
-    given = {name: _content(value) for name, value in fields.items() if value is not None}
+    given = {name: _content(value) for name, value in config.items()}
     if given.get('tokenizer_class', kind) not in (kind, f'{kind}Fast'):
         fail(path, f'expected tokenizer_class {kind}, found {given["tokenizer_class"]!r}')
     for name, only in _ONLY.items():
@@ -171,6 +225,12 @@ def _read_settings(folder: Path, kind: str, defaults: Mapping[str, Any]) -> dict
 def _content(value: Any) -> Any:
     """Return the text of a token that may be written as an object with its properties."""
     return value['content'] if isinstance(value, dict) and 'content' in value else value
+
+
+def special_token(config: Mapping[str, Any], name: str, usual: str) -> str:
+    """Return a special token that a tokenizer_config.json names, the usual one if it names none."""
+    found = _content(config.get(name))
+    return found if isinstance(found, str) else usual
 
 
 def _special_tokens(

@@ -22,7 +22,7 @@ _LOG = logging.getLogger('blox')
 
 # Raise it when something outside of the converters changes what a conversion holds: the file format,
 # how a model marks its parameters, what is read of labels, preprocessing and tokenizers.
-_VERSION = 1
+_VERSION = 2
 
 
 @functools.cache
@@ -38,25 +38,30 @@ def _version(family: str) -> str:
     return digest.hexdigest()
 
 
-def _path(snapshot: Snapshot, family: str) -> Path:
-    """Return where the conversion of a snapshot is kept, if its model is of this family."""
+def _path(snapshot: Snapshot, family: str, task: str) -> Path:
+    """Return where the conversion of a snapshot for a task is kept, if its model is of this family."""
+    name = f'{_key(snapshot, family)}.{task}' if task else _key(snapshot, family)
+    return own_folder(snapshot.repo) / f'{name}.safetensors'
+
+
+def _key(snapshot: Snapshot, family: str) -> str:
+    """Return what the names of a snapshot's conversions begin with."""
     names = needed(list(snapshot.files))
     hashes = sorted((name, snapshot.files[name].digest) for name in names)
-    key = hashlib.sha256(json.dumps([hashes, _version(family)]).encode()).hexdigest()
-    return own_folder(snapshot.repo) / f'{key}.safetensors'
+    return hashlib.sha256(json.dumps([hashes, _version(family)]).encode()).hexdigest()
 
 
-def kept(snapshot: Snapshot) -> Path | None:
+def kept(snapshot: Snapshot, task: str = '') -> Path | None:
     """Return the file that `converted` made before, None if there is none.
 
     It takes neither the Hub nor the download: no config.json says the family, so each is tried.
     """
-    paths = (_path(snapshot, family) for family in families())
+    paths = (_path(snapshot, family, task) for family in families())
     return next((path for path in paths if path.is_file()), None)
 
 
 def converted(
-    snapshot: Snapshot, family: str, convert: Callable[[Path, Path], None]
+    snapshot: Snapshot, family: str, convert: Callable[[Path, Path], None], task: str = ''
 ) -> Path | None:
     """Return the file that `convert(folder, path)` makes of a snapshot's files, made once and kept.
 
@@ -64,7 +69,7 @@ def converted(
     converts, others wait for it. Then what no key names any more is removed. None, with a warning,
     if the cache cannot be written.
     """
-    path = _path(snapshot, family)
+    path = _path(snapshot, family, task)
     if path.is_file():
         return path
     with contextlib.ExitStack() as stack:
@@ -96,11 +101,11 @@ def _sweep(snapshot: Snapshot) -> None:
     Whoever has one mapped keeps its content; where the system does not allow that, the file stays.
     """
     known = {
-        _path(one, family)
+        _key(one, family)
         for one in (snapshot, *all_recorded(snapshot.repo))
         for family in families()
     }
     for path in own_folder(snapshot.repo).glob('*.safetensors'):
-        if path not in known:
+        if path.name.partition('.')[0] not in known:
             with contextlib.suppress(OSError):
                 path.unlink()

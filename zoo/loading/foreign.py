@@ -12,19 +12,26 @@ from blox.converters.configs import read_config
 from blox.converters.sources.source import WEIGHTS, Source
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.architecture.family import Family
-from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.card import SCORES, Card, default_scores
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.inputs.tokenizers import TOKENIZER_FILES, read_tokenizer
+from blox.zoo.inputs.texts import TextSettings
+from blox.zoo.inputs.tokenizers import TOKENIZER_FILES, read_tokenizer, read_tokenizer_config
 from blox.zoo.models import families
 
 _LOG = logging.getLogger('blox')
 
 _PREPROCESSING = 'preprocessor_config.json'
+_GENERATION = 'generation_config.json'
+_SENTENCES = 'sentence_bert_config.json'
+_PROMPTS = 'config_sentence_transformers.json'
 COMPANIONS = (
     'config.json',
     _PREPROCESSING,
+    _GENERATION,
     'modules.json',
     '1_Pooling/config.json',
+    _SENTENCES,
+    _PROMPTS,
     *TOKENIZER_FILES,
 )
 
@@ -46,34 +53,94 @@ def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
     return families()[family], layout
 
 
-def read_card(source: Source, name: str) -> Card:
+def read_card(source: Source, name: str, task: str = '') -> Card:
     """Return the card of a folder's model: config, labels, preprocessing, tokenizer.
 
-    Raises CheckpointError, which names the fields, where the model is none of ours.
+    It is the model for `task` if the folder has a head for that, else its body; '' stands for what
+    config.json says. Raises CheckpointError, which names the fields, where the model is none of ours.
     """
     family, layout = identify(source.path, source.config)
     table = converters.layouts(family.name)[layout]
     try:
-        config = family.override(family.config(), read_config(table, source))
+        config = family.override(family.config(), read_config(table, source, task))
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         fail(source.path, f'config.json: {error}')
-    labels = _labels(source.config, family.count_classes(config))
+    count = family.count_classes(config)
+    labels = _labels(source.config, count)
     preprocessor, tokenizer = _preprocessor(source, layout), read_tokenizer(source.path)
+    tokenizer_config = read_tokenizer_config(source.path) if tokenizer else {}
     try:
         return Card(
             name,
             family.name,
             config,
-            family.task,
+            family.task_of(config),
             labels=labels,
             preprocessor=preprocessor,
+            scores=_scores(source.config, count),
             tokenizer=tokenizer,
+            tokenizer_config=tokenizer_config,
+            texts=_texts(source, tokenizer_config),
+            generation=_generation(source),
             layout=layout,
         )
+    except CheckpointError:
+        raise
     except ValueError as error:  # Files that do not go together.
         fail(source.path, str(error))
+
+
+def _scores(config: Mapping[str, Any], count: int) -> str:
+    """Return what makes scores of the logits of `count` classes, as transformers' pipelines do it."""
+    problem = config.get('problem_type')
+    if problem is None:
+        return default_scores(count)
+    for scores, name in SCORES.items():
+        if problem == name:
+            return default_scores(count) if scores == 'softmax' else scores
+    raise ValueError(f'expected problem_type {", ".join(SCORES.values())}, found {problem!r}')
+
+
+def _texts(source: Source, tokenizer: Mapping[str, Any]) -> TextSettings:
+    """Return how sentence-transformers prepares texts, as far as the folder says."""
+    said = source.read_object(_SENTENCES) if source.has(_SENTENCES) else {}
+    limit = said.get('max_seq_length')
+    if limit is None:
+        limit = tokenizer.get('model_max_length', 0)
+    # Where there is no limit, transformers writes 1e30.
+    is_limit = (
+        not isinstance(limit, bool) and isinstance(limit, int | float) and limit == limit // 1
+    )
+    if not is_limit or limit < 0:
+        raise ValueError(f'expected a number of tokens to cut texts to, found {limit!r}')
+    about = source.read_object(_PROMPTS) if source.has(_PROMPTS) else {}
+    prompts = {name: text for name, text in (about.get('prompts') or {}).items() if text}
+    default = about.get('default_prompt_name') or ''
+    return TextSettings(
+        int(limit) if limit < 2**31 else 0,
+        said.get('do_lower_case') or False,
+        prompts,
+        default if default in prompts or default not in (about.get('prompts') or {}) else '',
+        _includes_prompt(source),
+        about.get('similarity_fn_name') or 'cosine',
+    )
+
+
+def _includes_prompt(source: Source) -> bool:
+    pooling = '1_Pooling/config.json'
+    found = source.read_object(pooling) if source.has(pooling) else {}
+    return found.get('include_prompt', True)
+
+
+def _generation(source: Source) -> dict[str, Any]:
+    """Return transformers' settings of generation: those of config.json, where there are no others."""
+    said = source.read_object(_GENERATION) if source.has(_GENERATION) else {}
+    ids = {name: source.config.get(f'{name}_token_id') for name in ('bos', 'eos', 'pad')}
+    given = {f'{name}_token_id': value for name, value in ids.items() if value is not None} | said
+    left_out = ('transformers_version', '_from_model_config')
+    return {name: value for name, value in given.items() if name not in left_out}
 
 
 def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:

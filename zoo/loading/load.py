@@ -23,9 +23,10 @@ from blox.wording import differences
 from blox.zoo.architecture.family import Family
 from blox.zoo.architecture.fit import shapes
 from blox.zoo.architecture.model import ZooModel
-from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.card import Card, default_scores
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
+from blox.zoo.inputs.texts import TextPreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
@@ -67,7 +68,8 @@ def load(
     `source`, one of the latter three or a file of weights alone, takes the place of a catalog
     entry's own weights.
 
-    `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`;
+    `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`, and so does
+    another `task` of the family, such as 'text-classification', if the weights have no head for it;
     `image_size` resizes position embeddings and `in_channels` the first convolution, as the
     library does that the weights come from; all else is kept. Any other difference between
     weights and model is an error that lists all of them. `dtype` casts floating-point values.
@@ -86,7 +88,7 @@ def load(
     """
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
-    place = resolve(name_or_path, source, revision)
+    place = resolve(name_or_path, source, revision, overrides.get('task', ''))
     stored, family = place.card, families()[place.card.family]
     config = family.override(stored.config, overrides)
     model = family.build(stored.config)
@@ -119,17 +121,21 @@ def read_card(
     >>> read_card('vit-digits', num_classes=3).changes
     ('num_classes 10 -> 3: vit/head/* started anew',)
     """
-    found = resolve(name_or_path, source, revision).card
-    config = families()[found.family].override(found.config, overrides)
+    found = resolve(name_or_path, source, revision, overrides.get('task', '')).card
+    family = families()[found.family]
+    config = family.override(found.config, overrides)
+    count = family.count_classes(config)
     changes = found.changes + _changes(found, config)
-    labels = (
-        found.labels if len(found.labels) == families()[found.family].count_classes(config) else ()
-    )
+    labels = found.labels if len(found.labels) == count else ()
     return dataclasses.replace(
         found,
         config=config,
         changes=changes,
         labels=labels,
+        task=family.task_of(config),
+        scores=found.scores
+        if count == family.count_classes(found.config)
+        else default_scores(count),
         preprocessor=_preprocessor(found, config, {*overrides}),
     )
 
@@ -166,13 +172,41 @@ def preprocessor(
     return found.preprocessor
 
 
+def text_preprocessor(
+    name_or_path: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> TextPreprocessor:
+    """Return what makes a text model's inputs of texts: prompts before them, cut, padded to a batch.
+
+    Arguments are as for `load`. Texts are prepared as sentence-transformers does it for the same
+    folder: `prepare(texts, prompt_name='query')`.
+
+    >>> text_preprocessor('gpt2-pydocs')(['for', 'The for statement']).mask.shape
+    (2, 3)
+    """
+    found = read_card(name_or_path, source=source, revision=revision)
+    return text_preprocessor_of(found, str(name_or_path))
+
+
+def text_preprocessor_of(found: Card, name: str) -> TextPreprocessor:
+    """Return the preprocessor of a card's texts. ValueError if it has no tokenizer."""
+    if not found.tokenizer:
+        raise ValueError(f'no tokenizer is known for {name!r} ({found.task})')
+    tokenizer = parse_tokenizer(Path(found.name), found.tokenizer)
+    takes = found.tokenizer_config.get('model_input_names', ['token_type_ids'])
+    has_types = 'token_type_ids' in takes
+    return TextPreprocessor(tokenizer, found.texts, found.config.context, has_types=has_types)
+
+
 def tokenizer(
     name_or_path: str | os.PathLike[str],
     *,
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
 ) -> Tokenizer:
-    """Return a model's tokenizer. Arguments are as for `load`.
+    """Return a model's tokenizer, which cuts no text. Arguments are as for `load`.
 
     >>> tokenizer('gpt2-pydocs').encode('for').tokens
     ['for']
@@ -195,7 +229,7 @@ def _precise(dtype: Any) -> Any:
 def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
     """Return `params` of the stored config as those of a model with another one."""
     family, config = families()[stored.family], model.config
-    fresh = tuple(_changed(stored.config, config, _fresh(family)).values())
+    fresh = tuple(_changed(stored.config, config, family.fresh).values())
     for path, fit in _changed(stored.config, config, family.resized).values():
         value = fit(np.asarray(params[path].value), stored.config, config, stored.layout)
         params = params.set(path, value, strict=False)
@@ -220,9 +254,12 @@ def restarted(
 
 
 def _changes(stored: Card, config: Any) -> tuple[str, ...]:
-    """Return a line for each override that starts weights anew or resizes them."""
+    """Return a line for each override that starts weights anew, leaves them out or resizes them."""
     family = families()[stored.family]
-    ways = {field: f'{pattern} started anew' for field, pattern in _fresh(family).items()}
+    ways = {
+        field: f'{pattern} {_fate(family, config, pattern)}'
+        for field, pattern in _changed(stored.config, config, family.fresh).items()
+    }
     ways |= {field: f'{path} resized' for field, (path, _) in family.resized.items()}
     return tuple(
         f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
@@ -230,9 +267,10 @@ def _changes(stored: Card, config: Any) -> tuple[str, ...]:
     )
 
 
-def _fresh(family: Family) -> dict[str, str]:
-    """Return config fields whose parameters start anew where they change, with those's pattern."""
-    return {family.head.field: family.head.pattern} if family.head else {}
+def _fate(family: Family, config: Any, pattern: str) -> str:
+    """Say what becomes of the parameters that `pattern` names in a model of another config."""
+    there = model_spec(family.build(config))
+    return 'started anew' if any(paths.matches(pattern, path) for path in there) else 'left out'
 
 
 def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

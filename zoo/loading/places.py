@@ -19,8 +19,11 @@ def resolve(
     name_or_path: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    task: str = '',
 ) -> Place:
     """Return the place of a catalog name, path or repository; `source` takes that of its own.
+
+    If a folder of another library has several heads, or none, `task` says which is meant.
 
     A path that exists goes before a repository of the same name; a name in the catalog goes
     before both, unless it is given as a Path.
@@ -29,16 +32,17 @@ def resolve(
     if not name or source == '':
         raise ValueError('expected the name of a model or of a file, found nothing')
     if source is not None:
-        entry, place = card(name), _resolve(source, revision)
+        entry = card(name)
+        place = _resolve(source, revision, task or entry.task)
         if place.is_bare:
             return BareWeights(place.folder, entry)
         return Named(place, entry, ('paper', 'preprocessor'))
     if isinstance(name_or_path, str) and name in list_models():
-        return _resolve_entry(card(name), revision)
-    return _resolve(name_or_path, revision)
+        return _resolve_entry(card(name), revision, task)
+    return _resolve(name_or_path, revision, task)
 
 
-def _resolve_entry(entry: Card, revision: str | None) -> Place:
+def _resolve_entry(entry: Card, revision: str | None, task: str) -> Place:
     if entry.weights is not None:
         _check_no_revision(entry.name, revision)
         return OwnFile(entry.weights)
@@ -51,10 +55,10 @@ def _resolve_entry(entry: Card, revision: str | None) -> Place:
             f'bx.zoo.init(model); or name weights with bx.zoo.load({entry.name!r}, source=PATH)'
         )
     known = ('summary', 'license', 'paper', 'preprocessor')
-    return Named(_repository(entry.source, revision), entry, known)
+    return Named(_repository(entry.source, revision, task or entry.task), entry, known)
 
 
-def _resolve(name_or_path: str | os.PathLike[str], revision: str | None) -> Place:
+def _resolve(name_or_path: str | os.PathLike[str], revision: str | None, task: str) -> Place:
     """Return the place of a path or repository."""
     name = str(name_or_path)
     path, repository = Path(name), _REPOSITORY.fullmatch(name)
@@ -63,11 +67,11 @@ def _resolve(name_or_path: str | os.PathLike[str], revision: str | None) -> Plac
         repo, at = repository.groups()
         if at and revision and at != revision:
             raise ValueError(f'{name!r} names one revision, revision={revision!r} another')
-        return _repository(repo, at or revision)
+        return _repository(repo, at or revision, task)
     _check_no_revision(name, revision)
     if not is_path:
         card(name)  # Its error names what is near.
-    return _folder(path) if path.is_dir() else _file(path)
+    return _folder(path, task) if path.is_dir() else _file(path)
 
 
 def _is_path(name: str | os.PathLike[str]) -> bool:
@@ -89,18 +93,18 @@ def _check_no_revision(name: str, revision: str | None) -> None:
         raise ValueError(f'{name!r} is no repository: only those have revisions')
 
 
-def _repository(repo: str, revision: str | None) -> Place:
+def _repository(repo: str, revision: str | None, task: str) -> Place:
     # It imports huggingface_hub, which takes a while.
     from blox.zoo.loading.repository import Repository
 
-    return Repository(repo, revision)
+    return Repository(repo, revision, task)
 
 
-def _folder(path: Path) -> Place:
+def _folder(path: Path, task: str) -> Place:
     config = path / 'config.json'
     if config.is_file() and says_own(converters.read_object(config)):
         return OwnFile(path / OWN_FILE)
-    return ForeignFolder(path, path.resolve().name)
+    return ForeignFolder(path, path.resolve().name, task)
 
 
 def _file(path: Path) -> Place:

@@ -25,8 +25,8 @@ _LOG = logging.getLogger('blox')
 class Repository(Place):
     """A revision of a repository; another library's is converted at its first use, and kept."""
 
-    def __init__(self, repo: str, revision: str | None = None) -> None:
-        self._snapshot = snapshot(repo, revision)
+    def __init__(self, repo: str, revision: str | None = None, task: str = '') -> None:
+        self._snapshot, self._task = snapshot(repo, revision), task
         self._needed = foreign.needed(list(self._snapshot.files))
 
     def __str__(self) -> str:
@@ -76,13 +76,13 @@ class Repository(Place):
             return self._kept
         if self.is_own:
             return OwnFile(fetch(self._snapshot, [OWN_FILE]) / OWN_FILE)
-        path = conversions.converted(self._snapshot, self.family, self._convert)
+        path = conversions.converted(self._snapshot, self.family, self._convert, self._task)
         return OwnFile(path) if path else self._downloaded(self.folder)
 
     @functools.cached_property
     def _kept(self) -> OwnFile | None:
         """Return the conversion that was made before, None if there is no sound one."""
-        path = conversions.kept(self._snapshot)
+        path = conversions.kept(self._snapshot, self._task)
         if path is None:
             return None
         try:
@@ -107,4 +107,4 @@ class Repository(Place):
         found = self._snapshot
         sha256 = {name: file.sha256 for name in self._needed if (file := found.files[name]).sha256}
         origin = {'source': found.repo, 'commit': found.commit, 'sha256': sha256}
-        return ForeignFolder(folder, found.repo.partition('/')[2], origin)
+        return ForeignFolder(folder, found.repo.partition('/')[2], self._task, origin)

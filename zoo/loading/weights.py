@@ -17,14 +17,20 @@ from blox.zoo.models import families
 
 
 class ForeignFolder(LocalPlace):
-    """A folder that transformers or timm saved; `origin` has fields of its card that it lacks."""
+    """A folder that transformers or timm saved, read for a task if it has a head for that.
 
-    def __init__(self, path: Path, name: str, origin: Mapping[str, Any] | None = None) -> None:
+    `origin` has fields of its card that it lacks.
+    """
+
+    def __init__(
+        self, path: Path, name: str, task: str = '', origin: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(path)
-        self._name, self._origin = name, origin or {}
+        self._name, self._task, self._origin = name, task, origin or {}
 
     def _read_card(self) -> Card:
-        return dataclasses.replace(foreign.read_card(self.source, self._name), **self._origin)
+        found = foreign.read_card(self.source, self._name, self._task)
+        return dataclasses.replace(found, **self._origin)
 
     @property
     def is_bare(self) -> bool:
@@ -68,7 +74,7 @@ def _card_of(source: Source, entry: Card) -> Card:
         entry.name,
         entry.family,
         config,
-        entry.task,
+        family.task_of(config),
         paper=entry.paper,
         preprocessor=entry.preprocessor,
         tokenizer=entry.tokenizer,

@@ -1,16 +1,17 @@
-"""BERT: a text encoder, and sentence embeddings made with it.
+"""BERT: a text encoder, for sentence embeddings, classification, answers and masked words.
 
 Paper: Devlin et al., 2018, "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv:1810.04805);
 sentence embeddings: Reimers and Gurevych, 2019 (arXiv:1908.10084). References: google-research/bert,
-transformers.BertModel, sentence-transformers.
+transformers.BertModel and its heads, sentence-transformers.
 
 Supported: the encoder with or without its pooler; embeddings from the first token, the mean of
-all tokens or the pooler, normalized or not; any activation, exact and tanh gelu among them.
+all tokens or the pooler, normalized or not; the heads that classify texts, tokens and choices, find
+answers and fill masks; any activation, exact and tanh gelu among them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,19 @@ from blox.layers import (
     Mlp,
     MultiHeadAttention,
 )
-from blox.layers.initializers import TruncatedNormal
+from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
-from blox.zoo.architecture.family import Family
+from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, collect, finish
 from blox.zoo.architecture.model import TextModel, run_block
+
+# Tasks by what their heads are made for: classes, and the pooler's output.
+_WITH_CLASSES = ('text-classification', 'token-classification')
+_WITH_POOLER = ('text-classification', 'multiple-choice')
+TASKS = ('sentence-embedding', *_WITH_CLASSES, 'multiple-choice', 'question-answering', 'fill-mask')
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class BERTConfig(Config):
     """Choices that make a BERT.
 
     Attributes:
+      task: what comes after the encoder, one of `TASKS`.
+      num_classes: of texts or of tokens, 0 in other tasks.
       context: how many tokens it can see, the rows of the position table.
       token_types: how many kinds of segments, the rows of the type table.
       activation: 'gelu' (exact) in all published checkpoints.
@@ -50,6 +58,8 @@ class BERTConfig(Config):
       normalize: whether the embedding is scaled to length 1.
     """
 
+    task: str = 'sentence-embedding'
+    num_classes: int = 0
     vocab_size: int = 30522
     context: int = 512
     token_types: int = 2
@@ -65,10 +75,15 @@ class BERTConfig(Config):
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
+    head_dropout_rate: float = 0.1
 
     def conditions(self) -> Mapping[str, bool]:
         return {
             **heads_divide_width(self),
+            f'task one of {", ".join(TASKS)}': self.task in TASKS,
+            'num_classes above 0 in a task of classes, 0 in others': (self.num_classes > 0)
+            == (self.task in _WITH_CLASSES),
+            f'a pooler for the task {self.task}': self.pooler or self.task not in _WITH_POOLER,
             "pool 'first', 'mean', or 'pooler' with a pooler": self.pool in ('first', 'mean')
             or (self.pool == 'pooler' and self.pooler),
         }
@@ -131,14 +146,41 @@ class Block(Module):
         return self.norm2(params, x + y)
 
 
+class MaskedLMHead(Module):
+    """States to logits: a layer, then inner products with the rows of the token table."""
+
+    def __init__(self, graph: Graph, config: BERTConfig) -> None:
+        super().__init__(graph)
+        self.vocab_size = config.vocab_size
+        self.activation = ACTIVATIONS[config.activation]
+        self.fc = Linear(graph.child('fc'), config.width, w_init=_trunc_normal)
+        self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+
+    def __call__(
+        self, params: Params, x: Float[Array, 'batch length width'], token_embed: Embed
+    ) -> tuple[Float[Array, 'batch length vocab'], Params]:
+        x, params = self.fc(params, x)
+        x, params = self.norm(params, self.activation(x))
+        logits, params = token_embed.attend(params, x)
+        b, params = self.get_param(params, 'b', (self.vocab_size,), Zeros())
+        return logits + b[None, None], params
+
+
 class BERT(TextModel):
-    """Token ids [batch, length] to BERTOutputs: the tokens' states and the sequences' embeddings.
+    """Token ids [batch, length] to what the config's task asks for.
+
+    BERTOutputs for sentence embeddings; logits [batch, num_classes] of texts,
+    [batch, length, num_classes] of tokens, [batch, length, 2] of an answer's start and end,
+    [batch, length, vocab_size] of masked words. Of multiple choice, ids are [batch, choices, length],
+    logits [batch, choices].
 
     `mask` is True or 1 at real tokens and False or 0 at padding, all real if None. `types` says
-    which segment a token is of, all of the first if None.
+    which segment a token is of, all of the first if None. `pool_mask` says which tokens the mean
+    of an embedding takes, where those are fewer.
     """
 
     config: BERTConfig
+    takes = ('tokens', 'mask', 'types', 'pool_mask')
 
     def __init__(self, graph: Graph, config: BERTConfig) -> None:
         super().__init__(graph, config)
@@ -156,6 +198,18 @@ class BERT(TextModel):
         self.blocks = [Block(graph.child(f'block{i}'), config) for i in range(config.depth)]
         if config.pooler:
             self.pooler = Linear(graph.child('pooler'), config.width, w_init=_trunc_normal)
+        if config.task == 'fill-mask':
+            self.head = MaskedLMHead(graph.child('head'), config)
+        elif config.task != 'sentence-embedding':
+            # One logit of each choice, two of each token for where an answer starts and ends.
+            outputs = {'multiple-choice': 1, 'question-answering': 2}
+            rate = 0.0 if config.task == 'question-answering' else config.head_dropout_rate
+            self.head_dropout = Dropout(graph.child('head_dropout'), rate)
+            self.head = Linear(
+                graph.child('head'),
+                outputs.get(config.task, config.num_classes),
+                w_init=_trunc_normal,
+            )
 
     def _steps(
         self,
@@ -164,10 +218,14 @@ class BERT(TextModel):
         is_training: bool,
         mask: jax.Array | None = None,
         types: jax.Array | None = None,
+        pool_mask: jax.Array | None = None,
     ) -> Steps:
-        self._check(tokens, mask=mask, types=types)
+        self._check(tokens, mask=mask, types=types, pool_mask=pool_mask)
         mask = jnp.ones_like(tokens, bool) if mask is None else mask.astype(bool)
         types = jnp.zeros_like(tokens) if types is None else types
+        pool_mask = mask if pool_mask is None else pool_mask.astype(bool)
+        shape = tokens.shape
+        tokens, mask, types = (a.reshape(-1, shape[-1]) for a in (tokens, mask, types))
         x, params = self._embed(params, tokens, types)
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'embed', x, params
@@ -179,12 +237,35 @@ class BERT(TextModel):
         if self.config.pooler:
             pooled, params = self.pooler(params, x[:, 0])
             pooled = jnp.tanh(pooled)
-        yield 'embedding', BERTOutputs(x, pooled, self._pool(x, pooled, mask)), params
+        if self.config.task == 'sentence-embedding':
+            yield 'embedding', BERTOutputs(x, pooled, self._pool(x, pooled, pool_mask)), params
+        else:
+            logits, params = self._logits(params, x, pooled, is_training)
+            yield 'logits', logits.reshape(shape[:-1]) if self._has_choices else logits, params
+
+    def _logits(
+        self,
+        params: Params,
+        x: Float[Array, 'rows length width'],
+        pooled: Float[Array, 'rows width'] | None,
+        is_training: bool,
+    ) -> tuple[Float[Array, 'rows *outputs'], Params]:
+        if self.config.task == 'fill-mask':
+            return self.head(params, x, self.token_embed)
+        x = pooled if self.config.task in _WITH_POOLER and pooled is not None else x
+        x, params = self.head_dropout(params, x, is_training=is_training)
+        return self.head(params, x)
 
     def _check(self, tokens: jax.Array, **others: jax.Array | None) -> None:
-        if not 0 < tokens.shape[1] <= self.config.context:
+        if not 0 < tokens.shape[-1] <= self.config.context:
             raise ValueError(
-                f'{self.path!r} sees 1 to {self.config.context} tokens, found {tokens.shape[1]}'
+                f'{self.path!r} sees 1 to {self.config.context} tokens, found {tokens.shape[-1]}'
+            )
+        axes = ('batch', 'choices', 'length') if self._has_choices else ('batch', 'length')
+        if tokens.ndim != len(axes):
+            raise ValueError(
+                f'{self.path!r} expects ids [{", ".join(axes)}] for {self.config.task}, '
+                f'found {tokens.shape}'
             )
         for name, found in others.items():
             if found is None:
@@ -195,6 +276,10 @@ class BERT(TextModel):
                     f'{self.path!r} expects {name} of integers in the shape of its tokens, '
                     f'{tokens.shape}, found {found.dtype} of {found.shape}'
                 )
+
+    @property
+    def _has_choices(self) -> bool:
+        return self.config.task == 'multiple-choice'
 
     def _embed(
         self,
@@ -222,32 +307,39 @@ class BERT(TextModel):
     def __call__(
         self,
         params: Params,
-        tokens: Int[Array, 'batch length'],
-        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
-        types: Int[Array, 'batch length'] | None = None,
+        tokens: Int[Array, '*batch length'],
+        mask: Bool[Array, '*batch length'] | Int[Array, '*batch length'] | None = None,
+        types: Int[Array, '*batch length'] | None = None,
+        pool_mask: Bool[Array, '*batch length'] | Int[Array, '*batch length'] | None = None,
         *,
         is_training: bool = False,
-    ) -> tuple[BERTOutputs, Params]:
-        """Return BERTOutputs; `mask` and `types` are as the class says."""
-        return finish(self._steps(params, tokens, is_training, mask, types))
+    ) -> tuple[Any, Params]:
+        """Return BERTOutputs or logits; what goes in and what comes out is as the class says."""
+        return finish(self._steps(params, tokens, is_training, mask, types, pool_mask))
+
+    def example_inputs(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Return shape and dtype of one sequence of one token, or of one choice."""
+        shape = (1, 1, 1) if self._has_choices else (1, 1)
+        return (jax.ShapeDtypeStruct(shape, jnp.int32),)
 
     def feature_info(self) -> tuple[Feature, ...]:
-        """Return 'embed', 'block0' and so on, and 'embedding', one for each sequence."""
-        names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'embedding')
+        """Return 'embed', 'block0' and so on; of sentences 'embedding', one for each, besides."""
+        names = ('embed', *(f'block{i}' for i in range(self.config.depth)))
+        names += ('embedding',) * (self.config.task == 'sentence-embedding')
         return tuple(Feature(name, self.config.width) for name in names)
 
     def features(  # pyright: ignore[reportIncompatibleMethodOverride]  # The mask before the names.
         self,
         params: Params,
-        tokens: Int[Array, 'batch length'],
-        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
-        types: Int[Array, 'batch length'] | None = None,
+        tokens: Int[Array, '*batch length'],
+        mask: Bool[Array, '*batch length'] | Int[Array, '*batch length'] | None = None,
+        types: Int[Array, '*batch length'] | None = None,
         *,
         names: Sequence[str] | None = None,
     ) -> tuple[dict[str, jax.Array], Params]:
         """Return intermediates by name: states [batch, length, width], embeddings [batch, width].
 
-        Nothing is run that comes after the last of `names`; None stands for all.
+        Of multiple choice the batch has a row for each choice. Nothing is run that comes after the last of `names`; None stands for all.
         """
         steps = self._steps(params, tokens, False, mask, types)
         found, params = collect(steps, self.feature_info(), names)
@@ -281,4 +373,12 @@ VARIANTS = {
     'minilm-l12': BERTConfig(width=384, depth=12, mlp_dim=1536, pool='mean', normalize=True),
 }
 
-FAMILY = Family('bert', 'sentence-embedding', BERTConfig, BERT, VARIANTS)
+FAMILY = Family(
+    'bert',
+    'sentence-embedding',
+    BERTConfig,
+    BERT,
+    VARIANTS,
+    head=Head('num_classes', 'bert/head/*'),
+    parts={'task': 'bert/head/*', 'pooler': 'bert/pooler/*'},
+)

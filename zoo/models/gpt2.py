@@ -1,10 +1,11 @@
-"""GPT-2: a causal language model.
+"""GPT-2: a causal language model, and classifiers made of it.
 
 Paper: Radford et al., 2019, "Language Models are Unsupervised Multitask Learners". References:
-openai/gpt-2, transformers.GPT2LMHeadModel.
+openai/gpt-2, transformers.GPT2LMHeadModel and its other heads.
 
 Supported: all published sizes and distilgpt2; other activations and MLP widths, attention
-without scaling or scaled by depth too, a head of its own. A key-value cache makes generation linear.
+without scaling or scaled by depth too, a head of its own; heads that classify texts or tokens, or none.
+A key-value cache makes generation linear.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from blox.graph import Graph
 from blox.layers import (
@@ -31,9 +32,12 @@ from blox.layers.initializers import Normal
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
-from blox.zoo.architecture.family import Family
-from blox.zoo.architecture.features import Feature, Steps
+from blox.zoo.architecture.family import Family, Head
+from blox.zoo.architecture.features import Feature, Steps, finish
 from blox.zoo.architecture.model import TextModel, run_block
+
+_WITH_CLASSES = ('text-classification', 'token-classification')
+TASKS = ('text-generation', *_WITH_CLASSES, 'feature-extraction')
 
 
 @dataclass(frozen=True)
@@ -41,13 +45,18 @@ class GPT2Config(Config):
     """Choices that make a GPT-2.
 
     Attributes:
+      task: what comes after the last block, one of `TASKS`.
+      num_classes: of texts or of tokens, 0 in other tasks.
       context: how many tokens it can see, the rows of the position table.
       activation: 'gelu_tanh' in all published checkpoints ('gelu_new' in Hugging Face's terms).
       scale_attention: whether attention's inner products are divided by sqrt(head_dim).
       scale_attention_by_depth: whether block i's are divided by i + 1 too.
-      tied_head: whether the token table is the head as well.
+      tied_head: whether the token table is the head of generation as well.
+      end_tokens: tokens that end a text; `bx.zoo.generate` stops at them.
     """
 
+    task: str = 'text-generation'
+    num_classes: int = 0
     vocab_size: int = 50257
     context: int = 1024
     width: int = 768
@@ -59,12 +68,20 @@ class GPT2Config(Config):
     scale_attention: bool = True
     scale_attention_by_depth: bool = False
     tied_head: bool = True
+    end_tokens: tuple[int, ...] = (50256,)
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
+    head_dropout_rate: float = 0.1
 
     def conditions(self) -> Mapping[str, bool]:
-        return heads_divide_width(self)
+        return {
+            **heads_divide_width(self),
+            f'task one of {", ".join(TASKS)}': self.task in TASKS,
+            'num_classes above 0 in a task of classes, 0 in others': (self.num_classes > 0)
+            == (self.task in _WITH_CLASSES),
+            'end_tokens from 0 on': min(self.end_tokens, default=0) >= 0,
+        }
 
 
 class GPT2State(NamedTuple):
@@ -139,9 +156,15 @@ class Block(Module):
 
 
 class GPT2(TextModel):
-    """Token ids [batch, length] to logits [batch, length, vocab_size] for the token that follows."""
+    """Token ids [batch, length] to logits [batch, length, vocab_size] for the token that follows.
+
+    In other tasks, to logits [batch, num_classes] of texts, made of each one's last token, logits
+    [batch, length, num_classes] of tokens, or the states themselves [batch, length, width].
+    `mask` is True or 1 at real tokens, which come first, and False or 0 at padding, all real if None.
+    """
 
     config: GPT2Config
+    takes = ('tokens', 'mask')
 
     def __init__(self, graph: Graph, config: GPT2Config) -> None:
         super().__init__(graph, config)
@@ -157,12 +180,25 @@ class GPT2(TextModel):
         self.dropout = Dropout(graph.child('dropout'), config.embed_dropout_rate)
         self.blocks = [Block(graph.child(f'block{i}'), config, i) for i in range(config.depth)]
         self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
-        if not config.tied_head:
+        if config.task in _WITH_CLASSES:
+            is_of_tokens = config.task == 'token-classification'
+            rate = config.head_dropout_rate if is_of_tokens else 0.0
+            self.head_dropout = Dropout(graph.child('head_dropout'), rate)
+            self.head = Linear(
+                graph.child('head'), config.num_classes, use_bias=is_of_tokens, w_init=_normal
+            )
+        elif config.task == 'text-generation' and not config.tied_head:
             self.head = Linear(
                 graph.child('head'), config.vocab_size, use_bias=False, w_init=_normal
             )
 
-    def _steps(self, params: Params, tokens: jax.Array, is_training: bool) -> Steps:
+    def _steps(
+        self,
+        params: Params,
+        tokens: jax.Array,
+        is_training: bool,
+        mask: jax.Array | None = None,
+    ) -> Steps:
         if tokens.shape[1] > self.config.context:
             raise ValueError(
                 f'{self.path!r} sees at most {self.config.context} tokens, found {tokens.shape[1]}'
@@ -175,8 +211,26 @@ class GPT2(TextModel):
             yield f'block{i}', x, params
         x, params = self.norm(params, x)
         yield 'pre_logits', x, params
-        x, params = self._head(params, x)
-        yield 'logits', x, params
+        match self.config.task:
+            case 'text-generation':
+                x, params = self._head(params, x)
+                yield 'logits', x, params
+            case 'text-classification' | 'token-classification':
+                x = _last(x, mask) if self.config.task == 'text-classification' else x
+                x, params = self.head_dropout(params, x, is_training=is_training)
+                x, params = self.head(params, x)
+                yield 'logits', x, params
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None = None,
+        *,
+        is_training: bool = False,
+    ) -> tuple[Float[Array, 'batch *outputs'], Params]:
+        """Return logits, or states; what goes in and what comes out is as the class says."""
+        return finish(self._steps(params, tokens, is_training, mask))
 
     def logits(
         self, params: Params, x: Float[Array, 'batch length width']
@@ -240,6 +294,17 @@ class GPT2(TextModel):
         return tuple(Feature(name, self.config.width) for name in names)
 
 
+def _last(
+    x: Float[Array, 'batch length width'],
+    mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None,
+) -> Float[Array, 'batch width']:
+    """Return the state of each text's last real token."""
+    if mask is None:
+        return x[:, -1]
+    last = mask.astype(jnp.int32).sum(1) - 1
+    return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+
+
 def _size(width: int, depth: int, heads: int) -> GPT2Config:
     return GPT2Config(width=width, depth=depth, heads=heads, mlp_dim=4 * width)
 
@@ -252,4 +317,12 @@ VARIANTS = {
     'distilgpt2': _size(768, 6, 12),
 }
 
-FAMILY = Family('gpt2', 'text-generation', GPT2Config, GPT2, VARIANTS)
+FAMILY = Family(
+    'gpt2',
+    'text-generation',
+    GPT2Config,
+    GPT2,
+    VARIANTS,
+    head=Head('num_classes', 'gpt2/head/*'),
+    parts={'task': 'gpt2/head/*'},
+)

@@ -159,7 +159,12 @@ class ViT(ImageModel):
         for i, block in enumerate(self.blocks):
             x, params = run_block(block, self.config, is_training=is_training)(params, x)
             yield f'block{i}', x, params
-        x, params = self._pool(params, x)
+        if self.config.pool == 'cls':
+            x, params = self.norm(params, x)
+            yield 'norm', x, params
+            x = x[:, 0]
+        else:
+            x, params = self.norm(params, x[:, int(self.config.class_token) :].mean(1))
         if self.config.pre_logits:
             x, params = self.pre_logits(params, x)
             x = jnp.tanh(x)
@@ -188,20 +193,16 @@ class ViT(ImageModel):
         pos_embed, params = self.get_param(params, 'pos_embed', shape, _trunc_normal)
         return x + pos_embed, params
 
-    def _pool(
-        self, params: Params, x: Float[Array, 'batch tokens width']
-    ) -> tuple[Float[Array, 'batch width'], Params]:
-        if self.config.pool == 'avg':
-            return self.norm(params, x[:, int(self.config.class_token) :].mean(1))
-        # LayerNorm treats tokens one by one, so only the class token needs it.
-        return self.norm(params, x[:, 0])
-
     def feature_info(self) -> tuple[Feature, ...]:
-        """Return 'patch_embed', 'block0' and so on, whose tokens are a map, and 'pre_logits'."""
+        """Return 'patch_embed', 'block0' and so on, whose tokens are a map, and 'pre_logits'.
+
+        Before the latter comes 'norm', all tokens normalized, where the class token is pooled.
+        """
         width, strides = self.config.width, self.config.patch_size
         blocks = (Feature(f'block{i}', width, strides) for i in range(self.config.depth))
         last = Feature('pre_logits', self.config.pre_logits or width)
-        return (Feature('patch_embed', width), *blocks, last)
+        norm = (Feature('norm', width),) * (self.config.pool == 'cls')
+        return (Feature('patch_embed', width), *blocks, *norm, last)
 
     def _as_map(self, x: Float[Array, 'batch tokens width']) -> jax.Array:
         rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from blox.params import Params
+from blox.zoo.inputs.texts import EncodedText, pad
+from blox.zoo.running.scoring import score
 
 _IMAGES, _TEXTS = 64, 32  # in a batch at most
 
@@ -43,14 +44,15 @@ def classify(
     prepare: Callable[[Path], np.ndarray],
     files: Sequence[Path],
     report: Callable[[Path, Exception], None],
+    scores: str = 'softmax',
 ) -> Iterator[tuple[Path, np.ndarray]]:
-    """Yield each file that can be read and its classes' probabilities, float32, in order.
+    """Yield each file that can be read and its classes' scores, float32, in order.
 
     `prepare` makes a batch of one image of a file; files for which it raises OSError or ValueError
     go to `report`. All batches have one size, so there is one program.
     """
     size = math.ceil(len(files) / math.ceil(len(files) / _IMAGES))
-    apply = jax.jit(lambda params, x: jax.nn.softmax(model(params, x)[0].astype(jnp.float32)))
+    apply = jax.jit(lambda params, x: score(model(params, x)[0], scores))
 
     def computed(batch: Mapping[int, np.ndarray]) -> Iterator[tuple[Path, np.ndarray]]:
         images = np.concatenate([*batch.values()])
@@ -68,36 +70,29 @@ def classify(
             batch = {}
 
 
-class Embedder:
-    """Embeddings of sequences of tokens, by a model's `embedding`.
+class TextBatches:
+    """Outputs of a text model, or what `call` makes of `(params, *inputs)`, for many texts.
 
-    Sequences of like length share a batch of `size`, padded to a power of two: from the
+    Texts of like length share a batch of one size, padded to a power of two: from the
     shortest to a context of 512 that makes seven programs.
     """
 
-    def __init__(self, model: Any, params: Params, most: int) -> None:
+    def __init__(
+        self, model: Any, params: Params, most: int, call: Callable[..., jax.Array]
+    ) -> None:
         self._size = min(most, _TEXTS)
         self._context = model.config.context
+        self._takes = len(model.takes)
         self._params = params
-        self._apply = jax.jit(lambda params, x, mask: model(params, x, mask)[0].embedding)
+        self._apply = jax.jit(call)
 
-    def __call__(
-        self, sequences: Mapping[int, Sequence[int]]
-    ) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield, batch by batch, some of the keys and their embeddings, float32 [keys, width]."""
-        order = sorted(sequences, key=lambda key: len(sequences[key]))
+    def __call__(self, texts: Mapping[int, EncodedText]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield, batch by batch, some of the keys and what their texts give, float32 [keys, ...]."""
+        order = sorted(texts, key=lambda key: len(texts[key].ids))
         for start in range(0, len(order), self._size):
             keys = order[start : start + self._size]
-            tokens, mask = self._padded([sequences[key] for key in keys])
-            vectors = self._apply(self._params, tokens, mask)
-            yield keys, np.asarray(vectors, np.float32)[: len(keys)]
-
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Return tokens and mask [size, length]; the length is a power of two or the context."""
-        longest = max(map(len, sequences))
-        shape = (self._size, min(max(1 << (longest - 1).bit_length(), 8), self._context))
-        tokens, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
-        mask[:, 0] = True  # of the rows that fill the batch up
-        for row, ids in enumerate(sequences):
-            tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
-        return tokens, mask
+            longest = len(texts[keys[-1]].ids)
+            length = min(max(1 << (longest - 1).bit_length(), 8), self._context)
+            batch = pad([texts[key] for key in keys], self._size, length)
+            found = self._apply(self._params, *batch[: self._takes])
+            yield keys, np.asarray(found, np.float32)[: len(keys)]

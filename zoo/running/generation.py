@@ -53,7 +53,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    stop_tokens: Sequence[int] = (),
+    stop_tokens: Sequence[int] | None = None,
     seed: int | jax.Array = 0,
 ) -> Generation:
     """Continue each prompt, a sequence of token ids; lengths may differ within the batch.
@@ -67,14 +67,15 @@ def generate(
       temperature: logits are divided by it; 0 takes the likeliest token each time.
       top_k: sample among this many likeliest tokens; 0 for all.
       top_p: sample among the fewest likeliest tokens whose probabilities reach this sum.
-      stop_tokens: a sequence ends with the first of these.
+      stop_tokens: a sequence ends with the first of these; with the checkpoint's own,
+        `model.config.end_tokens`, if none are named; () for no end.
       seed: an int or a key; the same seed gives the same tokens.
 
     Raises ValueError for an empty prompt, ids outside the vocabulary, and for prompts that leave
     no room for `max_new_tokens` in the model's context.
     """
     tokens, lengths = _pad(model, prompts, max_new_tokens)
-    sampling = _sampling(temperature, top_k, top_p, stop_tokens)
+    sampling = _sampling(model.config, temperature, top_k, top_p, stop_tokens)
     return _generate(model, params, tokens, lengths, sampling, _key(seed), max_new_tokens)
 
 
@@ -87,7 +88,7 @@ def stream(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
-    stop_tokens: Sequence[int] = (),
+    stop_tokens: Sequence[int] | None = None,
     seed: int | jax.Array = 0,
 ) -> Iterator[int]:
     """Yield the tokens of `generate` for one prompt, as they come.
@@ -95,7 +96,7 @@ def stream(
     Arguments and errors are those of `generate`; a bad prompt is refused at the call.
     """
     tokens, lengths = _pad(model, [prompt], max_new_tokens)
-    sampling = _sampling(temperature, top_k, top_p, stop_tokens)
+    sampling = _sampling(model.config, temperature, top_k, top_p, stop_tokens)
     key = _key(seed)
 
     # A function of its own, so that a bad prompt is refused here and not at the first token.
@@ -193,13 +194,16 @@ def sample(
     return jnp.where(sampling.temperature > 0, drawn, greedy)
 
 
-def _sampling(temperature: float, top_k: int, top_p: float, stop_tokens: Sequence[int]) -> Sampling:
+def _sampling(
+    config: Any, temperature: float, top_k: int, top_p: float, stop_tokens: Sequence[int] | None
+) -> Sampling:
     if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
         raise ValueError(
             'expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, '
             f'found {temperature}, {top_k} and {top_p}'
         )
-    stops = np.asarray(stop_tokens, np.int32).reshape(-1)
+    ends = getattr(config, 'end_tokens', ()) if stop_tokens is None else stop_tokens
+    stops = np.asarray(ends, np.int32).reshape(-1)
     return Sampling(
         jnp.asarray(temperature, jnp.float32),
         jnp.asarray(top_k, jnp.int32),

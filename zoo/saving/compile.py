@@ -76,11 +76,14 @@ def _inputs(model: Any, task: str) -> dict[str, jax.ShapeDtypeStruct]:
         shape = (*export.symbolic_shape('batch'), *images.shape[1:])
         return {'images': jax.ShapeDtypeStruct(shape, images.dtype)}
     limit = f'length <= {model.config.context}'
-    shape = export.symbolic_shape('batch, length', constraints=[limit])
-    tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-    return (
-        {'tokens': tokens, 'mask': tokens} if task == 'sentence-embedding' else {'tokens': tokens}
-    )
+    axes = 'batch, choices, length' if task == 'multiple-choice' else 'batch, length'
+    shape = export.symbolic_shape(axes, constraints=[limit])
+    takes = {
+        'text-generation': ('tokens',),
+        'feature-extraction': ('tokens',),
+        'sentence-embedding': ('tokens', 'mask'),
+    }.get(task, model.takes[:3])
+    return dict.fromkeys(takes, jax.ShapeDtypeStruct(shape, jnp.int32))
 
 
 def _exported(

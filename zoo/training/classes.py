@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from blox.params import Params
-from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.card import Card, default_scores
 from blox.zoo.loading.load import restarted
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
@@ -54,6 +54,7 @@ def read_for_classes(
         card,
         config=config,
         labels=tuple(labels),
+        scores=default_scores(len(labels)),
         summary='',
         changes=(*card.changes, f'{head} started anew for {len(labels)} other classes'),
     )

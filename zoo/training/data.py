@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-# The target that fills a batch up and does not count.
+# The target that fills a batch up and does not count; of values it is NaN.
 IGNORED = -1
 THREADS = min(os.cpu_count() or 1, 16)
 
@@ -29,8 +29,9 @@ class Data:
 
     Attributes:
       training, held_out: the examples, each of any kind that `read` takes.
-      read: from an example to its inputs and integer targets, without the batch axis. In training
-        it gets a random generator, to augment with; in measuring None.
+      read: from an example to its inputs and targets, without the batch axis: classes as integers, or
+        a floating-point value of each class. In training it gets a random generator, to augment with;
+        in measuring None.
       labels: names of the classes, in the order of the targets; () where those are tokens.
       fingerprint: tells these data from others.
       summary: for people.
@@ -72,7 +73,8 @@ def batches_to_measure(
 
     def read(i: int) -> Pair:
         inputs, targets = data.read(examples[min(i, len(examples) - 1)], None)
-        return inputs, targets if i < len(examples) else np.full_like(targets, IGNORED)
+        fill = IGNORED if np.issubdtype(np.asarray(targets).dtype, np.integer) else np.nan
+        return inputs, targets if i < len(examples) else np.full_like(targets, fill)
 
     count = -(-len(examples) // size) * size
     return _read_ahead(grain.MapDataset.range(count).map(read).batch(size))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from blox.params import Params
-from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.card import Card, default_scores
 from blox.zoo.models import family_of
 from blox.zoo.training import result
 from blox.zoo.training.data import Data
@@ -38,7 +38,8 @@ def finetune(
 ) -> tuple[Params, tuple[Epoch, ...]]:
     """Train what is trainable in `params`; return the best of it, and what each epoch came to.
 
-    The best has the highest accuracy on the held-out examples, then the lowest loss; for text the
+    The loss is what `card.scores` are trained by: cross entropy for a softmax, which it is without a card
+    and several classes, binary cross entropy for a sigmoid, squared error for values. The best has the highest accuracy on the held-out examples, then the lowest loss; for text the
     lowest loss. What is frozen gets no gradient and no optimizer state: freeze a part, or pass
     `bx.lora(params, ...)`, to train the rest. AdamW takes the steps, with a warmup and a cosine.
     `epochs`, `batch_size` and `learning_rate` are chosen by how much data and how many trainable
@@ -63,6 +64,7 @@ def finetune(
     >>> history[-1].held_out_accuracy
     1.0
     """
+    classes = family_of(model).count_classes(model.config)
     plan = make_plan(
         params,
         data,
@@ -72,6 +74,7 @@ def finetune(
         seed=seed,
         dtype=dtype,
         freeze_statistics=freeze_statistics,
+        scores=card.scores if card else default_scores(classes),
     )
     _check_task(model, data)
     with _memory_errors(plan):
@@ -116,9 +119,12 @@ def _finetune_to(
 def _check_task(model: Any, data: Data) -> None:
     """Raise ValueError for a model that cannot learn from the data."""
     family = family_of(model)
+    task = family.task_of(model.config)
     expected = 'image-classification' if data.labels else 'text-generation'
-    if family.task != expected:
-        raise ValueError(f'these data are for {expected}, found a model for {family.task}')
+    if task != expected and not (
+        data.labels and task in ('text-classification', 'token-classification')
+    ):
+        raise ValueError(f'these data are for {expected}, found a model for {task}')
     classes = family.count_classes(model.config)
     if data.labels and classes != len(data.labels):
         raise ValueError(

@@ -70,7 +70,9 @@ def states(model: Any, params: Params, data: Data, plan: Plan, state: State) -> 
     """Yield the state after each step that is left."""
     _, frozen = divide(params)
     dtype, optimizer = plan.dtype or None, _optimizer(plan)
-    take = functools.partial(train_step, dtype=dtype, freeze_statistics=plan.freeze_statistics)
+    take = functools.partial(
+        train_step, dtype=dtype, freeze_statistics=plan.freeze_statistics, scores=plan.scores
+    )
     batches = training_batches(data, plan.batch_size, plan.seed, state.step)
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, plan.steps - state.step):
@@ -96,7 +98,7 @@ def score(
 ) -> tuple[float, float]:
     """Return the mean loss and accuracy over some of the data's examples."""
     batches = batches_to_measure(data, examples, plan.batch_size)
-    return measure(model, params, batches, plan.dtype or None)
+    return measure(model, params, batches, plan.dtype or None, plan.scores)
 
 
 def _optimizer(plan: Plan) -> Any:

@@ -18,6 +18,7 @@ class Plan(NamedTuple):
       examples: how many there are to train on.
       dtype: what the model computes in; '' for what its parameters have.
       freeze_statistics: whether batch statistics of norms that are frozen stay as they are.
+      scores: what the model's logits are trained to be, as a card says it.
     """
 
     epochs: int
@@ -27,6 +28,7 @@ class Plan(NamedTuple):
     dtype: str
     examples: int
     freeze_statistics: bool = True
+    scores: str = 'softmax'
 
     def end(self, epoch: int) -> int:
         """Return the step at which an epoch has ended."""
@@ -48,6 +50,7 @@ def make_plan(
     seed: int,
     dtype: Any,
     freeze_statistics: bool,
+    scores: str,
 ) -> Plan:
     """Choose what suits the data and the parameters wherever nothing was asked for."""
     count, size = len(data.training), params.split_trainable()[0].num_params
@@ -65,6 +68,7 @@ def make_plan(
         str(jnp.dtype(dtype)) if dtype is not None else '',
         count,
         freeze_statistics,
+        scores,
     )
     sound = plan.epochs > 0 and plan.batch_size > 0 and 0 < plan.learning_rate < math.inf
     if not sound or not 0 <= seed < 2**32:

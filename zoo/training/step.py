@@ -36,7 +36,9 @@ def adamw(rate: float, steps: int, weight_decay: float = 0.05) -> Any:
     )
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'optimizer', 'dtype', 'freeze_statistics'))
+@functools.partial(
+    jax.jit, static_argnames=('model', 'optimizer', 'dtype', 'freeze_statistics', 'scores')
+)
 def train_step(
     model: Any,
     optimizer: Any,
@@ -49,6 +51,7 @@ def train_step(
     *,
     dtype: Any = None,
     freeze_statistics: bool = True,
+    scores: str = 'softmax',
 ) -> tuple[Params, Any, jax.Array]:
     """Return the params and the optimizer's state after a step, and its loss, accuracy, and 1.
 
@@ -64,7 +67,7 @@ def train_step(
         # Norms go by the flags that they see; what gets a gradient is decided already.
         whole = whole if freeze_statistics else whole.unfreeze()
         logits, new = model(_computing_in(whole, dtype), inputs, is_training=True)
-        loss, accuracy, _ = measures(logits.astype(jnp.float32), targets)
+        loss, accuracy, _ = measures(logits.astype(jnp.float32), targets, scores)
         moved = stats.merge(new.partition(lambda path, _: path in stats)[0])
         return loss, (jnp.stack([loss, accuracy, jnp.ones_like(loss)]), moved)
 
@@ -75,32 +78,53 @@ def train_step(
     return trainable.merge(stats), optimized, measured
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'dtype'))
+@functools.partial(jax.jit, static_argnames=('model', 'dtype', 'scores'))
 def measure_step(
-    model: Any, params: Params, inputs: jax.Array, targets: jax.Array, *, dtype: Any = None
+    model: Any,
+    params: Params,
+    inputs: jax.Array,
+    targets: jax.Array,
+    *,
+    dtype: Any = None,
+    scores: str = 'softmax',
 ) -> jax.Array:
     """Return the `measures` of one batch, the model running as in evaluation."""
     logits, _ = model(_computing_in(params, dtype), inputs)
-    return measures(logits.astype(jnp.float32), targets)
+    return measures(logits.astype(jnp.float32), targets, scores)
 
 
 def measure(
-    model: Any, params: Params, batches: Iterable[Pair], dtype: Any = None
+    model: Any,
+    params: Params,
+    batches: Iterable[Pair],
+    dtype: Any = None,
+    scores: str = 'softmax',
 ) -> tuple[float, float]:
     """Return the mean loss and accuracy over all targets of `batches`."""
     total = np.zeros(3)
     for inputs, targets in batches:
-        found = measure_step(model, params, inputs, targets, dtype=dtype)
+        found = measure_step(model, params, inputs, targets, dtype=dtype, scores=scores)
         loss, accuracy, count = np.asarray(found, np.float64)
         total += (loss * count, accuracy * count, count)
     return float(total[0] / total[2]), float(total[1] / total[2])
 
 
-def measures(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return the mean loss, the accuracy, and the number of targets that count."""
-    right = (logits.argmax(-1) == targets).astype(jnp.float32)
-    loss = _mean(_cross_entropy(logits, targets), targets)
-    return jnp.stack([loss, _mean(right, targets), (targets != IGNORED).sum().astype(jnp.float32)])
+def measures(logits: jax.Array, targets: jax.Array, scores: str = 'softmax') -> jax.Array:
+    """Return the mean loss, the accuracy, and the number of targets that count.
+
+    Targets are classes, IGNORED where they do not count, or floating-point values of each class, NaN
+    where they do not. The loss is what `scores` are trained by: the cross entropy of a 'softmax', the
+    binary one of each 'sigmoid', the squared error if they are 'none', which have no accuracy.
+    """
+    are_classes = jnp.issubdtype(targets.dtype, jnp.integer)
+    counted = targets != IGNORED if are_classes else ~jnp.isnan(targets[..., 0])
+    if are_classes and scores == 'softmax':
+        loss, right = _cross_entropy(logits, targets), logits.argmax(-1) == targets
+    else:
+        values = _values(logits, targets) if are_classes else targets.astype(logits.dtype)
+        loss, right = _value_loss(logits, jnp.where(counted[..., None], values, 0), scores)
+    means = (_mean(x.astype(jnp.float32), counted) for x in (loss, right))
+    return jnp.stack([*means, counted.sum().astype(jnp.float32)])
 
 
 def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -109,10 +133,31 @@ def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), picked, -1)[..., 0]
 
 
-def _mean(values: jax.Array, targets: jax.Array) -> jax.Array:
+def _values(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the values of classes: 1 for the one, 0 for the others; a single class's own, 0 or 1."""
+    count = logits.shape[-1]
+    if count == 1:
+        return targets[..., None].astype(logits.dtype)
+    return jax.nn.one_hot(targets, count, dtype=logits.dtype)
+
+
+def _value_loss(logits: jax.Array, values: jax.Array, scores: str) -> tuple[jax.Array, jax.Array]:
+    """Return the loss of each row of values, and how right the logits are, between 0 and 1."""
+    match scores:
+        case 'softmax':
+            loss = -(values * jax.nn.log_softmax(logits)).sum(-1)
+            return loss, (logits.argmax(-1) == values.argmax(-1)).astype(jnp.float32)
+        case 'sigmoid':
+            loss = (jax.nn.softplus(logits) - values * logits).mean(-1)
+            return loss, ((logits > 0) == (values > 0.5)).astype(jnp.float32).mean(-1)
+    return jnp.square(logits - values).mean(-1), jnp.zeros(logits.shape[:-1])
+
+
+def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
     """Average over the targets that count."""
-    counts = (targets != IGNORED).astype(values.dtype)
-    return (values * counts).sum() / jnp.maximum(counts.sum(), 1)
+    counts = counted.astype(values.dtype)
+    # A target that does not count may have no finite loss.
+    return jnp.where(counted, values, 0).sum() / jnp.maximum(counts.sum(), 1)
 
 
 def _computing_in(params: Params, dtype: Any) -> Params:

@@ -34,7 +34,9 @@ def test_a_folder_gives_the_params_and_config_that_it_was_made_of(exported, name
     found, loaded = bx.zoo.load(folder)
     family, layout = FOLDERS[name]
     usual = families()[family].config()
-    unsaid = {field: getattr(usual, field) for field in layouts(family)[layout].unsaid}
+    unsaid = {
+        field: getattr(usual, field) for field in layouts(family)[layout].unsaid(model.config)
+    }
     assert found.config == dataclasses.replace(model.config, **unsaid)
     assert bits(loaded) == bits(params)
     assert [p.is_state for p in loaded.values()] == [

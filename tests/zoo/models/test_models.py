@@ -144,7 +144,9 @@ every_noise = pytest.mark.parametrize(('name', 'field'), NOISE)
 def with_rate(name, field, rate):
     """A small config whose only noise is `field`."""
     rates = dict.fromkeys((f for f in vars(KINDS[name]) if f.endswith('_rate')), 0.0)
-    return dataclasses.replace(KINDS[name], **rates | {field: rate})
+    is_of_head = field == 'head_dropout_rate' and hasattr(KINDS[name], 'task')
+    headed = {'task': 'token-classification', 'num_classes': 3} if is_of_head else {}
+    return dataclasses.replace(KINDS[name], **rates | headed | {field: rate})
 
 
 @every_noise

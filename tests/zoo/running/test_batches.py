@@ -8,6 +8,7 @@ from families import tiny
 from small_models import model_of
 
 import blox as bx
+from blox.zoo.inputs.texts import EncodedText
 from blox.zoo.running import batches
 
 
@@ -39,22 +40,20 @@ def test_files_are_read_ahead_but_not_all_at_once():
     assert len(started) <= 16
 
 
+def encoded(ids):
+    return EncodedText(ids, [0] * len(ids), [0] * len(ids), 0, False, [(0, 0)] * len(ids))
+
+
 def test_embeddings_of_many_lengths_are_few_programs():
     model = model_of(tiny('bert', context=64))
     params, shapes = bx.zoo.init(model), []
 
-    class Spy:
-        config = model.config
+    def call(params, tokens, *others):
+        shapes.append(tokens.shape)
+        return model(params, tokens, *others)[0].embedding
 
-        def __call__(self, params, tokens, mask):
-            shapes.append(tokens.shape)
-            return model(params, tokens, mask)
-
-    sequences = {i: [1] * (i % 60 + 1) for i in range(400)}
-    found = dict(
-        pair
-        for keys, rows in batches.Embedder(Spy(), params, 400)(sequences)
-        for pair in zip(keys, rows)
-    )
+    sequences = {i: encoded([1] * (i % 60 + 1)) for i in range(400)}
+    run = batches.TextBatches(model, params, 400, call)
+    found = dict(pair for keys, rows in run(sequences) for pair in zip(keys, rows))
     assert sorted(shapes) == [(32, 8), (32, 16), (32, 32), (32, 64)]
     assert found.keys() == sequences.keys()

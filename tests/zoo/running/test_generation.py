@@ -363,7 +363,7 @@ def test_a_top_p_of_one_keeps_the_whole_tail():
     # In float32 the sum of these probabilities reaches 1 long before their end.
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, 50257)) * 3, jnp.float32)
     keys = jax.random.split(jax.random.key(0), 64)
-    sampling = generation._sampling(1.0, 0, 1.0, ())
+    sampling = generation._sampling(None, 1.0, 0, 1.0, ())
     drawn = jax.vmap(lambda key: generation.sample(logits, sampling, key))(keys)
     plain = jax.vmap(lambda key: jax.random.categorical(key, logits - logits.max()))(keys)
     assert np.array_equal(drawn, plain)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from trainings import MODEL, PARAMS, finetune, moved, shades, tiny
 
 import blox as bx
@@ -89,3 +90,39 @@ def test_losses_are_those_of_optax_and_ignored_targets_do_not_count():
     found = measures(logits, jnp.asarray(targets))
     right = (logits.argmax(-1) == targets)[counts].mean()
     np.testing.assert_allclose(found, [losses[counts].mean(), right, counts.sum()], rtol=1e-6)
+
+
+def values_and_logits():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(5, 3)).astype(np.float32), rng.uniform(size=(5, 3)) > 0.5
+
+
+@pytest.mark.parametrize('scores', ['softmax', 'sigmoid', 'none'])
+def test_losses_of_values_are_those_that_scores_are_trained_by(scores):
+    logits, right = values_and_logits()
+    values = right.astype(np.float32)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    s = 1 / (1 + np.exp(-logits))
+    expected = {
+        'softmax': -(values * np.log(p)).sum(1).mean(),
+        'sigmoid': -(values * np.log(s) + (1 - values) * np.log(1 - s)).mean(),
+        'none': np.square(logits - values).mean(),
+    }
+    padded = [np.pad(logits, [(0, 1), (0, 0)]), np.pad(values, [(0, 1), (0, 0)])]
+    padded[1][-1] = np.nan
+    loss, accuracy, count = measures(*map(jnp.asarray, padded), scores)
+    np.testing.assert_allclose(loss, expected[scores], rtol=1e-5)
+    if scores == 'sigmoid':
+        np.testing.assert_allclose(accuracy, ((logits > 0) == right).mean(), rtol=1e-6)
+    assert count == 5
+
+
+def test_a_class_is_a_value_of_one_to_a_sigmoid():
+    logits, _ = values_and_logits()
+    classes = np.array([0, 1, 2, -1, 1])
+    values = np.where(classes[:, None] < 0, np.nan, classes[:, None] == np.arange(3))
+    both = (measures(jnp.asarray(logits), jnp.asarray(t), 'sigmoid') for t in (classes, values))
+    np.testing.assert_array_equal(*both)
+    one = measures(jnp.asarray(logits[:2, :1]), jnp.asarray([1, 0]), 'sigmoid')
+    s = 1 / (1 + np.exp(-logits[:2, 0]))
+    np.testing.assert_allclose(one[0], -np.log([s[0], 1 - s[1]]).mean(), rtol=1e-5)

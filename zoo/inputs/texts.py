@@ -1,0 +1,187 @@
+"""Texts as a model's inputs: prompts before them, cut to a length, padded to a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from tokenizers import Tokenizer, normalizers
+
+from blox.wording import cut, printable
+from blox.zoo.architecture.validation import expect, expect_names
+
+SIMILARITIES = ('cosine', 'dot', 'euclidean', 'manhattan')
+
+# A text, or two that go together: a question and where its answer is.
+Text: TypeAlias = str | tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """What a checkpoint says of its texts, as sentence-transformers keeps it.
+
+    Attributes:
+      max_tokens: texts are cut to so many tokens, special ones included; 0 for the model's context.
+      lower_case: whether texts are lower-cased first, whatever the tokenizer does.
+      prompts: what may stand before a text, by name.
+      default_prompt: the name of the one that stands there unless another is chosen, '' for none.
+      include_prompt: whether the mean of an embedding takes the tokens of a prompt too.
+      similarity: how embeddings are compared: 'cosine', 'dot', 'euclidean' or 'manhattan'.
+    """
+
+    max_tokens: int = 0
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str = ''
+    include_prompt: bool = True
+    similarity: str = 'cosine'
+
+    def __post_init__(self) -> None:
+        """Raise ValueError that names what no texts can have."""
+        is_map = isinstance(self.prompts, Mapping)
+        items = [*self.prompts, *self.prompts.values()] if is_map else []
+        expect(
+            'texts',
+            vars(self),
+            {
+                'max_tokens from 0 to 2**31': type(self.max_tokens) is int
+                and 0 <= self.max_tokens < 2**31,
+                'lower_case true or false': type(self.lower_case) is bool,
+                'include_prompt true or false': type(self.include_prompt) is bool,
+                'prompts of names and texts': is_map
+                and all(isinstance(item, str) for item in items),
+                'default_prompt the name of one of the prompts': self.default_prompt == ''
+                or (is_map and self.default_prompt in self.prompts),
+                f'similarity one of {", ".join(SIMILARITIES)}': self.similarity in SIMILARITIES,
+            },
+        )
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> TextSettings:
+        """Make it of all of its fields, as a file's header has them. ValueError names others."""
+        expect_names('texts', {*cls.__dataclass_fields__}, fields)
+        return cls(**fields)
+
+
+class TextBatch(NamedTuple):
+    """Texts as a BERT's inputs, `model(params, *batch)`; a GPT-2 takes the first two.
+
+    Attributes:
+      tokens: [batch, length] int32, zeros after a text's end.
+      mask: [batch, length] bool, where its tokens are.
+      types: [batch, length] int32, 1 at the tokens of a pair's second text.
+      pool_mask: [batch, length] bool, the tokens that the mean of an embedding takes.
+    """
+
+    tokens: np.ndarray
+    mask: np.ndarray
+    types: np.ndarray
+    pool_mask: np.ndarray
+
+
+class EncodedText(NamedTuple):
+    """The tokens of a text.
+
+    Attributes:
+      ids, types: of each token.
+      parts: which text of a pair each token is of, 0 or 1; None for special ones.
+      start: the first token that the mean of an embedding takes.
+      is_cut: whether the text had more tokens.
+      spans: where each token begins and ends in the prompted text; (0, 0) for special ones.
+    """
+
+    ids: Sequence[int]
+    types: Sequence[int]
+    parts: Sequence[int | None]
+    start: int
+    is_cut: bool
+    spans: Sequence[tuple[int, int]]
+
+
+class TextPreprocessor:
+    """Makes a text model's inputs: `model(params, *prepare(['A text.', 'Another.']))`.
+
+    Attributes:
+      settings: prompts and limits, as the checkpoint says.
+      max_tokens: texts are cut to so many tokens, special ones included.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, settings: TextSettings, context: int, *, has_types: bool = True
+    ) -> None:
+        """Work with a copy of `tokenizer`. Without types all tokens are of a first text."""
+        self.settings = settings
+        self._has_types = has_types
+        self.max_tokens = min(settings.max_tokens or context, context)
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.max_tokens)
+        if settings.lower_case:
+            given = [self._tokenizer.normalizer] if self._tokenizer.normalizer else []
+            self._tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *given])
+
+    def __call__(
+        self, texts: Sequence[Text], *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> TextBatch:
+        """Return a batch as long as its longest text.
+
+        `prompt` stands before each text, or that of `prompt_name`, or the default one. Raises
+        ValueError for a name that there is not, and if there are no texts.
+        """
+        if isinstance(texts, str) or not texts:
+            raise ValueError(f'expected a list of texts, found {texts!r}')
+        encoded = self.encode(texts, prompt_name=prompt_name, prompt=prompt)
+        return pad(encoded, len(encoded), max(len(text.ids) for text in encoded))
+
+    def encode(
+        self, texts: Sequence[Text], *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> list[EncodedText]:
+        """Return the tokens of each text, with a prompt as a call has it."""
+        before = self._prompt(prompt_name, prompt)
+        start = 0 if self.settings.include_prompt else self._count(before)
+        found = self._tokenizer.encode_batch([_prompted(before, text) for text in texts])
+        return [
+            EncodedText(
+                one.ids,
+                one.type_ids if self._has_types else [0] * len(one.ids),
+                one.sequence_ids,
+                start,
+                bool(one.overflowing),
+                one.offsets,
+            )
+            for one in found
+        ]
+
+    def _prompt(self, name: str | None, prompt: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        name = self.settings.default_prompt if name is None else name
+        if name and name not in self.settings.prompts:
+            known = ', '.join(map(printable, self.settings.prompts)) or 'none'
+            raise ValueError(f'expected the name of a prompt ({known}), found {cut(name, 40)!r}')
+        return self.settings.prompts[name] if name else ''
+
+    def _count(self, prompt: str) -> int:
+        """Return how many tokens a prompt puts before a text, special ones among them."""
+        if not prompt:
+            return 0
+        alone = self._tokenizer.encode(prompt)
+        return len(alone.ids) - alone.special_tokens_mask[-1]
+
+
+def pad(texts: Sequence[EncodedText], size: int, length: int) -> TextBatch:
+    """Return a batch of `size` rows of `length` tokens; rows without a text see one of padding."""
+    tokens, types = np.zeros((2, size, length), np.int32)
+    mask, pool_mask = np.zeros((2, size, length), bool)
+    mask[len(texts) :, 0] = True
+    for row, text in enumerate(texts):
+        count = len(text.ids)
+        tokens[row, :count], types[row, :count], mask[row, :count] = text.ids, text.types, True
+        pool_mask[row, text.start : count] = True
+    return TextBatch(tokens, mask, types, pool_mask)
+
+
+def _prompted(prompt: str, text: Text) -> Text:
+    return prompt + text if isinstance(text, str) else (prompt + text[0], text[1])

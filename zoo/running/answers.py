@@ -1,0 +1,166 @@
+"""Answer for texts what a text model's task asks: classes, words in the place of masks, spans."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from blox.params import Params
+from blox.zoo.inputs.texts import EncodedText, Text, TextPreprocessor
+from blox.zoo.running.batches import TextBatches
+from blox.zoo.running.scoring import Answer, best, score
+
+# Answers of more tokens are left out, as transformers does.
+_LONGEST_ANSWER = 15
+
+
+class Part(NamedTuple):
+    """A part of a text, and the best answers for it.
+
+    Attributes:
+      text: the whole text, or a token of it.
+      start, end: where it lies in the text, in characters.
+    """
+
+    text: str
+    start: int
+    end: int
+    answers: list[Answer]
+
+
+class Asked(NamedTuple):
+    """What is asked of texts: of which labels, by what scores, and how many answers of each.
+
+    Attributes:
+      first: a text that goes before each, such as a question; '' for none.
+    """
+
+    labels: Sequence[str]
+    scores: str
+    top: int
+    first: str = ''
+
+
+TASKS = (
+    'text-classification',
+    'token-classification',
+    'multiple-choice',
+    'question-answering',
+    'fill-mask',
+)
+
+
+def answer(
+    model: Any,
+    params: Params,
+    prepare: TextPreprocessor,
+    tokenizer: Tokenizer,
+    mask_token: str,
+    texts: Sequence[str],
+    asked: Asked,
+) -> Iterator[tuple[int, list[Part]]]:
+    """Yield the index of each text and its parts; multiple choice has one part for all texts.
+
+    Raises ValueError where the task lacks something: a question, a mask.
+    """
+    task = model.config.task
+    _check_first(task, asked.first)
+    if task == 'multiple-choice':
+        yield 0, [_choice(model, params, prepare, texts, asked)]
+        return
+    encoded = prepare.encode([_pair(asked.first, text) for text in texts])
+    read = {
+        'text-classification': _whole,
+        'token-classification': _tokens,
+        'question-answering': _span,
+        'fill-mask': functools.partial(_masked, tokenizer, mask_token),
+    }[task]
+    run = TextBatches(model, params, len(texts), _scored(model, asked.scores))
+    for keys, rows in run(dict(enumerate(encoded))):
+        for key, row in zip(keys, rows):
+            yield key, read(texts[key], encoded[key], row, asked)
+
+
+def _check_first(task: str, first: str) -> None:
+    needs = {'multiple-choice': 'what the choices continue', 'question-answering': 'the question'}
+    if task in needs and not first:
+        raise ValueError(f'{task} takes a first text, {needs[task]}; found none')
+    if first and task in ('fill-mask', 'token-classification'):
+        raise ValueError(f'{task} takes no first text, found {first!r}')
+
+
+def _pair(first: str, text: str) -> Text:
+    return (first, text) if first else text
+
+
+def _scored(model: Any, scores: str) -> Callable[..., jax.Array]:
+    """Return the program from a batch to scores; of spans each end's are over the text."""
+    is_of_spans = model.config.task == 'question-answering'
+    return lambda params, *inputs: score(
+        model(params, *inputs)[0], 'none' if is_of_spans else scores
+    )
+
+
+def _whole(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> list[Part]:
+    return [Part(text, 0, len(text), best(row, asked.labels, asked.top))]
+
+
+def _tokens(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> list[Part]:
+    return [
+        Part(text[start:end], start, end, best(scores, asked.labels, asked.top))
+        for (start, end), scores in zip(encoded.spans, row)
+        if end > start
+    ]
+
+
+def _masked(
+    tokenizer: Tokenizer,
+    mask_token: str,
+    text: str,
+    encoded: EncodedText,
+    row: np.ndarray,
+    asked: Asked,
+) -> list[Part]:
+    """Return a part for each mask, with the likeliest tokens in its place."""
+    mask = tokenizer.token_to_id(mask_token)
+    places = [i for i, token in enumerate(encoded.ids) if token == mask]
+    if not places:
+        raise ValueError(f'expected a text with {mask_token}, found {text!r}')
+    parts = []
+    for i in places:
+        found = best(row[i], (), asked.top)
+        words = [
+            Answer(tokenizer.decode([int(token)], skip_special_tokens=False), p)
+            for token, p in found
+        ]
+        parts.append(Part(mask_token, *encoded.spans[i], words))
+    return parts
+
+
+def _span(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> list[Part]:
+    """Return the likeliest spans of the text: the product of what their two ends have."""
+    inside = [i for i, part in enumerate(encoded.parts) if part == 1]
+    if not inside:
+        return [Part(text, 0, len(text), [])]
+    ends = np.exp(row[inside] - row[inside].max(0))
+    begin, end = (ends / ends.sum(0)).T
+    joint = np.triu(np.outer(begin, end))
+    joint -= np.triu(joint, _LONGEST_ANSWER)
+    order = np.argsort(-joint, axis=None, kind='stable')[: asked.top]
+    answers = []
+    for i, j in zip(*np.unravel_index(order, joint.shape)):
+        start, stop = encoded.spans[inside[i]][0], encoded.spans[inside[j]][1]
+        answers.append(Answer(text[start:stop], float(joint[i, j])))
+    return [Part(text, 0, len(text), answers)]
+
+
+def _choice(
+    model: Any, params: Params, prepare: TextPreprocessor, texts: Sequence[str], asked: Asked
+) -> Part:
+    batch = prepare([(asked.first, text) for text in texts])
+    apply = jax.jit(lambda params, *inputs: score(model(params, *inputs)[0], 'softmax'))
+    row = np.asarray(apply(params, *(x[None] for x in batch)))[0]
+    return Part(asked.first, 0, len(asked.first), best(row, texts, asked.top))
