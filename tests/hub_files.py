@@ -1,8 +1,10 @@
 """What tests of the Hub share: a small repository, and what was asked of the server."""
 
+import contextlib
 from pathlib import Path
 
 import huggingface_hub
+import pytest
 from hub_server import digest
 
 from blox.zoo.loading.hub.downloads import fetch
@@ -47,3 +49,15 @@ def requests(server, call):
 def conversions(folder):
     """The conversions that are kept below a folder of caches."""
     return sorted((folder / 'blox').rglob('*.safetensors'))
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """Has the system refuse to write files beyond so many bytes, as it does where a disk is full."""
+    resource = pytest.importorskip('resource')
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

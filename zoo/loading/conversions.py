@@ -13,7 +13,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from blox import converters
 from blox.zoo.loading.foreign import needed
-from blox.zoo.loading.hub.cache import own_folder
+from blox.zoo.loading.hub.cache import FULL_DISK, own_folder
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import Snapshot, all_recorded
 from blox.zoo.models import families
@@ -67,7 +67,7 @@ def converted(
 
     It is kept under a key of the files' hashes and of what converts the family. One process
     converts, others wait for it. Then what no key names any more is removed. None, with a warning,
-    if the cache cannot be written.
+    if the cache cannot be written or its disk is full.
     """
     path = _path(snapshot, family, task)
     if path.is_file():
@@ -78,21 +78,39 @@ def converted(
             # One for the repository: whoever holds it may remove what others left.
             stack.enter_context(WeakFileLock(path.with_name('conversions.lock')))
         except OSError as error:
-            _LOG.warning('no conversion is kept: %s; set BLOX_CACHE to a folder of yours', error)
+            _warn(path.parent, error)
             return None
         if not path.is_file():
-            _convert(fetch(snapshot, needed(list(snapshot.files))), path, convert)
+            if not _convert(fetch(snapshot, needed(list(snapshot.files))), path, convert):
+                return None
             _sweep(snapshot)
     return path
 
 
-def _convert(folder: Path, path: Path, convert: Callable[[Path, Path], None]) -> None:
+def _convert(folder: Path, path: Path, convert: Callable[[Path, Path], None]) -> bool:
+    """Make the file at `path`; return False, with a warning, if it cannot be written there."""
     part = path.with_name(f'part-{path.name}')
     try:
         convert(folder, part)
         os.replace(part, path)
+    except OSError as error:
+        # What cannot be read is named otherwise, and is an error.
+        if error.errno not in FULL_DISK and error.filename != str(part):
+            raise
+        _warn(path.parent, error)
+        return False
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
+    return True
+
+
+def _warn(folder: Path, error: OSError) -> None:
+    """Say that no conversion is kept, why, and what to do."""
+    reason = os.strerror(error.errno) if error.errno else error
+    advice = 'make room there or ' if error.errno in FULL_DISK else ''
+    advice += 'set BLOX_CACHE to a folder of yours'
+    _LOG.warning('no conversion is kept in %r: %s; %s', str(folder), reason, advice)
 
 
 def _sweep(snapshot: Snapshot) -> None:

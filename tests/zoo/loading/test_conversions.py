@@ -1,5 +1,6 @@
 """Conversions: made once, kept, swept."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,8 +13,8 @@ from typing import Any
 
 import huggingface_hub
 import pytest
-from helpers import message
-from hub_files import CONFIG, FILES, OTHER, REPO, WEIGHTS, downloads, fetched
+from helpers import message, table
+from hub_files import CONFIG, FILES, OTHER, REPO, WEIGHTS, downloads, fetched, full_disk
 from hub_server import Fault, HubServer, commit_of
 
 from blox import CheckpointError
@@ -138,6 +139,53 @@ def test_a_cache_that_cannot_be_written_keeps_no_conversion(unprivileged, caplog
     assert made() is None
     assert 'BLOX_CACHE' in caplog.text
     assert fetched() == FILES
+
+
+FULL = {
+    'no room': OSError(errno.ENOSPC, 'No space left on device'),
+    'a quota': OSError(errno.EDQUOT, 'Quota exceeded'),
+    'a limit': OSError(errno.EFBIG, 'File too large'),
+}
+
+
+@table(FULL)
+def test_a_disk_that_is_full_keeps_no_conversion(row, server, caplog):
+    def fills(folder, out):
+        out.write_bytes(b'half')
+        raise row
+
+    assert made(convert=fills) is None
+    (said,) = caplog.messages
+    assert all(part in said for part in (os.strerror(row.errno), 'make room', 'BLOX_CACHE'))
+    assert str(own_folder(REPO)) in said
+    assert [*own_folder(REPO).glob('*.safetensors')] == []
+    assert fetched() == FILES
+    assert made().read_bytes() == FILES[CONFIG].upper()
+
+
+def test_a_disk_that_fills_up_while_it_converts_keeps_no_conversion(server, caplog):
+    fetched()
+    with full_disk(1_000):
+        assert made(convert=lambda folder, out: shutil.copy(folder / WEIGHTS, out)) is None
+    (said,) = caplog.messages
+    assert os.strerror(errno.EFBIG) in said
+    assert [*own_folder(REPO).glob('*.safetensors')] == []
+
+
+def test_what_cannot_be_read_while_it_converts_is_an_error(server):
+    def reads(folder, out):
+        (folder / 'nosuch').read_bytes()
+
+    assert 'nosuch' in message(FileNotFoundError, lambda: made(convert=reads))
+
+
+def test_a_folder_that_became_read_only_keeps_no_conversion(unprivileged, caplog):
+    made('gpt2')
+    own_folder(REPO).chmod(0o555)
+    assert made() is None
+    (said,) = caplog.messages
+    assert os.strerror(errno.EACCES) in said
+    own_folder(REPO).chmod(0o755)
 
 
 def test_a_download_folder_that_cannot_be_written_serves_what_it_has(unprivileged):

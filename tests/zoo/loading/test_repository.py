@@ -13,7 +13,7 @@ import pytest
 from commands import fails, printed
 from folders import FOLDERS, IMAGES, REPO, WEIGHTS, bits, files_in, other
 from helpers import message, table
-from hub_files import SECRET, conversions, downloads, requests
+from hub_files import SECRET, conversions, downloads, full_disk, requests
 from hub_server import Fault, commit_of, sha256
 
 import blox as bx
@@ -286,6 +286,48 @@ def test_without_a_cache_that_can_be_written_it_converts_in_memory(
     read = bx.zoo.read_card(REPO)
     assert (read.source, read.commit) == (REPO, commit_of(repos[REPO][3]))
     assert 'set BLOX_CACHE to a folder of yours' in caplog.text
+
+
+def test_on_a_full_disk_it_converts_in_memory_and_says_so_once(server, repos, tmp_path, caplog):
+    params = bx.zoo.load(REPO)[1]
+    (path,) = conversions(tmp_path)
+    path.unlink()
+    with full_disk(1_000):
+        assert bits(bx.zoo.load(REPO)[1]) == bits(params)
+    (said,) = caplog.messages
+    assert re.search(f'no conversion is kept in .*{path.parent}.*: File too large; make room', said)
+    assert [file for file in path.parent.iterdir() if file.is_file()] == [
+        path.with_name('conversions.lock')
+    ]
+
+
+def test_on_a_full_disk_what_does_not_fit_is_refused_all_the_same(server, repos):
+    config = {**json.loads(repos[REPO][3]['config.json']), 'hidden_size': 16}
+    server.put(REPO, {**repos[REPO][3], 'config.json': json.dumps(config).encode()})
+    said = message(CheckpointError, lambda: bx.zoo.load(REPO))
+    with full_disk(1_000):
+        assert message(CheckpointError, lambda: bx.zoo.load(REPO)) == said
+
+
+@table({'no lock fits': 'size=4k,nr_inodes=2', 'no conversion fits': 'size=24k'})
+def test_a_small_disk_for_the_cache_is_enough(row, server, repos, tmp_path):
+    """A real disk, which only the process that loads sees."""
+    (tmp_path / 'blox').mkdir()
+    mount = f'mount -t tmpfs -o {row} tmpfs "$0" && "$@" && find "$0" -type f ! -name "*.json"'
+    alone = ['unshare', '--map-root-user', '--mount', 'sh', '-c', mount, tmp_path / 'blox']
+    if not shutil.which('unshare') or subprocess.run([*alone, 'true']).returncode:
+        pytest.skip('no disk can be mounted here')
+    code = 'import sys, blox as bx; bx.zoo.save(sys.argv[1], *bx.zoo.load(sys.argv[2]))'
+    done = subprocess.run(
+        [*alone, sys.executable, '-c', code, tmp_path / 'out.safetensors', REPO],
+        env={**os.environ, **server.environment(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count('No space left on device; make room there or set BLOX_CACHE') == 1
+    assert {Path(line).name for line in done.stdout.splitlines()} <= {'conversions.lock'}
+    assert bits(bx.zoo.load(tmp_path / 'out.safetensors')[1]) == bits(repos[REPO][1])
 
 
 def test_another_kind_of_model_is_refused_before_its_weights_are_downloaded(server, repos):

@@ -1,6 +1,7 @@
 """Folders of the caches, and the small records in ours."""
 
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -10,6 +11,9 @@ from typing import Any
 from huggingface_hub import constants
 
 from blox.atomic import atomic_write
+
+# No room, a quota that is used up, a file larger than the system or a limit allows.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_folder() -> Path:

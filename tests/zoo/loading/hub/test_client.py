@@ -6,7 +6,7 @@ import os
 import huggingface_hub
 import pytest
 from helpers import message
-from hub_files import CONFIG, FILES, REPO, SECRET, WEIGHTS, fetched
+from hub_files import CONFIG, FILES, REPO, SECRET, WEIGHTS, fetched, full_disk
 
 from blox import __version__
 from blox.zoo.loading.hub.downloads import fetch
@@ -58,14 +58,9 @@ def test_offline_a_file_that_was_not_downloaded_says_what_to_do(server, offline)
 
 
 def test_a_full_disk_is_an_error_that_names_the_place(server):
-    resource = pytest.importorskip('resource')
     found = snapshot(REPO)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
+    with full_disk(10_000):
         said = message(OSError, lambda: fetch(found, [WEIGHTS]))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.strerror(errno.EFBIG) in said
     assert huggingface_hub.constants.HF_HUB_CACHE in said
     assert fetched([WEIGHTS])[WEIGHTS] == FILES[WEIGHTS]
