@@ -44,11 +44,11 @@ def digest(name: str, content: bytes) -> str:
 
 @dataclass
 class Fault:
-    """How the answers for one file are wrong, for the next `times` GETs of it.
+    """How the answers to one of `methods` for one file are wrong, for the next `times` of the last.
 
     `body` takes the place of the content, `etag` and `commit` that of the headers; `cut` closes the
     connection after so many bytes; after half of the body the answer waits for `until`; `status`
-    is all that comes.
+    is all that comes. `headers` are more of them.
     """
 
     body: bytes | None = None
@@ -57,6 +57,8 @@ class Fault:
     cut: int | None = None
     until: threading.Event | None = None
     status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    methods: tuple[str, ...] = ('HEAD', 'GET')
     times: int = 1_000
 
 
@@ -192,9 +194,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not (found := self.find(repo, rest[0] if rest else 'main')):
             return
         commit, files = found
-        fault = self.hub.faults.get((repo, None), Fault())
+        fault = self.fault_of(repo, None)
         if fault.status or fault.body is not None:
-            self.send(fault.status or 200, fault.body or b'')
+            self.send(fault.status or 200, fault.body or b'', fault.headers)
         elif kind == 'tree':
             self.reply(200, [self.tree_entry(name, files[name]) for name in sorted(files)])
         else:
@@ -231,22 +233,22 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.serve(name, files[name], commit, self.fault_of(repo, name))
 
-    def fault_of(self, repo: str, name: str) -> Fault:
+    def fault_of(self, repo: str, name: str | None) -> Fault:
         fault = self.hub.faults.get((repo, name))
-        if fault is None or fault.times <= 0:
+        if fault is None or fault.times <= 0 or self.command not in fault.methods:
             return Fault()
-        if self.command == 'GET':
+        if self.command == fault.methods[-1]:
             fault.times -= 1
         return fault
 
     def serve(self, name: str, content: bytes, commit: str, fault: Fault) -> None:
         if fault.status:
-            self.send(fault.status, b'')
+            self.send(fault.status, fault.body or b'', fault.headers)
             return
         etag = digest(name, content) if fault.etag is None else fault.etag
         body = content if fault.body is None else fault.body
         start = int(self.headers.get('Range', 'bytes=0-')[6:].partition('-')[0])
-        headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': fault.commit or commit}
+        headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': fault.commit or commit, **fault.headers}
         if start:
             headers['Content-Range'] = f'bytes {start}-{len(body) - 1}/{len(body)}'
         self.send(206 if start else 200, body[start:], headers, fault)

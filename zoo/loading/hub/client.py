@@ -1,7 +1,9 @@
 """Ask the Hub, and say of each error in one sentence what to do."""
 
-import contextlib
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
@@ -16,6 +18,15 @@ from huggingface_hub.errors import (
 )
 
 from blox import __version__
+from blox.zoo.loading.hub.answers import BusyError, check_wait, looked_at
+
+_LOG = logging.getLogger('blox')
+
+_T = TypeVar('_T')
+
+# Seconds for which a call waits where the Hub asks it to. Limits are counted over five minutes, and
+# who has to wait that long wants to hear of it instead.
+PATIENCE = 60
 
 
 def client() -> HfApi:
@@ -23,13 +34,25 @@ def client() -> HfApi:
     return HfApi(library_name='blox', library_version=__version__)
 
 
-@contextlib.contextmanager
-def explained(what: str, repo: str) -> Iterator[None]:
-    """Turn every error of the client into one sentence that says what to do."""
-    try:
-        yield
-    except (HTTPError, OSError, RuntimeError) as error:
-        raise _explanation(error, what, f'{constants.ENDPOINT}/{repo}') from error
+def ask(what: str, repo: str, call: Callable[[], _T], patience: int = PATIENCE) -> _T:
+    """Return what a call of the client returns; its errors are one sentence that says what to do.
+
+    Where the Hub asks to wait, it is called again after that. To wait for more than `patience`
+    seconds in all is a ConnectionError that says for how long.
+    """
+    while True:
+        try:
+            with looked_at(check_wait):
+                return call()
+        except BusyError as busy:
+            if busy.seconds > patience:
+                advice = 'try again then, or set HF_TOKEN for a higher limit'
+                raise ConnectionError(f'{what}: {busy}; {advice}') from busy
+            _LOG.warning('%s: %s', what, busy)
+            patience -= busy.seconds
+            time.sleep(busy.seconds)
+        except (HTTPError, OSError, RuntimeError) as error:
+            raise _explanation(error, what, f'{constants.ENDPOINT}/{repo}') from error
 
 
 def _explanation(error: Exception, what: str, page: str) -> OSError:

@@ -16,7 +16,7 @@ from blox.zoo.loading.hub.cache import (
     read_record,
     write_record,
 )
-from blox.zoo.loading.hub.client import client, explained
+from blox.zoo.loading.hub.client import ask, client
 from blox.zoo.loading.hub.snapshots import RemoteFile, Snapshot
 
 _LOG = logging.getLogger('blox')
@@ -43,11 +43,14 @@ def fetch(snapshot: Snapshot, names: Sequence[str]) -> Path:
 
 def _download(snapshot: Snapshot, name: str, path: Path) -> str:
     """Bring a file to `path`; return what is wrong with it, '' if nothing."""
+    api = client()
+
+    def download() -> None:
+        _check_etag(api, snapshot, name)
+        api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
+
     if not path.is_file():
-        api = client()
-        with explained(f'{name!r} of {snapshot.repo!r}', snapshot.repo):
-            _check_etag(api, snapshot, name)
-            api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
+        ask(f'{name!r} of {snapshot.repo!r}', snapshot.repo, download)
     file = snapshot.files[name]
     return _mismatch(path, file, own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json')
 

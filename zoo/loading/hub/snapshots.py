@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from blox.tensorfile import fail
 from blox.zoo.loading.hub.cache import download_folder, own_folder, read_record, write_record
-from blox.zoo.loading.hub.client import client, explained
+from blox.zoo.loading.hub.client import PATIENCE, ask, client
 from blox.zoo.loading.hub.names import COMMIT, check_names, is_safe, quoted
 
 _LOG = logging.getLogger('blox')
@@ -72,20 +72,21 @@ class Snapshot:
 def snapshot(repo: str, revision: str | None = None) -> Snapshot:
     """Resolve a branch, tag or commit, 'main' if None, with one request.
 
-    A commit that was resolved before takes no request. Where the Hub cannot be reached, or may
-    not be (HF_HUB_OFFLINE), what was resolved or downloaded before is the answer.
+    A commit that was resolved before takes no request. Where the Hub cannot be reached, may not be
+    (HF_HUB_OFFLINE) or asks to wait, what was resolved or downloaded before is the answer.
 
     Raises FileNotFoundError for a repository or revision that is not there, PermissionError,
     ConnectionError with nothing to go on with, and CheckpointError for an unsound answer.
     """
     revision = 'main' if revision is None else revision
     check_names(repo, revision)
-    if COMMIT.fullmatch(revision) and (known := _recorded(repo, revision)):
+    known = _recorded(repo, revision)
+    if known and COMMIT.fullmatch(revision):
         return known
+    known = known or _downloaded(repo, revision)
     try:
-        found = _resolve(repo, revision)
+        found = _resolve(repo, revision, patience=0 if known else PATIENCE)
     except ConnectionError as error:
-        known = _recorded(repo, revision) or _downloaded(repo, revision)
         if known is None:
             raise
         if not constants.HF_HUB_OFFLINE:
@@ -95,18 +96,20 @@ def snapshot(repo: str, revision: str | None = None) -> Snapshot:
     return found
 
 
-def _resolve(repo: str, revision: str) -> Snapshot:
+def _resolve(repo: str, revision: str, patience: int) -> Snapshot:
     """Ask the Hub."""
-    what = f'{repo!r} at {revision!r}'
-    with explained(what, repo):
+
+    def read() -> Any:
         try:
-            info = client().model_info(
+            return client().model_info(
                 repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
             )
         except HfHubHTTPError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ConnectionError('found something else than a listing of files') from None
+
+    info = ask(f'{repo!r} at {revision!r}', repo, read, patience)
     if info.id != repo:
         _LOG.warning('%r is called %r now: use that name', repo, info.id)
     try:

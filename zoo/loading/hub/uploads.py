@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from blox.zoo.loading.hub.client import client, explained
+from blox.zoo.loading.hub.client import ask, client
 from blox.zoo.loading.hub.names import check_names
 
 
@@ -16,9 +16,12 @@ def upload(
     """
     check_names(repo, 'main')
     api = client()
-    with explained(f'upload to {repo!r}', repo):
+
+    def send() -> str:
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise ValueError(f'{repo!r} is public: make it private first, or pass private=False')
         done = api.upload_folder(repo_id=repo, folder_path=Path(folder), commit_message=message)
-    return str(done.commit_url)
+        return str(done.commit_url)
+
+    return ask(f'upload to {repo!r}', repo, send)

@@ -68,6 +68,17 @@ def test_an_upload_that_breaks_off_is_a_connection_error(server, monkeypatch, fo
     assert not snapshot('org/new').files
 
 
+@uploads
+def test_an_upload_waits_as_the_hub_asks_and_begins_again(server, monkeypatch, folder, caplog):
+    monkeypatch.setenv('HF_TOKEN', SECRET)
+    server.put('org/mine', {})
+    server.private.add('org/mine')
+    server.faults['org/mine', None] = Fault(status=429, headers={'Retry-After': '1'}, times=1)
+    upload('org/mine', folder, private=True)
+    assert "upload to 'org/mine': the Hub asks to wait 1 s" in caplog.text
+    assert set(snapshot('org/mine').files) == {*FILES, 'README.md'}
+
+
 def test_an_upload_offline_says_so(server, offline, folder):
     offline()
     assert 'HF_HUB_OFFLINE' in message(ConnectionError, lambda: upload('org/new', folder))

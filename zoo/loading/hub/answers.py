@@ -1,0 +1,77 @@
+"""Look at answers before huggingface_hub does, and find how long they ask to wait."""
+
+import contextlib
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from huggingface_hub import get_session
+
+_SHARED = threading.Lock()
+
+# After these huggingface_hub asks again, as late as the answer says: an hour, a year.
+_BUSY = (408, 429, 500, 502, 503, 504)
+_WAITS = ('RateLimit', 'Retry-After')
+
+
+class BusyError(Exception):
+    """An answer that asks to come again in so many seconds."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f'the Hub asks to wait {seconds} s')
+        self.seconds = seconds
+
+
+@contextlib.contextmanager
+def looked_at(look: Callable[[Any], None]) -> Iterator[None]:
+    """Have `look` see each answer to this thread before its body is read, and raise what it likes.
+
+    The session is shared by all who use huggingface_hub: other threads, and this one after the
+    block, do as ever. Once the client has lost a connection and made itself another session, nobody
+    looks at the rest of the call.
+    """
+    session, thread = get_session(), threading.get_ident()
+
+    def hook(response: Any) -> None:
+        if threading.get_ident() == thread:
+            look(response)
+
+    _change(session, lambda hooks: [*hooks, hook])
+    try:
+        yield
+    finally:
+        _change(session, lambda hooks: [one for one in hooks if one is not hook])
+
+
+def _change(session: Any, change: Callable[[list[Any]], list[Any]]) -> None:
+    """Set a new list of hooks: another thread may be going through the old one."""
+    with _SHARED:
+        hooks = session.event_hooks
+        session.event_hooks = {**hooks, 'response': change(hooks['response'])}
+
+
+def check_wait(response: Any) -> None:
+    """Raise BusyError if an answer asks to wait; what it says that nobody can read is dropped."""
+    if response.status_code not in _BUSY:
+        return
+    if seconds := _seconds(response.headers):
+        raise BusyError(seconds)
+    for name in _WAITS:
+        response.headers.pop(name, None)
+
+
+def _seconds(headers: Any) -> int | None:
+    """Return how long headers ask to wait, at least a second; None if they do not say."""
+    limit, after = (headers.get(name, '').strip() for name in _WAITS)
+    if spent := re.search(r'; *r *= *0 *; *t *= *([0-9]{1,9})\b', limit):
+        after = spent[1]
+    if re.fullmatch('[0-9]{1,9}', after):
+        return max(1, int(after))
+    try:
+        return max(1, math.ceil(parsedate_to_datetime(after).timestamp() - time.time()))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
