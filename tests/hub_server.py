@@ -46,7 +46,7 @@ def digest(name: str, content: bytes) -> str:
 class Fault:
     """How the answers to one of `methods` for one file are wrong, for the next `times` of the last.
 
-    `body` takes the place of the content, `etag` and `commit` that of the headers; `cut` closes the
+    The first `after` of them are right. `body` takes the place of the content, `etag` and `commit` that of the headers; `cut` closes the
     connection after so many bytes; after half of the body the answer waits for `until`; `status`
     is all that comes. `headers` are more of them.
     """
@@ -59,6 +59,7 @@ class Fault:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     methods: tuple[str, ...] = ('HEAD', 'GET')
+    after: int = 0
     times: int = 1_000
 
 
@@ -236,6 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
     def fault_of(self, repo: str, name: str | None) -> Fault:
         fault = self.hub.faults.get((repo, name))
         if fault is None or fault.times <= 0 or self.command not in fault.methods:
+            return Fault()
+        if fault.after > 0:
+            fault.after -= 1
             return Fault()
         if self.command == fault.methods[-1]:
             fault.times -= 1

@@ -11,6 +11,8 @@ from typing import Any
 
 from huggingface_hub import get_session
 
+Look = Callable[[Any], None]
+
 _SHARED = threading.Lock()
 
 # After these huggingface_hub asks again, as late as the answer says: an hour, a year.
@@ -27,31 +29,41 @@ class BusyError(Exception):
 
 
 @contextlib.contextmanager
-def looked_at(look: Callable[[Any], None]) -> Iterator[None]:
-    """Have `look` see each answer to this thread before its body is read, and raise what it likes.
+def looked_at(*looks: Look) -> Iterator[None]:
+    """Show each answer to this thread before its body is read; what a look raises ends the call.
 
     The session is shared by all who use huggingface_hub: other threads, and this one after the
-    block, do as ever. Once the client has lost a connection and made itself another session, nobody
-    looks at the rest of the call.
+    block, do as ever. A HEAD request that found no answer is not repeated, for huggingface_hub
+    would make another session, of whose answers nothing is shown.
     """
-    session, thread = get_session(), threading.get_ident()
+    session, thread, unanswered = get_session(), threading.get_ident(), False
 
-    def hook(response: Any) -> None:
+    def before(request: Any) -> None:
+        nonlocal unanswered
         if threading.get_ident() == thread:
-            look(response)
+            if unanswered and request.method == 'HEAD':
+                raise ConnectionError(f'found no answer from {request.url.host}')
+            unanswered = True
 
-    _change(session, lambda hooks: [*hooks, hook])
+    def after(response: Any) -> None:
+        nonlocal unanswered
+        if threading.get_ident() == thread:
+            unanswered = False
+            for look in looks:
+                look(response)
+
+    hooks = {'request': before, 'response': after}
+    _change(session, lambda kind, others: [*others, hooks[kind]])
     try:
         yield
     finally:
-        _change(session, lambda hooks: [one for one in hooks if one is not hook])
+        _change(session, lambda kind, others: [one for one in others if one is not hooks[kind]])
 
 
-def _change(session: Any, change: Callable[[list[Any]], list[Any]]) -> None:
-    """Set a new list of hooks: another thread may be going through the old one."""
+def _change(session: Any, change: Callable[[str, list[Any]], list[Any]]) -> None:
+    """Set new lists of hooks: another thread may be going through the old ones."""
     with _SHARED:
-        hooks = session.event_hooks
-        session.event_hooks = {**hooks, 'response': change(hooks['response'])}
+        session.event_hooks = {kind: change(kind, old) for kind, old in session.event_hooks.items()}
 
 
 def check_wait(response: Any) -> None:

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from blox import __version__
-from blox.zoo.loading.hub.answers import BusyError, check_wait, looked_at
+from blox.zoo.loading.hub.answers import BusyError, Look, check_wait, looked_at
 
 _LOG = logging.getLogger('blox')
 
@@ -34,15 +34,15 @@ def client() -> HfApi:
     return HfApi(library_name='blox', library_version=__version__)
 
 
-def ask(what: str, repo: str, call: Callable[[], _T], patience: int = PATIENCE) -> _T:
+def ask(what: str, repo: str, call: Callable[[], _T], *looks: Look, patience: int = PATIENCE) -> _T:
     """Return what a call of the client returns; its errors are one sentence that says what to do.
 
     Where the Hub asks to wait, it is called again after that. To wait for more than `patience`
-    seconds in all is a ConnectionError that says for how long.
+    seconds in all is a ConnectionError that says for how long. `looks` see each answer first.
     """
     while True:
         try:
-            with looked_at(check_wait):
+            with looked_at(check_wait, *looks):
                 return call()
         except BusyError as busy:
             if busy.seconds > patience:

@@ -5,8 +5,9 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import constants, hf_hub_url
 
 from blox.tensorfile import fail
 from blox.zoo.loading.hub.cache import (
@@ -43,27 +44,37 @@ def fetch(snapshot: Snapshot, names: Sequence[str]) -> Path:
 
 def _download(snapshot: Snapshot, name: str, path: Path) -> str:
     """Bring a file to `path`; return what is wrong with it, '' if nothing."""
-    api = client()
-
-    def download() -> None:
-        _check_etag(api, snapshot, name)
-        api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
-
     if not path.is_file():
-        ask(f'{name!r} of {snapshot.repo!r}', snapshot.repo, download)
+        api = client()
+        url = hf_hub_url(snapshot.repo, name, revision=snapshot.commit, endpoint=api.endpoint)
+
+        def look(answer: Any) -> None:
+            _check_answer(answer, snapshot, name)
+
+        def download() -> None:
+            api.get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
+
+        ask(f'{name!r} of {snapshot.repo!r}', snapshot.repo, download, look)
     file = snapshot.files[name]
     return _mismatch(path, file, own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json')
 
 
-def _check_etag(api: HfApi, snapshot: Snapshot, name: str) -> None:
-    """Refuse an ETag or commit other than the stated: huggingface_hub makes paths of both."""
-    url = hf_hub_url(snapshot.repo, name, revision=snapshot.commit, endpoint=api.endpoint)
-    stated = api.get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+def _check_answer(answer: Any, snapshot: Snapshot, name: str) -> None:
+    """Refuse an ETag or commit other than the listing's: huggingface_hub makes paths of both.
+
+    It asks for them itself, and may be told something else than we were.
+    """
+    commit = answer.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+    linked = answer.headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_ETAG)
+    etag = linked or answer.headers.get('ETag')
+    if answer.request.method != 'HEAD' or commit is None:
+        return
     where, expected = Path(snapshot.repo, name), snapshot.files[name].digest
-    if stated.etag != expected:
-        fail(where, f'expected ETag {expected}, found {stated.etag!r}')
-    if stated.commit_hash != snapshot.commit:
-        fail(where, f'expected commit {snapshot.commit}, found {stated.commit_hash!r}')
+    if commit != snapshot.commit:
+        fail(where, f'expected commit {snapshot.commit}, found {commit!r}')
+    if not answer.is_error and etag is not None and etag.removeprefix('W/').strip('"') != expected:
+        fail(where, f'expected ETag {expected}, found {etag!r}')
 
 
 def _mismatch(path: Path, file: RemoteFile, memory: Path) -> str:

@@ -109,7 +109,7 @@ def _resolve(repo: str, revision: str, patience: int) -> Snapshot:
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ConnectionError('found something else than a listing of files') from None
 
-    info = ask(f'{repo!r} at {revision!r}', repo, read, patience)
+    info = ask(f'{repo!r} at {revision!r}', repo, read, patience=patience)
     if info.id != repo:
         _LOG.warning('%r is called %r now: use that name', repo, info.id)
     try:

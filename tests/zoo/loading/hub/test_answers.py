@@ -140,3 +140,14 @@ def test_others_who_use_the_client_are_left_alone(server):
     ask('it', REPO, others)
     assert statuses == [429]
     assert session.event_hooks == before
+
+
+def test_no_other_session_takes_the_place_of_the_one_that_is_looked_at(server):
+    api, commit = huggingface_hub.HfApi(), snapshot(REPO).commit
+    server.stop()
+    with promptly():
+        said = message(
+            ConnectionError,
+            lambda: ask('it', REPO, lambda: api.hf_hub_download(REPO, CONFIG, revision=commit)),
+        )
+    assert 'it: no sound answer from' in said

@@ -101,6 +101,27 @@ def test_a_hostile_etag_writes_nothing(row, server, tmp_path):
     assert downloads(server) == []
 
 
+NOT_FOUND = {'X-Error-Code': 'EntryNotFound', 'X-Repo-Commit': '../../../evil'}
+
+
+@table(
+    {
+        'an etag': {'etag': '../../../../evil'},
+        'no etag': {'etag': ''},
+        'a commit': {'commit': '../../../../evil'},
+        'the commit of no file': {'status': 404, 'headers': NOT_FOUND},
+    }
+)
+def test_what_is_said_of_a_file_is_looked_at_each_time_that_it_is_said(row, server, tmp_path):
+    found = snapshot(REPO)
+    before = sorted(tmp_path.rglob('*'))
+    server.faults[REPO, WEIGHTS] = Fault(**row, methods=('HEAD',), after=1)
+    assert 'expected' in message(CheckpointError, lambda: fetch(found, [WEIGHTS]))
+    assert sorted(tmp_path.rglob('*')) == before
+    assert len([line for line in server.log if line.startswith('HEAD')]) == 2
+    assert downloads(server) == []
+
+
 @pytest.mark.parametrize('commit', ['../../../evil', 'e' * 40])
 def test_a_file_of_another_commit_is_refused(server, tmp_path, commit):
     server.faults[REPO, WEIGHTS] = Fault(commit=commit)
