@@ -11,9 +11,11 @@ end as weights do are in LFS, as on the Hub.
 import base64
 import hashlib
 import json
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from huggingface_hub import close_session, constants
@@ -92,7 +94,7 @@ class HubServer:
         for repo, revisions in (repos or {}).items():
             for revision, files in revisions.items():
                 self.put(repo, files, revision)
-        self._server = ThreadingHTTPServer(('127.0.0.1', 0), _Handler)
+        self._server = _Server(('127.0.0.1', 0), _Handler)
         self._server.daemon_threads = True
         self._server.hub = self  # pyright: ignore[reportAttributeAccessIssue]
         self.url = f'http://127.0.0.1:{self._server.server_port}'
@@ -152,6 +154,13 @@ class HubServer:
 
 def _is_commit(revision: str) -> bool:
     return len(revision) == 40 and set(revision) <= set('0123456789abcdef')
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of clients that hang up."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

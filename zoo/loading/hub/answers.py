@@ -1,4 +1,4 @@
-"""Look at answers before huggingface_hub does, and find how long they ask to wait."""
+"""Look at answers before huggingface_hub does: how long they ask to wait, what they are packed in."""
 
 import contextlib
 import math
@@ -10,6 +10,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from huggingface_hub import get_session
+from huggingface_hub.utils import hf_raise_for_status
 
 Look = Callable[[Any], None]
 
@@ -87,3 +88,19 @@ def _seconds(headers: Any) -> int | None:
         return max(1, math.ceil(parsedate_to_datetime(after).timestamp() - time.time()))
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def check_body(response: Any) -> None:
+    """Have nothing unpacked beside what was asked for: a redirect's body, or a long one of an error.
+
+    Both are read to their end by the client, whatever they unpack to.
+    """
+    if response.is_success or response.request.method == 'HEAD':
+        return
+    packed = response.headers.pop('Content-Encoding', 'identity').lower() != 'identity'
+    short = re.fullmatch('[0-9]{1,6}', response.headers.get('Content-Length', ''))
+    if response.is_error and (packed or not short):
+        bare = type(response)(
+            response.status_code, headers=response.headers, request=response.request
+        )
+        hf_raise_for_status(bare)

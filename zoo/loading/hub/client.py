@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers
 
 from blox import __version__
 from blox.zoo.loading.hub.answers import BusyError, Look, check_wait, looked_at
@@ -32,6 +33,11 @@ PATIENCE = 60
 def client() -> HfApi:
     """Return a client that tells the Hub who asks."""
     return HfApi(library_name='blox', library_version=__version__)
+
+
+def headers() -> dict[str, str]:
+    """Return the headers of the client's requests, the token among them."""
+    return build_hf_headers(library_name='blox', library_version=__version__)
 
 
 def ask(what: str, repo: str, call: Callable[[], _T], *looks: Look, patience: int = PATIENCE) -> _T:

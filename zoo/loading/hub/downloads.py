@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import constants, hf_hub_url
 
 from blox.tensorfile import fail
+from blox.zoo.loading.hub.answers import check_body
 from blox.zoo.loading.hub.cache import (
     download_folder,
     download_root,
@@ -55,7 +56,7 @@ def _download(snapshot: Snapshot, name: str, path: Path) -> str:
             api.get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
 
-        ask(f'{name!r} of {snapshot.repo!r}', snapshot.repo, download, look)
+        ask(f'{name!r} of {snapshot.repo!r}', snapshot.repo, download, check_body, look)
     file = snapshot.files[name]
     return _mismatch(path, file, own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json')
 

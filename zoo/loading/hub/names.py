@@ -8,6 +8,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 COMMIT = re.compile('[0-9a-f]{40}')
+# Bytes: a quarter of what paths may have, which is for that of the cache as well.
+MOST_IN_NAME = 1024
 _REVISION = re.compile(r'[\w][\w./+@#=,-]*', re.ASCII)
 
 
@@ -34,6 +36,7 @@ def is_safe(name: Any) -> bool:
         isinstance(name, str)
         and name.isprintable()
         and '\\' not in name
+        and len(name.encode()) <= MOST_IN_NAME
         and all(
             part not in ('', '.', '..') and not re.match('[A-Za-z]:', part)
             for part in name.split('/')

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError
 
 from blox.tensorfile import fail
+from blox.wording import cut
+from blox.zoo.loading.hub.answers import check_body
 from blox.zoo.loading.hub.cache import download_folder, own_folder, read_record, write_record
-from blox.zoo.loading.hub.client import PATIENCE, ask, client
-from blox.zoo.loading.hub.names import COMMIT, check_names, is_safe, quoted
+from blox.zoo.loading.hub.client import PATIENCE, ask
+from blox.zoo.loading.hub.listings import read_listing
+from blox.zoo.loading.hub.names import COMMIT, MOST_IN_NAME, check_names, is_safe, quoted
 
 _LOG = logging.getLogger('blox')
 
+_MOST_FILES = 100_000
+_MOST_SHOWN = 100
 _SHA256 = re.compile('[0-9a-f]{64}')
 
 
@@ -57,8 +61,11 @@ class Snapshot:
     def __post_init__(self) -> None:
         if not isinstance(self.commit, str) or not COMMIT.fullmatch(self.commit):
             raise ValueError(f'expected a commit of 40 hex digits, found {self.commit!r}')
+        if len(self.files) > _MOST_FILES:
+            raise ValueError(f'expected at most {_MOST_FILES} files, found {len(self.files)}')
         if unsafe := [name for name in self.files if not is_safe(name)]:
-            raise ValueError(f'expected names of files in the repository, found {unsafe}')
+            what = f'names within a folder, of at most {MOST_IN_NAME} bytes'
+            raise ValueError(f'expected {what}, found {unsafe[:3]}')
 
     def check_has(self, names: Sequence[str]) -> None:
         """Raise FileNotFoundError, which says what there is, unless all these files are there."""
@@ -98,34 +105,26 @@ def snapshot(repo: str, revision: str | None = None) -> Snapshot:
 
 def _resolve(repo: str, revision: str, patience: int) -> Snapshot:
     """Ask the Hub."""
-
-    def read() -> Any:
-        try:
-            return client().model_info(
-                repo, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
-            )
-        except HfHubHTTPError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ConnectionError('found something else than a listing of files') from None
-
-    info = ask(f'{repo!r} at {revision!r}', repo, read, patience=patience)
-    if info.id != repo:
-        _LOG.warning('%r is called %r now: use that name', repo, info.id)
+    what = f'{repo!r} at {revision!r}'
+    listing = ask(what, repo, lambda: read_listing(repo, revision), check_body, patience=patience)
+    if listing['id'] != repo:
+        name = cut(repr(listing['id']), _MOST_SHOWN)
+        _LOG.warning('%r is called %s now: use that name', repo, name)
     try:
-        files = {sibling.rfilename: _remote_file(sibling) for sibling in info.siblings or ()}
-        found = Snapshot(repo, revision, str(info.sha), files)
-    except (ValueError, TypeError) as error:
+        stated = listing.get('siblings') or ()
+        files = {file.get('rfilename'): _remote_file(file) for file in stated}
+        found = Snapshot(repo, revision, str(listing['sha']), files)
+    except (ValueError, TypeError, AttributeError) as error:
         fail(Path(repo), f'unsound listing of files at {revision!r}: {error}')
     if COMMIT.fullmatch(revision) and found.commit != revision:
         fail(Path(repo), f'expected commit {revision}, found {found.commit}')
     return found
 
 
-def _remote_file(sibling: Any) -> RemoteFile:
-    if sibling.lfs:
-        return RemoteFile(sibling.lfs.size, sibling.lfs.sha256, None)
-    return RemoteFile(sibling.size, None, sibling.blob_id)
+def _remote_file(stated: Any) -> RemoteFile:
+    if lfs := stated.get('lfs'):
+        return RemoteFile(lfs.get('size'), lfs.get('sha256'), None)
+    return RemoteFile(stated.get('size'), None, stated.get('blobId'))
 
 
 # What was known before.

@@ -76,7 +76,18 @@ def test_a_revision_that_is_not_there_is_named(row, server):
     assert f'{server.url}/{REPO}/tree/main' in said
 
 
-HOSTILE = ['/etc/passwd', '../up', 'a/../../up', 'a\\b', 'C:evil', 'a//b', './a', '\x1b[2J', '']
+HOSTILE = [
+    'a' * 1025,
+    '/etc/passwd',
+    '../up',
+    'a/../../up',
+    'a\\b',
+    'C:evil',
+    'a//b',
+    './a',
+    '\x1b[2J',
+    '',
+]
 
 
 @pytest.mark.parametrize('name', HOSTILE)
