@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from blox import checkpoint, converters
+from blox.converters.sources.source import WEIGHTS
 from blox.params import Params
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.catalog.card import Card
 from blox.zoo.loading import conversions, foreign
+from blox.zoo.loading.hub.cache import download_folder
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import snapshot
 from blox.zoo.loading.own import OWN_FILE, OwnFile, says_own
@@ -58,6 +60,7 @@ class Repository(Place):
     def _config(self) -> Mapping[str, Any]:
         """Return what config.json says: being small, it tells before the download what this is."""
         if 'config.json' not in self._needed:
+            self._check_whole('config.json')
             fail(Path(str(self)), 'expected a config.json of transformers or timm, found none')
         return converters.read_object(fetch(self._snapshot, ['config.json']) / 'config.json')
 
@@ -104,7 +107,16 @@ class Repository(Place):
 
     def _downloaded(self, folder: Path) -> ForeignFolder:
         """Return the downloaded folder, whose card says where it is from."""
+        if not any(name in self._needed for name in WEIGHTS):
+            self._check_whole(WEIGHTS[0])
         found = self._snapshot
         sha256 = {name: file.sha256 for name in self._needed if (file := found.files[name]).sha256}
         origin = {'source': found.repo, 'commit': found.commit, 'sha256': sha256}
         return ForeignFolder(folder, found.repo.partition('/')[2], self._task, origin)
+
+    def _check_whole(self, name: str) -> None:
+        """Raise ConnectionError if a file is not known to be there for want of a Hub to ask."""
+        if self._snapshot.partial:
+            path = download_folder(str(self)) / 'snapshots' / self._snapshot.commit / name
+            advice = f'load {str(self)!r} once with a network'
+            raise ConnectionError(f'{str(path)!r}: expected a file, found none; {advice}')

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from commands import fails, printed
 from folders import FOLDERS, IMAGES, REPO, WEIGHTS, bits, files_in, other
@@ -111,6 +112,34 @@ def test_offline_what_was_not_loaded_says_what_to_do(server, offline):
     offline()
     said = message(ConnectionError, lambda: bx.zoo.load(REPO))
     assert all(part in said for part in [REPO, 'HF_HUB_OFFLINE', 'load once with a network'])
+
+
+def test_offline_a_damaged_download_is_named_and_stays(server, repos, tmp_path, offline):
+    bx.zoo.load(REPO)
+    (conversion,) = conversions(tmp_path)
+    (path,) = (tmp_path / 'hf').rglob(WEIGHTS)
+    os.truncate(path, 1000)
+    offline()
+    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
+    conversion.unlink()
+    said = message(ConnectionError, lambda: bx.zoo.load(REPO))
+    assert said.startswith(f'{str(path)!r}: expected ')
+    assert 'found 1000; ' in said
+    assert 'load once with a network' in said
+    assert path.stat().st_size == 1000
+
+
+@pytest.mark.parametrize('missing', [WEIGHTS, 'config.json'])
+def test_offline_a_file_that_others_did_not_download_is_named(
+    server, repos, tmp_path, offline, missing
+):
+    for name in {*repos[REPO][3]} - {missing}:
+        huggingface_hub.hf_hub_download(REPO, name)
+    (folder,) = (tmp_path / 'hf').glob('hub/models--*/snapshots/*')
+    offline()
+    said = message(ConnectionError, lambda: bx.zoo.load(REPO))
+    assert said.startswith(f'{str(folder / missing)!r}: expected a file, found none')
+    assert f'load {REPO!r} once with a network' in said
 
 
 def test_a_moved_branch_gives_its_new_weights_and_a_commit_its_old(server, repos):

@@ -67,7 +67,8 @@ def _explanation(error: Exception, what: str, page: str) -> OSError:
     match error:
         case OfflineModeIsEnabled():
             advice = 'unset it, or load once with a network'
-            return ConnectionError(f'{what}: not in the cache and HF_HUB_OFFLINE is set; {advice}')
+            found = 'no sound copy in the cache and HF_HUB_OFFLINE is set'
+            return ConnectionError(f'{what}: {found}; {advice}')
         case GatedRepoError():
             advice = f'accept its conditions at {page}, then {login}'
             return PermissionError(f'{what}: the repository is gated; {advice}')

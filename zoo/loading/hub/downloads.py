@@ -19,7 +19,7 @@ from blox.zoo.loading.hub.cache import (
     write_record,
 )
 from blox.zoo.loading.hub.client import ask, client
-from blox.zoo.loading.hub.snapshots import RemoteFile, Snapshot
+from blox.zoo.loading.hub.snapshots import UNKNOWN, RemoteFile, Snapshot
 
 _LOG = logging.getLogger('blox')
 
@@ -28,37 +28,44 @@ def fetch(snapshot: Snapshot, names: Sequence[str]) -> Path:
     """Return the folder of downloads with these files, of the size and hash that the Hub states.
 
     A file that is wrong is downloaded once more, then it is a CheckpointError. A download that was
-    verified before is hashed again only if its size or time changed.
+    verified before is hashed again only if its size or time changed. Where the Hub cannot be
+    reached, all files stay as they are and a ConnectionError says which one is needed.
     """
     snapshot.check_has(names)
     folder = download_folder(snapshot.repo) / 'snapshots' / snapshot.commit
     for name in names:
-        path = folder / name
-        if wrong := _download(snapshot, name, path):
+        path, file = folder / name, snapshot.files[name]
+        if not path.is_file():
+            found = 'a link to nothing' if path.is_symlink() else 'none'
+            _download(snapshot, name, path, f'expected a file, found {found}')
+        memory = own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json'
+        if wrong := _mismatch(path, file, memory):
             _LOG.warning('%s: %s; downloading it once more', path, wrong)
-            _discard(path)
-            if wrong := _download(snapshot, name, path):
+            _download(snapshot, name, path, wrong)
+            if wrong := _mismatch(path, file, memory):
                 _discard(path)
                 fail(path, f'{wrong}; {snapshot.repo} and its download differ, try again later')
     return folder
 
 
-def _download(snapshot: Snapshot, name: str, path: Path) -> str:
-    """Bring a file to `path`; return what is wrong with it, '' if nothing."""
-    if not path.is_file():
-        api = client()
-        url = hf_hub_url(snapshot.repo, name, revision=snapshot.commit, endpoint=api.endpoint)
+def _download(snapshot: Snapshot, name: str, path: Path, wrong: str) -> None:
+    """Bring a file to `path`, where something is wrong."""
+    api = client()
+    url = hf_hub_url(snapshot.repo, name, revision=snapshot.commit, endpoint=api.endpoint)
 
-        def look(answer: Any) -> None:
-            _check_answer(answer, snapshot, name)
+    def look(answer: Any) -> None:
+        _check_answer(answer, snapshot, name)
 
-        def download() -> None:
-            api.get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
+    def download() -> None:
+        api.get_hf_file_metadata(url=url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        # Not before the Hub has said that it has this file.
+        _discard(path)
+        api.hf_hub_download(snapshot.repo, name, revision=snapshot.commit)
 
+    try:
         ask(f'{name!r} of {snapshot.repo!r}', snapshot.repo, download, check_body, look)
-    file = snapshot.files[name]
-    return _mismatch(path, file, own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json')
+    except ConnectionError as error:
+        raise ConnectionError(f'{str(path)!r}: {wrong}; {error}') from error
 
 
 def _check_answer(answer: Any, snapshot: Snapshot, name: str) -> None:
@@ -81,23 +88,23 @@ def _check_answer(answer: Any, snapshot: Snapshot, name: str) -> None:
 def _mismatch(path: Path, file: RemoteFile, memory: Path) -> str:
     """Return how a file differs from what the Hub states, '' if it does not."""
     stat = path.stat()
-    if stat.st_size != file.size:
+    if file.size != UNKNOWN and stat.st_size != file.size:
         return f'expected {file.size} bytes, found {stat.st_size}'
     seen = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
     if read_record(memory) == seen:
         return ''
-    found = _hash(path, file)
+    found = _hash(path, stat.st_size, file)
     if found != file.digest:
         return f'expected {"sha256" if file.sha256 else "git hash"} {file.digest}, found {found}'
     write_record(memory, seen)
     return ''
 
 
-def _hash(path: Path, file: RemoteFile) -> str:
+def _hash(path: Path, size: int, file: RemoteFile) -> str:
     """Return the sha256 of a file in LFS, and of any other the hash that git names it by."""
     state = hashlib.sha256()
     if not file.sha256:
-        state = hashlib.sha1(b'blob %d\0' % file.size, usedforsecurity=False)
+        state = hashlib.sha1(b'blob %d\0' % size, usedforsecurity=False)
     with open(path, 'rb') as opened:
         return hashlib.file_digest(opened, lambda: state).hexdigest()
 

@@ -21,6 +21,7 @@ from blox.zoo.loading.hub.names import COMMIT, MOST_IN_NAME, check_names, is_saf
 
 _LOG = logging.getLogger('blox')
 
+UNKNOWN = -1
 _MOST_FILES = 100_000
 _MOST_SHOWN = 100
 _SHA256 = re.compile('[0-9a-f]{64}')
@@ -28,7 +29,10 @@ _SHA256 = re.compile('[0-9a-f]{64}')
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as the Hub states it: `sha256` if it is in LFS, git's `blob_id` if it is not."""
+    """A file as the Hub states it: `sha256` if it is in LFS, git's `blob_id` if it is not.
+
+    Where no more than a download's name is known, its hash, `size` is UNKNOWN.
+    """
 
     size: int
     sha256: str | None
@@ -51,12 +55,16 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit; `revision` is what was asked for: a branch, tag or commit."""
+    """A repository at one commit; `revision` is what was asked for: a branch, tag or commit.
+
+    It is `partial` if it is no more than what was downloaded, and the Hub may have other files.
+    """
 
     repo: str
     revision: str
     commit: str
     files: Mapping[str, RemoteFile]
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.commit, str) or not COMMIT.fullmatch(self.commit):
@@ -92,7 +100,8 @@ def snapshot(repo: str, revision: str | None = None) -> Snapshot:
         return known
     known = known or _downloaded(repo, revision)
     try:
-        found = _resolve(repo, revision, patience=0 if known else PATIENCE)
+        whole = known and not known.partial
+        found = _resolve(repo, revision, patience=0 if whole else PATIENCE)
     except ConnectionError as error:
         if known is None:
             raise
@@ -174,9 +183,9 @@ def _downloaded(repo: str, revision: str) -> Snapshot | None:
         files = {
             path.relative_to(folder).as_posix(): _blob(path)
             for path in folder.rglob('*')
-            if path.is_file()
+            if not path.is_dir()
         }
-        return Snapshot(repo, revision, commit, files) if files else None
+        return Snapshot(repo, revision, commit, files, partial=True) if files else None
     except (OSError, ValueError):
         return None
 
@@ -184,5 +193,4 @@ def _downloaded(repo: str, revision: str) -> Snapshot | None:
 def _blob(link: Path) -> RemoteFile:
     digest = Path(os.readlink(link)).name
     is_sha256 = _SHA256.fullmatch(digest) is not None
-    size = link.stat().st_size
-    return RemoteFile(size, digest if is_sha256 else None, None if is_sha256 else digest)
+    return RemoteFile(UNKNOWN, digest if is_sha256 else None, None if is_sha256 else digest)

@@ -124,6 +124,13 @@ def test_what_is_known_is_not_waited_for(server, caplog):
     assert f'going on with commit {snapshot(REPO).commit}' in caplog.text
 
 
+def test_where_no_more_than_a_part_is_known_it_is_waited(server):
+    huggingface_hub.hf_hub_download(REPO, CONFIG)
+    asks(server, ASKED['a listing'], 429, {'Retry-After': '1'})
+    with promptly():
+        assert fetched() == FILES
+
+
 def test_others_who_use_the_client_are_left_alone(server):
     """Another thread that asks while we do waits as huggingface_hub has it."""
     session = huggingface_hub.get_session()

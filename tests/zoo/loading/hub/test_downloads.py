@@ -175,3 +175,99 @@ def test_offline_a_download_by_others_is_verified(server, offline):
     blob(WEIGHTS).write_bytes(b'x' + FILES[WEIGHTS][1:])
     offline()
     assert WEIGHTS in message(ConnectionError, lambda: fetched([WEIGHTS]))
+
+
+# Damaged, and no Hub to ask.
+
+DAMAGES = {
+    'missing': (lambda path: path.unlink(), 'expected a file, found none'),
+    'a link to nothing': (
+        lambda path: path.resolve().unlink(),
+        'expected a file, found a link to nothing',
+    ),
+    'cut short': (lambda path: os.truncate(path, 1000), 'found 1000'),
+    'emptied': (lambda path: os.truncate(path, 0), 'found 0'),
+    'changed': (lambda path: write(path, b'x' + FILES[WEIGHTS][1:]), 'expected sha256 '),
+}
+UNREACHABLE = {
+    'offline': lambda server, offline: offline(),
+    'nobody listens': lambda server, _: server.stop(),
+    'busy': lambda server, _: server.faults.update(
+        {(REPO, WEIGHTS): Fault(status=429, headers={'Retry-After': '3600'})}
+    ),
+}
+ADVICE = {
+    'offline': 'HF_HUB_OFFLINE is set; unset it, or load once with a network',
+    'nobody listens': 'check the network and HF_ENDPOINT, and try again',
+    'busy': 'asks to wait 3600 s; try again then',
+}
+
+
+def write(path, content):
+    path.write_bytes(content)
+    os.utime(path, ns=(0, 0))
+
+
+def contents(folder):
+    """All that lies in a folder: links, and files with their content."""
+    return {
+        path: os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_symlink() or path.is_file()
+    }
+
+
+@pytest.mark.parametrize('unreachable', UNREACHABLE)
+@table(DAMAGES)
+def test_without_the_hub_what_is_wrong_with_a_file_is_said_and_nothing_removed(
+    row, unreachable, server, offline, tmp_path
+):
+    damage, wrong = row
+    path = fetch(snapshot(REPO), list(FILES)) / WEIGHTS
+    damage(path)
+    before = contents(tmp_path / 'hf')
+    UNREACHABLE[unreachable](server, offline)
+    said = message(ConnectionError, fetched)
+    assert said.startswith(f'{str(path)!r}: ')
+    assert all(part in said for part in (wrong, repr(WEIGHTS), REPO, ADVICE[unreachable]))
+    assert contents(tmp_path / 'hf') == before
+    assert fetched([CONFIG]) == {CONFIG: FILES[CONFIG]}
+
+
+@table(DAMAGES)
+def test_with_the_hub_again_a_damaged_file_is_downloaded(row, server, offline, monkeypatch):
+    damage, _ = row
+    damage(fetch(snapshot(REPO), list(FILES)) / WEIGHTS)
+    offline()
+    message(ConnectionError, fetched)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', False)
+    assert fetched() == FILES
+
+
+@table({name: row for name, row in DAMAGES.items() if name != 'missing'})
+def test_offline_what_is_wrong_with_a_download_by_others_is_said(row, server, offline, tmp_path):
+    paths = {name: Path(huggingface_hub.hf_hub_download(REPO, name)) for name in FILES}
+    row[0](paths[WEIGHTS])
+    before = contents(tmp_path / 'hf')
+    offline()
+    said = message(ConnectionError, fetched)
+    assert said.startswith(f'{str(paths[WEIGHTS])!r}: expected ')
+    assert contents(tmp_path / 'hf') == before
+
+
+@pytest.mark.parametrize('name', [WEIGHTS, CONFIG])
+def test_a_download_by_others_that_is_damaged_is_mended_without_a_listing(server, name):
+    """The Hub may have no listing to give, and files all the same."""
+    paths = {each: Path(huggingface_hub.hf_hub_download(REPO, each)) for each in FILES}
+    paths[name].resolve().unlink()
+    server.faults[REPO, None] = Fault(status=503)
+    assert fetched() == FILES
+
+
+def test_a_damaged_file_that_the_hub_has_no_more_stays(server):
+    found = snapshot(REPO)
+    path = fetch(found, [WEIGHTS]) / WEIGHTS
+    os.truncate(path, 1000)
+    del server.repos[REPO].commits[found.commit][WEIGHTS]
+    assert 'no such file' in message(FileNotFoundError, lambda: fetch(found, [WEIGHTS]))
+    assert path.read_bytes() == FILES[WEIGHTS][:1000]
