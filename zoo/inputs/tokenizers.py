@@ -7,7 +7,13 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from blox.tensorfile import fail, parse_json
+from blox.tensorfile import CheckpointError, fail, parse_json
+from blox.zoo.inputs.tokenizer_bounds import (
+    check_added_tokens,
+    check_merges,
+    check_tokenizer,
+    check_vocabulary,
+)
 
 # All the files that `read_tokenizer` may look for.
 TOKENIZER_FILES = (
@@ -83,8 +89,6 @@ def read_tokenizer(folder: Path) -> str:
         tokenizer = _read_bert(folder, config)
     else:
         return ''
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer.to_str()
 
 
@@ -123,11 +127,18 @@ def _as_configured(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) 
 
 
 def parse_tokenizer(path: Path, text: str) -> Tokenizer:
-    """Make the tokenizer of a tokenizer.json's text; CheckpointError, which names `path`, if none."""
-    parse_json(path, text, 'the tokenizer')
+    """Make the tokenizer of a tokenizer.json's text, without its padding and truncation.
+
+    Raises CheckpointError, which names `path`, for what is malformed or out of bounds.
+    """
+    check_tokenizer(path, parse_json(path, text, 'the tokenizer'))
     with _library(path, 'expected a tokenizer that works'):
         tokenizer = Tokenizer.from_str(text)
+        check_added_tokens(path, tokenizer)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         # What is wrong in its rules for pairs and unknown words shows only in use.
+        tokenizer.decode(tokenizer.encode('a').ids)
         tokenizer.encode('a', '\uffff')
     return tokenizer
 
@@ -137,7 +148,7 @@ def _library(path: Path, expected: str) -> Iterator[None]:
     """Make a CheckpointError of all that the tokenizers library raises."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, CheckpointError):
         raise
     except BaseException as error:  # Its panics are not even an Exception.
         fail(path, f'{expected}, found: {error}')
@@ -148,11 +159,9 @@ def _read_gpt2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     path = folder / 'vocab.json'
     settings = _read_settings(folder, config, 'GPT2Tokenizer', _GPT2)
     vocabulary = parse_json(path, _read_text(path), 'the file')
-    ids = vocabulary.values()
-    if not all(type(i) is int and 0 <= i < 2**31 for i in ids) or len(set(ids)) < len(ids):
-        fail(path, 'expected another integer from 0 on for each token, found others')
+    check_vocabulary(path, vocabulary)
     special = _special_tokens(path, settings, vocabulary)
-    merges = _read_merges(folder / 'merges.txt')
+    merges = _read_merges(folder / 'merges.txt', len(vocabulary))
     with _library(folder / 'merges.txt', 'expected merges of tokens in vocab.json'):
         tokenizer = Tokenizer(models.BPE(vocabulary, merges))
     add_space = settings['add_prefix_space']
@@ -162,8 +171,10 @@ def _read_gpt2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    lines = _read_text(path).split('\n')
+def _read_merges(path: Path, tokens: int) -> list[tuple[str, str]]:
+    text = _read_text(path)
+    check_merges(path, text.count('\n'), tokens)
+    lines = text.split('\n')
     pairs = [line.split(' ') for line in lines if line and not line.startswith('#version')]
     for pair in pairs:
         if len(pair) != 2 or '' in pair:
@@ -177,6 +188,7 @@ def _read_bert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     settings = _read_settings(folder, config, 'BertTokenizer', _BERT)
     lines = _read_text(path).removesuffix('\n').split('\n')
     vocabulary = {token: i for i, token in enumerate(lines)}
+    check_vocabulary(path, vocabulary)
     special = _special_tokens(path, settings, vocabulary)
     begin, end = settings['cls_token'], settings['sep_token']
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=settings['unk_token']))

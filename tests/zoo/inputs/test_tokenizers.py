@@ -167,7 +167,7 @@ PAIR = {'vocab.json': GPT2, 'merges.txt': MERGES}
 REFUSED = {
     'no JSON': ({'tokenizer.json': 'tokens'}, 'tokenizer.json', 'expected JSON'),
     'a list': ({'tokenizer.json': '[]'}, 'tokenizer.json', 'expected a JSON object'),
-    'an empty object': ({'tokenizer.json': {}}, 'tokenizer.json', 'a tokenizer that works'),
+    'an empty object': ({'tokenizer.json': {}}, 'tokenizer.json', 'model: expected an object'),
     'an empty file': ({'tokenizer.json': ''}, 'tokenizer.json', 'expected JSON'),
     'a repeated key': ({'tokenizer.json': '{"a": 1, "a": 2}'}, 'tokenizer.json', 'twice'),
     'deep nesting': ({'tokenizer.json': '[' * 10**5}, 'tokenizer.json', 'too deeply'),
