@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from blox.zoo import ImagePreprocessor
-from blox.zoo.inputs.tokenizers import read_tokenizer
+from blox.zoo.inputs.tokenizers import parse_tokenizer, read_tokenizer
 
 IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
 
@@ -266,3 +266,19 @@ def test_tokens_are_those_of_a_published_tokenizer():
     theirs = transformers.AutoTokenizer.from_pretrained(model)
     texts = (*TEXTS, *(model / 'README.md').read_text('utf-8').splitlines())
     check_texts(Tokenizer.from_str(read_tokenizer(model)), theirs, texts)
+
+
+# One of each kind of normalizers, expressions and decoders; their vocabularies are tiny.
+KINDS = """
+    Albert Bart Barthez Bert BigBird Blenderbot CLIP CodeLlama Cohere DebertaV2 Esmc GPTNeoX Gemma
+    Herbert LayoutXLM Llama MBart50 MLuke Nllb Nougat OpenAIGPT Qwen2 Qwen3_5 RemBert
+    SeamlessM4T Siglip2 T5 Tipsv2 Whisper XLMRoberta XLNet
+"""
+
+
+@pytest.mark.parametrize('kind', KINDS.split())
+def test_tokenizers_of_transformers_pass_as_they_are(tmp_path, kind):
+    made = getattr(transformers, f'{kind}Tokenizer')()
+    text = made.backend_tokenizer.to_str()
+    expected = {**json.loads(text), 'padding': None, 'truncation': None}
+    assert json.loads(parse_tokenizer(tmp_path, text).to_str()) == expected
