@@ -214,7 +214,7 @@ def tokenizer(
     found = read_card(name_or_path, source=source, revision=revision)
     if not found.tokenizer:
         raise ValueError(f'no tokenizer is known for {found.name!r} ({found.task})')
-    return parse_tokenizer(Path(found.name), found.tokenizer)
+    return parse_tokenizer(Path(source or name_or_path), found.tokenizer)
 
 
 # Overrides.

@@ -241,5 +241,5 @@ def test_an_unsound_tokenizer_is_an_error_of_the_file(saved, tmp_path):
     model, params, path = saved['gpt2']
     card = dataclasses.replace(Card.from_file(TensorFile(path)), tokenizer='{}')
     bx.zoo.save(tmp_path / 'a.safetensors', model, params, card=card)
-    with pytest.raises(bx.CheckpointError, match='model: expected an object'):
+    with pytest.raises(bx.CheckpointError, match=r'a\.safetensors.*: model: expected an object'):
         bx.zoo.tokenizer(tmp_path / 'a.safetensors')
