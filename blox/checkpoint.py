@@ -13,7 +13,7 @@ import numpy as np
 
 from blox.param import RNG, Param
 from blox.params import Params
-from blox.tensorfile import TensorFile, fail, parse_json, write_tensors
+from blox.tensorfile import DIGESTS, TensorFile, fail, parse_json, write_tensors
 
 # The header's metadata entry that holds what tensors cannot: flags, metadata, the kind of rng.
 _KEY = 'blox.params'
@@ -28,7 +28,8 @@ def save(
     """Write Params with their flags, metadata and rng to one safetensors file.
 
     The file takes the place of an old one at once and whole, or not at all. The same Params
-    give the same bytes. `metadata` is more strings for the file's header.
+    give the same bytes. `metadata` is more strings for the file's header, which has the SHA-256 of
+    each tensor too.
 
     >>> import tempfile, blox as bx
     >>> params = bx.init(bx.Linear(bx.Graph('head'), 3), jnp.ones((1, 2)), seed=1)
@@ -51,8 +52,9 @@ def save(
             name: _jsonable(name, param) for name, param in params.items() if param.metadata
         },
     }
-    if metadata and _KEY in metadata:
-        raise ValueError(f'metadata {_KEY!r} is where the file keeps flags; choose another name')
+    for name, what in ((_KEY, 'flags'), (DIGESTS, 'digests')):
+        if metadata and name in metadata:
+            raise ValueError(f'metadata {name!r} is where the file keeps {what}; choose another')
     if RNG in params:
         key, counter = params[RNG].value
         typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -63,10 +65,10 @@ def save(
         tensors[_RNG_KEY] = jax.random.key_data(key) if typed else key
         tensors[_RNG_COUNTER] = counter
     text = json.dumps(description, separators=(',', ':'), sort_keys=True)
-    write_tensors(path, tensors, {**(metadata or {}), _KEY: text})
+    write_tensors(path, tensors, {**(metadata or {}), _KEY: text}, digests=True)
 
 
-def load(path: str | os.PathLike[str], *, copy: bool = False) -> Params:
+def load(path: str | os.PathLike[str], *, copy: bool = False, check: bool = False) -> Params:
     """Read Params from a safetensors file.
 
     On CPU the arrays are the mapped file's own memory, read when first used; the file must not
@@ -74,9 +76,14 @@ def load(path: str | os.PathLike[str], *, copy: bool = False) -> Params:
     now. A file that `save` did not write gives finalized Params with its tensors' names for
     paths, the floating-point ones trainable.
 
+    `check=True` reads it all too, and compares each tensor with the SHA-256 that `save` kept of it.
+
     Raises CheckpointError, which names file, tensor, expected and found, for a malformed file.
     """
-    return params_of(TensorFile(path), copy=copy)
+    file = TensorFile(path)
+    if check:
+        file.check_digests()
+    return params_of(file, copy=copy)
 
 
 def params_of(file: TensorFile, *, copy: bool = False) -> Params:
@@ -110,6 +117,12 @@ def params_of(file: TensorFile, *, copy: bool = False) -> Params:
         for name, value in values.items()
     }
     return _from_entries(file.path, entries, finalized=description['finalized'])
+
+
+def check_described(file: TensorFile) -> None:
+    """Raise CheckpointError if a file does not say what its Params are, as `save` does."""
+    if _KEY not in file.metadata:
+        fail(file.path, f'expected {_KEY!r} in its header, as bx.save writes it, found none')
 
 
 def _from_entries(path: Path, entries: dict[str, Param], *, finalized: bool) -> Params:

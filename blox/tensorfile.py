@@ -6,6 +6,7 @@ What we write has its data start at a multiple of 64 bytes and the tensors whose
 multiple of 64 first, so that JAX can use the mapped file's memory as it is.
 """
 
+import hashlib
 import json
 import math
 import mmap
@@ -14,6 +15,7 @@ import stat
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,10 +27,15 @@ from blox.atomic import atomic_write
 from blox.wording import cut, printable
 
 ALIGNMENT = 64
+# Hashing is bound by the processor, and lets go of Python's lock.
+_THREADS = min(os.cpu_count() or 1, 8)
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 100_000
 MAX_RANK = 64  # NumPy's own limit
 _METADATA = '__metadata__'
+# The metadata entry with the SHA-256 of each tensor's bytes, where a file has one.
+DIGESTS = 'blox.sha256'
+_DIGEST_LENGTH = 64
 
 DTYPES: dict[str, np.dtype] = {
     'BOOL': np.dtype(np.bool_),
@@ -125,6 +132,20 @@ class TensorFile(MappedFile):
             _check_layout(self.path, self.tensors, data_start, size)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
+    def check_digests(self) -> None:
+        """Raise CheckpointError unless each tensor's bytes are those that were saved; reads them all."""
+        if DIGESTS not in self.metadata:
+            fail(self.path, 'expected a digest of each tensor, found none: blox.save writes them')
+        stated = parse_json(self.path, self.metadata[DIGESTS], DIGESTS)
+        if stated.keys() != self.tensors.keys():
+            fail(self.path, f'{DIGESTS}: expected a digest of each tensor, found others')
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for name, found in zip(self, pool.map(lambda name: _digest(self[name]), self)):
+                self.release(name)
+                if found != stated[name]:
+                    what = 'expected the bytes that were saved, found others'
+                    fail(self.path, f'{what} (sha256 {found[:16]}...)', name)
+
     def __getitem__(self, name: str) -> np.ndarray:
         info = self.tensors[name]
         count = math.prod(info.shape)
@@ -139,11 +160,15 @@ class TensorFile(MappedFile):
 
 
 def write_tensors(
-    path: str | os.PathLike[str], tensors: Mapping[str, Any], metadata: Mapping[str, str]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    *,
+    digests: bool = False,
 ) -> None:
     """Write arrays, NumPy's or JAX's, to a safetensors file, atomically and durably.
 
-    The same tensors in the same order, with the same metadata, give the same bytes.
+    With `digests` the header says the SHA-256 of each, for `TensorFile.check_digests`. The same tensors in the same order, with the same metadata, give the same bytes.
     """
     if not tensors:
         raise ValueError(f'{str(path)!r}: there are no tensors to save')
@@ -154,7 +179,7 @@ def write_tensors(
             raise TypeError(f'metadata {key!r}: expected a string to a string, found {value!r}')
     codes = {name: _code(Path(path), name, array) for name, array in tensors.items()}
     ordered = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT != 0)
-    header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
+    header: dict[str, Any] = {}
     position = 0
     for name in ordered:
         array = tensors[name]
@@ -164,17 +189,41 @@ def write_tensors(
             'data_offsets': [position, position + array.nbytes],
         }
         position += array.nbytes
-    encoded = json.dumps(header, separators=(',', ':'), allow_nan=False).encode()
-    encoded += b' ' * (-(len(encoded) + 8) % ALIGNMENT)
+    # Of a digest only the length is known before its tensor is written.
+    found = dict.fromkeys(ordered, '0' * _DIGEST_LENGTH) if digests else {}
+    encoded = _encoded(header, metadata, found)
     if len(encoded) > MAX_HEADER_BYTES:
         raise ValueError(
             f'{str(path)!r}: a header of {len(encoded)} bytes, readers accept {MAX_HEADER_BYTES}'
         )
-    with atomic_write(path) as file:
+    with atomic_write(path) as file, ThreadPoolExecutor(1) as pool:
         file.write(struct.pack('<Q', len(encoded)))
         file.write(encoded)
         for name in ordered:
-            file.write(_contiguous_bytes(tensors[name]))
+            array = _contiguous(tensors[name])
+            hashing = pool.submit(_digest, array) if digests else None
+            file.write(_bytes(array))
+            if hashing:
+                found[name] = hashing.result()
+        if digests:
+            file.seek(8)
+            file.write(_encoded(header, metadata, found))
+
+
+def _encoded(
+    header: Mapping[str, Any], metadata: Mapping[str, str], digests: Mapping[str, str]
+) -> bytes:
+    """Return the header with its metadata, padded to where the data may start."""
+    entries = dict(metadata)
+    if digests:
+        entries[DIGESTS] = json.dumps(digests, separators=(',', ':'))
+    about = {_METADATA: dict(sorted(entries.items()))} if entries else {}
+    encoded = json.dumps({**about, **header}, separators=(',', ':'), allow_nan=False).encode()
+    return encoded + b' ' * (-(len(encoded) + 8) % ALIGNMENT)
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(_bytes(array)).hexdigest()
 
 
 def _code(path: Path, name: str, array: Any) -> str:
@@ -188,11 +237,32 @@ def _code(path: Path, name: str, array: Any) -> str:
         raise ValueError(f'{name!r}: safetensors files have no dtype {array.dtype}') from None
 
 
-def _contiguous_bytes(array: Any) -> memoryview:
-    """Return the array's bytes in C order, little-endian, whatever its strides."""
+def _contiguous(array: Any) -> np.ndarray:
+    """Return the array in C order, little-endian, whatever its strides."""
     array = np.asarray(array, order='C')
-    little = array.astype(array.dtype.newbyteorder('<'), copy=False)
-    return memoryview(little.reshape(-1).view(np.uint8))
+    return array.astype(array.dtype.newbyteorder('<'), copy=False)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def what_is_not_finite(array: np.ndarray) -> str:
+    """Return 'NaN' or 'infinity' if floating-point values have one, '' if they are finite."""
+    dtype = array.dtype if array.dtype.itemsize > 2 else np.float32
+    # A sum is the fastest look at all values; one of finite ones may overflow, so look again then.
+    with np.errstate(all='ignore'):
+        if np.isfinite(array.sum(dtype=dtype)) or np.isfinite(array).all():
+            return ''
+        return 'NaN' if np.isnan(array).any() else 'infinity'
+
+
+def holds_weights(dtype: Any) -> bool:
+    """Return whether models compute in a dtype: floating-point, of 16 bits or more.
+
+    Narrower ones mean nothing without scales, which other tensors hold, each library's in its way.
+    """
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize > 1
 
 
 def fail(path: Path, what: str, tensor: str | None = None, *, most: int = 500) -> NoReturn:

@@ -22,7 +22,7 @@ from blox.converters.sources.tensor import Tensor
 from blox.converters.target import table_of
 from blox.param import Param
 from blox.params import Params
-from blox.tensorfile import ALIGNMENT, fail
+from blox.tensorfile import ALIGNMENT, fail, what_is_not_finite
 from blox.wording import printable, some
 
 # Copies and transposes are bound by memory: two threads keep it busy, more hold more of it.
@@ -126,15 +126,8 @@ def _own(array: np.ndarray) -> np.ndarray:
 
 
 def _check_finite(file: Path, name: str, array: np.ndarray) -> None:
-    # A sum is the fastest look at all values; one of finite ones may overflow, so look again then.
-    with np.errstate(all='ignore'):
-        if not np.isfinite(array.sum(dtype=_sum_dtype(array))) and not np.isfinite(array).all():
-            found = 'NaN' if np.isnan(array).any() else 'infinity'
-            fail(file, f'expected finite values, found {found}', name)
-
-
-def _sum_dtype(array: np.ndarray) -> Any:
-    return array.dtype if array.dtype.itemsize > 2 else np.float32
+    if found := what_is_not_finite(array):
+        fail(file, f'expected finite values, found {found}', name)
 
 
 def _in_dtype(file: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:

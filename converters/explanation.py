@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
 from blox.converters.mapping.rules import Entry, plan, respell
 from blox.converters.sources.source import Source, open_source
 from blox.converters.sources.stacked import unstacked
@@ -17,6 +15,7 @@ from blox.converters.sources.tensor import Tensor
 from blox.converters.tables import layouts
 from blox.converters.target import model_spec, table_of
 from blox.params import Params
+from blox.tensorfile import holds_weights
 from blox.wording import misfits
 
 
@@ -184,7 +183,7 @@ def mismatched(
         for name, tensor in found.items()
         if tensor.shape != shapes[name]
     ] + [
-        f'{own[name]}: expected a floating-point dtype, found {tensor.dtype}'
+        f'{own[name]}: expected a floating-point dtype of 16 bits or more, found {tensor.dtype}'
         for name, tensor in found.items()
-        if not jnp.issubdtype(tensor.dtype, jnp.floating)
+        if not holds_weights(tensor.dtype)
     ]

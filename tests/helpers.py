@@ -141,3 +141,12 @@ def unpacked(page):
     (packed,) = re.findall(r'octet-stream" *>([\w+/=]{99,})<', page)
     markup = zlib.decompress(base64.b64decode(packed)).decode()
     return html.unescape(re.sub('<[^>]*>', '', markup))
+
+
+def flip(path, at):
+    """Turn one bit of a file's byte at `at`."""
+    with open(path, 'r+b') as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))

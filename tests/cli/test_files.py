@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from commands import blox, byte_tokenizer, fails, misused, printed
 from families import every_library, tiny
-from helpers import normal
+from helpers import flip, normal
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import blox as bx
+from blox.tensorfile import TensorFile
 from blox.zoo.models import families
 
 # By folder: the family, and the format.
@@ -285,8 +286,18 @@ def test_explain_refuses_what_is_our_own(folders, tmp_path, source):
 @pytest.mark.parametrize('format', ['hf', 'timm'])
 def test_verify_without_the_libraries_is_one_line(monkeypatch, format):
     monkeypatch.setitem(sys.modules, 'torch', None)
-    line = fails('verify', 'vit-digits', '--format', format)
-    assert line == "Error: a comparison needs torch: pip install 'blox-zoo[parity]'"
+    result = blox('verify', 'vit-digits', '--format', format)
+    assert result.exit_code == 1
+    assert result.stderr == "Error: a comparison needs torch: pip install 'blox-zoo[parity]'\n"
+    assert result.stdout == 'vit-digits: as it was saved, all values finite\n'
+
+
+def test_verify_names_the_tensor_whose_bytes_changed(tmp_path):
+    bx.zoo.save(tmp_path / 'a.safetensors', *bx.zoo.load('vit-digits'))
+    file = TensorFile(tmp_path / 'a.safetensors')
+    flip(tmp_path / 'a.safetensors', file.tensors['vit/head/w'].start)
+    line = fails('verify', tmp_path / 'a.safetensors')
+    assert "tensor 'vit/head/w': expected the bytes that were saved, found others" in line
 
 
 @pytest.mark.parametrize(

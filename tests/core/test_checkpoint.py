@@ -1,5 +1,6 @@
 """Params to a file and back: what is kept, shared and refused."""
 
+import hashlib
 import json
 import os
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from helpers import flip
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import blox as bx
@@ -517,3 +519,44 @@ def test_params_whose_arrays_were_donated_are_not_saved(path):
         bx.save(path, params)
     assert path.read_bytes() == b'old'
     assert os.listdir(path.parent) == [path.name]
+
+
+# Digests.
+
+
+def test_a_check_finds_a_byte_that_changed_in_any_tensor(path):
+    params = params_of_all_kinds()
+    bx.save(path, params)
+    content = path.read_bytes()
+    assert same(bx.load(path, check=True), params)
+    for name, info in TensorFile(path).tensors.items():
+        if info.stop > info.start:
+            path.write_bytes(content)
+            flip(path, info.start)
+            with pytest.raises(bx.CheckpointError, match=f'tensor {name!r}: expected the bytes'):
+                bx.load(path, check=True)
+
+
+def test_a_file_without_digests_is_loaded_but_not_checked(path):
+    write_tensors(path, {'w': np.ones(2, np.float32)}, {})
+    assert bx.load(path)['w'].shape == (2,)
+    with pytest.raises(bx.CheckpointError, match='expected a digest of each tensor, found none'):
+        bx.load(path, check=True)
+
+
+@pytest.mark.parametrize('digests', ['{}', '{"w":"0","v":"0"}', '[]', '{"w":1}'])
+def test_digests_of_other_tensors_are_refused(path, digests):
+    write_tensors(path, {'w': np.ones(2, np.float32)}, {'blox.sha256': digests})
+    with pytest.raises(bx.CheckpointError, match=r'digest|bytes that were saved|JSON object'):
+        bx.load(path, check=True)
+
+
+def test_digests_are_those_of_the_bytes(path):
+    bx.save(path, bx.Params.from_entries({'w': jnp.arange(5.0)}))
+    stated = json.loads(TensorFile(path).metadata['blox.sha256'])
+    assert stated == {'w': hashlib.sha256(np.arange(5, dtype='<f4').tobytes()).hexdigest()}
+
+
+def test_the_entry_of_digests_is_no_ones_else(path):
+    with pytest.raises(ValueError, match=r"'blox\.sha256' is where the file keeps digests"):
+        bx.save(path, params_of_all_kinds(), {'blox.sha256': '{}'})

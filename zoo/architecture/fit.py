@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import numpy as np
 
 from blox.adapters import is_adapted
 from blox.checkpoint import RNG_TENSORS
 from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
-from blox.tensorfile import TensorFile, fail
+from blox.tensorfile import TensorFile, fail, holds_weights, what_is_not_finite
 from blox.wording import differences
 
 
@@ -46,16 +46,28 @@ def shapes(params: Params) -> dict[str, tuple[int, ...]]:
 def not_floating(dtypes: Mapping[str, Any]) -> list[str]:
     """Return a clause for each path whose dtype holds no weights."""
     return [
-        f'{path!r}: expected a floating-point dtype, found {dtype}'
+        f'{path!r}: expected a floating-point dtype of 16 bits or more, found {dtype}'
         for path, dtype in dtypes.items()
-        if not jnp.issubdtype(dtype, jnp.floating)
+        if not holds_weights(dtype)
     ]
 
 
-def unmarked_state(expected: Params, params: Params) -> list[str]:
-    """Return the batch statistics that `params` has as parameters: an optimizer would train them."""
+def mismarked(expected: Params, params: Params) -> list[str]:
+    """Return a clause for each batch statistic that is marked as a parameter, or the other way.
+
+    An optimizer would train the former and pass over the latter.
+    """
+    kinds = {True: 'batch statistics', False: 'a parameter'}
     return [
-        path
+        f'{path}: expected to be marked as {kinds[param.is_state]}, found {kinds[not param.is_state]}'
         for path, param in expected.items()
-        if path in params and param.is_state and not params[path].is_state
+        if path in params and param.is_state != params[path].is_state
     ]
+
+
+def not_finite(params: Params) -> list[str]:
+    """Return a clause for each path with NaN or infinity; reads all values."""
+    found = {
+        path: what_is_not_finite(np.asarray(p.value)) for path, p in params.items() if path != RNG
+    }
+    return [f'{path}: expected finite values, found {what}' for path, what in found.items() if what]

@@ -17,6 +17,8 @@ from blox.zoo.models import families, family_of
 
 # The header's metadata entry that says which model a file holds.
 HEADER_KEY = 'blox.model'
+# That which says where a model's values are not finite; most files have none.
+NOT_FINITE = 'blox.not_finite'
 
 
 @dataclass(frozen=True)

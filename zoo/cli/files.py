@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
-from blox.wording import some
+from blox.wording import printable, some
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, status
 from blox.zoo.loading.place import Place
@@ -120,17 +120,21 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
 @click.option('--against', metavar='SOURCE', help='A folder or repository for the library to open.')
 @AS_JSON
 def verify(model: str, format: str | None, against: str | None, as_json: bool) -> None:
-    """Compare MODEL with transformers or timm, layer by layer.
+    """Check MODEL's file, and compare it with transformers or timm, layer by layer.
 
-    Needs them: pip install 'blox-zoo[parity]'. They open the folder or repository that MODEL is,
-    or an export of it if none of them saved it. Prints each layer's error in float64 and
-    float32; if one diverges, the exit code is 1 and the first is named.
+    A file of our own must hold the very bytes that were saved, all finite. The comparison needs
+    pip install 'blox-zoo[parity]'; those libraries open the folder or repository that MODEL is, or
+    an export. Prints each layer's error in float64 and float32; if one diverges, the exit code is 1.
 
     \b
     Example: blox verify my-bert/
              blox verify my-bert.safetensors --against my-bert/
     """
     found = find(model)
+    if found.is_own:
+        with status(f'checking {model}'):
+            found.check()
+        click.echo(f'{printable(model)}: as it was saved, all values finite', err=as_json)
     net, params = read(found, model)
     with tempfile.TemporaryDirectory() as exported:
         folder, layout = _saved(find(against) if against else found, format)

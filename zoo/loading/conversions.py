@@ -12,8 +12,10 @@ from pathlib import Path
 from huggingface_hub.utils import WeakFileLock
 
 from blox import converters
+from blox.tensorfile import TensorFile, fail, parse_json
+from blox.wording import differences
 from blox.zoo.loading.foreign import needed
-from blox.zoo.loading.hub.cache import FULL_DISK, own_folder
+from blox.zoo.loading.hub.cache import FULL_DISK, own_folder, read_record, write_record
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import Snapshot, all_recorded
 from blox.zoo.models import families
@@ -23,6 +25,8 @@ _LOG = logging.getLogger('blox')
 # Raise it when something outside of the converters changes what a conversion holds: the file format,
 # how a model marks its parameters, what is read of labels, preprocessing and tokenizers.
 _VERSION = 2
+# The header's metadata entry that says which repository, commit and files a conversion is of.
+_HEADER_KEY = 'blox.conversion'
 
 
 @functools.cache
@@ -58,6 +62,33 @@ def kept(snapshot: Snapshot, task: str = '') -> Path | None:
     """
     paths = (_path(snapshot, family, task) for family in families())
     return next((path for path in paths if path.is_file()), None)
+
+
+def header(snapshot: Snapshot, family: str) -> dict[str, str]:
+    """Return the header's entry that says what a conversion is of."""
+    fields = {
+        'repository': snapshot.repo,
+        'commit': snapshot.commit,
+        'key': _key(snapshot, family),
+    }
+    return {_HEADER_KEY: json.dumps(fields, sort_keys=True)}
+
+
+def check(snapshot: Snapshot, path: Path) -> None:
+    """Raise CheckpointError unless the file at `path` is a conversion of these files, and whole.
+
+    Its content is hashed once, and again if its size or time changed.
+    """
+    file = TensorFile(path)
+    said = parse_json(path, file.metadata.get(_HEADER_KEY, '{}'), _HEADER_KEY)
+    expected = {'repository': snapshot.repo, 'key': path.name.partition('.')[0]}
+    if wrong := differences(expected, {k: v for k, v in said.items() if k != 'commit'}):
+        fail(path, f'{_HEADER_KEY}: {"; ".join(wrong)}')
+    stat, memory = path.stat(), own_folder(snapshot.repo) / 'verified' / f'{path.stem}.json'
+    seen = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+    if read_record(memory) != seen:
+        file.check_digests()
+        write_record(memory, seen)
 
 
 def converted(

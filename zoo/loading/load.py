@@ -59,6 +59,7 @@ def load(
     mesh: Mesh | None = None,
     rules: Mapping[str, PartitionSpec] | None = None,
     seed: int | jax.Array = 0,
+    check: bool = False,
     **overrides: Any,
 ) -> tuple[ZooModel, Params]:
     """Load a pretrained model and its Params.
@@ -74,7 +75,8 @@ def load(
     library does that the weights come from; all else is kept. Any other difference between
     weights and model is an error that lists all of them. `dtype` casts floating-point values.
     `rules` from path patterns to PartitionSpec place the Params on `mesh`. The rng of the result
-    is made from `seed`.
+    is made from `seed`. `check=True` reads a file of our own whole, and compares each tensor with the
+    SHA-256 that was kept when it was saved; weights of other libraries are looked at in any case.
 
     On a CPU the Params of a file of our own are the mapped file itself: replace such a file, as `save`
     does, but do not overwrite it in place.
@@ -89,6 +91,8 @@ def load(
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
     place = resolve(name_or_path, source, revision, overrides.get('task', ''))
+    if check:
+        place.check()
     stored, family = place.card, families()[place.card.family]
     config = family.override(stored.config, overrides)
     model = family.build(stored.config)

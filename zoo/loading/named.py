@@ -45,6 +45,9 @@ class Named(Place):
     def read(self, model: Any, dtype: Any = None) -> Params:
         return self._place.read(model, dtype)
 
+    def check(self) -> None:
+        self._place.check()
+
     @property
     def folder(self) -> Path:
         return self._place.folder

@@ -8,9 +8,9 @@ from blox import checkpoint
 from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
-from blox.tensorfile import TensorFile, fail
-from blox.zoo.architecture.fit import check_header, unmarked_state
-from blox.zoo.catalog.card import HEADER_KEY, Card
+from blox.tensorfile import DIGESTS, TensorFile, fail
+from blox.zoo.architecture.fit import check_header, mismarked, not_finite
+from blox.zoo.catalog.card import HEADER_KEY, NOT_FINITE, Card
 from blox.zoo.loading.place import LocalPlace
 
 # What config.json says of a repository or folder that holds a file of our own.
@@ -45,7 +45,21 @@ class OwnFile(LocalPlace):
         """Return the file's Params, once its header was compared with the model's own spec."""
         expected = model_spec(model)
         check_header(expected, self._file)
+        checkpoint.check_described(self._file)
         params = checkpoint.params_of(self._file).partition(lambda path, _: path != RNG)[0]
-        if unmarked := unmarked_state(expected, params):
-            fail(self._path, f'expected these to be marked as batch statistics: {unmarked}')
+        wrong = mismarked(expected, params)
+        if NOT_FINITE in self._file.metadata:
+            wrong.append(self._file.metadata[NOT_FINITE])
+        elif DIGESTS not in self._file.metadata:
+            # Nobody looked at these values when they were saved.
+            wrong += not_finite(params)
+        if wrong:
+            fail(self._path, '; '.join(wrong))
         return params if dtype is None else params.cast(dtype)
+
+    def check(self) -> None:
+        """Raise CheckpointError unless all values are finite, and those that were saved."""
+        self._file.check_digests()
+        params = checkpoint.params_of(self._file)
+        if wrong := not_finite(params.partition(lambda path, _: path != RNG)[0]):
+            fail(self._path, '; '.join(wrong))

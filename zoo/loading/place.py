@@ -38,6 +38,13 @@ class Place(abc.ABC):
     def folder(self) -> Path:
         """Return the folder or file on this machine; a repository's is downloaded."""
 
+    def check(self) -> None:
+        """Raise CheckpointError unless a file of our own holds what was saved.
+
+        What another library saved is checked whenever it is read.
+        """
+        return
+
     def __str__(self) -> str:
         return str(self.folder)
 

@@ -1,6 +1,7 @@
 """Repositories of the Hugging Face Hub."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 from collections.abc import Mapping
@@ -35,10 +36,16 @@ class Repository(Place):
         return self._snapshot.repo
 
     def _read_card(self) -> Card:
-        return self._file.card
+        # One conversion serves all commits whose files are the same.
+        return (
+            dataclasses.replace(self._file.card, **self._origin) if self._kept else self._file.card
+        )
 
     def read(self, model: Any, dtype: Any = None) -> Params:
         return self._file.read(model, dtype)
+
+    def check(self) -> None:
+        self._file.check()
 
     @property
     def folder(self) -> Path:
@@ -54,6 +61,7 @@ class Repository(Place):
 
     @property
     def is_own(self) -> bool:
+        """Return whether the repository holds a file of our own, not one that is converted."""
         return 'config.json' in self._needed and says_own(self._config)
 
     @functools.cached_property
@@ -91,6 +99,7 @@ class Repository(Place):
         try:
             file = OwnFile(path)
             # Whatever is wrong with its header comes to light here.
+            conversions.check(self._snapshot, path)
             return file if file.card else None
         # Another process may have swept it just now.
         except (CheckpointError, FileNotFoundError) as error:
@@ -103,16 +112,22 @@ class Repository(Place):
         """Write the downloaded folder to one file of our own."""
         place = self._downloaded(folder)
         model = families()[place.card.family].build(place.card.config)
-        checkpoint.save(path, place.read(model).finalize(), place.card.to_header())
+        header = {**place.card.to_header(), **conversions.header(self._snapshot, self.family)}
+        checkpoint.save(path, place.read(model).finalize(), header)
 
     def _downloaded(self, folder: Path) -> ForeignFolder:
         """Return the downloaded folder, whose card says where it is from."""
         if not any(name in self._needed for name in WEIGHTS):
             self._check_whole(WEIGHTS[0])
+        name = self._snapshot.repo.partition('/')[2]
+        return ForeignFolder(folder, name, self._task, self._origin)
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        """Return where the files are from, as a card says it."""
         found = self._snapshot
         sha256 = {name: file.sha256 for name in self._needed if (file := found.files[name]).sha256}
-        origin = {'source': found.repo, 'commit': found.commit, 'sha256': sha256}
-        return ForeignFolder(folder, found.repo.partition('/')[2], self._task, origin)
+        return {'source': found.repo, 'commit': found.commit, 'sha256': sha256}
 
     def _check_whole(self, name: str) -> None:
         """Raise ConnectionError if a file is not known to be there for want of a Hub to ask."""

@@ -1,5 +1,6 @@
 """Saving a model and its Params as one file."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ from blox import checkpoint
 from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
-from blox.zoo.architecture.fit import check_fit, not_floating, unmarked_state
-from blox.zoo.catalog.card import Card
+from blox.wording import some
+from blox.zoo.architecture.fit import check_fit, mismarked, not_finite, not_floating
+from blox.zoo.catalog.card import NOT_FINITE, Card
+
+_LOG = logging.getLogger('blox')
 
 
 def save(
@@ -19,13 +23,17 @@ def save(
 
     `card` says more of it: pass `dataclasses.replace(bx.zoo.read_card(name), ...)` to keep the
     preprocessing, labels and tokenizer of the model that this one came from; labels must be as
-    many as classes.
+    many as classes. NaN and infinity are saved with a warning.
     """
     card = Card.of(model, Path(path).stem, card)
     check_fit(model, params)
-    unmarked = unmarked_state(model_spec(model), params)
-    wrong = [f'{path}: not marked as batch statistics' for path in unmarked]
+    wrong = mismarked(model_spec(model), params)
     wrong += not_floating({path: param.dtype for path, param in params.items() if path != RNG})
     if wrong:
         raise ValueError(f'params do not fit {model!r}: ' + '; '.join(wrong))
-    checkpoint.save(path, params, card.to_header())
+    metadata = card.to_header()
+    if infinite := not_finite(params):
+        # What took long to train is not lost: bx.load reads it.
+        _LOG.warning('%s: bx.zoo.load will refuse it: %s', path, some(infinite, 4, '; '))
+        metadata[NOT_FINITE] = '; '.join(infinite[:4])
+    checkpoint.save(path, params, metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -86,10 +87,11 @@ class Folder:
         """Tell whether a state was kept."""
         return (self.path / _FILE).exists()
 
-    def restore(self, first: State) -> State:
+    def restore(self, first: State, steps: int) -> State:
         """Read the state that was kept, made like the first one; return that if none was.
 
-        Raises ValueError if the folder is of another training.
+        Raises ValueError if the folder is of another training, CheckpointError if its state is not
+        as it was kept, or of none of so many `steps`.
         """
         if not self.is_begun:
             return first
@@ -99,6 +101,10 @@ class Folder:
             what = f'{_KEY}: expected what a training keeps, found {about}; remove its folder'
             fail(file.path, what)
         self._check_identity(about['identity'])
+        if about['step'] > steps:
+            what = f'expected a step of 1 to {steps}, found {about["step"]}; remove its folder'
+            fail(file.path, what)
+        file.check_digests()
         self._step = about['step']
         history = tuple(Epoch(*row) for row in about['history'])
         state = first._replace(step=self._step, history=history)
@@ -139,9 +145,12 @@ def _is_sound(about: Mapping[str, Any]) -> bool:
     return (
         isinstance(about['identity'], dict)
         and type(about['step']) is int
+        and about['step'] > 0
         and isinstance(history, list)
         and all(isinstance(row, list) and len(row) == len(Epoch._fields) for row in history)
-        and all(type(x) in (int, float) for row in history for x in row)
+        and all(type(x) in (int, float) and math.isfinite(x) for row in history for x in row)
+        and [row[0] for row in history] == [*range(1, len(history) + 1)]
+        and all(0 < row[1] <= about['step'] for row in history)
     )
 
 

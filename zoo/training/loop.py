@@ -35,7 +35,7 @@ def train(
     """
     state = first_state(params, plan)
     if folder:
-        state = folder.restore(state)
+        state = folder.restore(state, plan.steps)
     left = states(model, params, data, plan, state)
     bar = tqdm.tqdm(total=plan.steps, initial=state.step, unit='step', leave=False, disable=None)
     try:

@@ -4,13 +4,15 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GRAY
+from helpers import GRAY, flip
 from own_files import REMOVED, tampered
 
 import blox as bx
@@ -37,7 +39,10 @@ def test_all_that_differs_is_in_one_error(saved, tmp_path):
     assert 'gpt2/norm/scale: missing' in message
     assert "'gpt2/extra': unexpected" in message
     assert 'gpt2/norm/offset: expected shape (8,), found (3,)' in message
-    assert "'gpt2/pos_embed/w': expected a floating-point dtype, found int32" in message
+    assert (
+        "'gpt2/pos_embed/w': expected a floating-point dtype of 16 bits or more, found int32"
+        in message
+    )
 
 
 def test_a_fresh_head_excuses_nothing_else(saved, tmp_path):
@@ -82,6 +87,71 @@ def test_batch_statistics_are_state_or_the_file_is_refused(saved, tmp_path, desc
         return
     assert params['resnet/stem/norm/mean'].is_state
     assert not params['resnet/stem/norm/mean'].trainable
+
+
+def test_a_file_that_does_not_say_what_its_params_are_is_refused(saved, tmp_path):
+    path = tampered(saved['vit'][2], tmp_path / 'a.safetensors', metadata={'blox.params': REMOVED})
+    with pytest.raises(bx.CheckpointError, match=r"a\.safetensors.*expected 'blox\.params'"):
+        bx.zoo.load(path)
+
+
+def test_a_tag_does_not_make_state_of_a_weight(saved, tmp_path):
+    tagged = {'vit/head/w': {'tag': 'batch_stats'}}
+    description = {'finalized': True, 'frozen': [], 'metadata': tagged, 'rng': 'threefry2x32'}
+    metadata = {'blox.params': json.dumps(description)}
+    path = tampered(saved['vit'][2], tmp_path / 'a.safetensors', metadata=metadata)
+    with pytest.raises(
+        bx.CheckpointError, match='vit/head/w: expected to be marked as a parameter, found batch'
+    ):
+        bx.zoo.load(path)
+
+
+@pytest.mark.parametrize('name', ['float8_e4m3fn', 'float8_e5m2'])
+def test_numbers_that_mean_nothing_without_scales_are_refused(saved, tmp_path, name):
+    value = np.zeros(8, jnp.dtype(name))
+    path = tampered(
+        saved['gpt2'][2], tmp_path / 'a.safetensors', tensors={'gpt2/norm/scale': value}
+    )
+    with pytest.raises(
+        bx.CheckpointError, match=f"'gpt2/norm/scale': .* 16 bits or more, .*{name}"
+    ):
+        bx.zoo.load(path)
+
+
+# Content.
+
+
+def test_a_check_finds_any_byte_that_changed(saved, tmp_path):
+    path = tmp_path / 'a.safetensors'
+    for name, info in TensorFile(saved['vit'][2]).tensors.items():
+        shutil.copy(saved['vit'][2], path)
+        flip(path, info.stop - 1)
+        with pytest.raises(bx.CheckpointError, match=f'tensor {name!r}: expected the bytes that'):
+            bx.zoo.load(path, check=True)
+    bx.zoo.load(saved['vit'][2], check=True)
+
+
+@pytest.mark.parametrize('value', ['nan', 'inf'])
+def test_what_is_not_finite_is_saved_with_a_warning_and_refused(saved, tmp_path, caplog, value):
+    model, params, _ = saved['vit']
+    path = tmp_path / 'a.safetensors'
+    bad = params.set('vit/head/b', np.full(params['vit/head/b'].shape, float(value), np.float32))
+    bx.zoo.save(path, model, bad)
+    what = 'NaN' if value == 'nan' else 'infinity'
+    (record,) = caplog.records
+    assert f'vit/head/b: expected finite values, found {what}' in record.getMessage()
+    for check in (False, True):
+        with pytest.raises(bx.CheckpointError, match=f'vit/head/b: expected finite .* {what}'):
+            bx.zoo.load(path, check=check)
+    assert not np.isfinite(bx.load(path)['vit/head/b'].value).any()
+
+
+def test_values_that_nobody_looked_at_are_looked_at(saved, tmp_path):
+    bad = np.full(saved['vit'][1]['vit/head/b'].shape, np.nan, np.float32)
+    changes = {'tensors': {'vit/head/b': bad}, 'metadata': {'blox.sha256': REMOVED}}
+    path = tampered(saved['vit'][2], tmp_path / 'a.safetensors', **changes)
+    with pytest.raises(bx.CheckpointError, match='vit/head/b: expected finite values, found NaN'):
+        bx.zoo.load(path)
 
 
 def test_a_file_that_is_no_models_is_refused(tmp_path):

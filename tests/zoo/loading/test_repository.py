@@ -221,6 +221,13 @@ def test_a_conversion_says_where_it_is_from(server, repos, tmp_path):
     assert header['sha256'] == {WEIGHTS: sha256(files[WEIGHTS])}
 
 
+def test_a_conversion_says_of_which_commit_it_was_asked_for(server, repos):
+    bx.zoo.load(REPO)
+    files = {**repos[REPO][3], 'README.md': b'Nothing that is converted.'}
+    server.put(REPO, files)
+    assert bx.zoo.read_card(REPO).commit == commit_of(files)
+
+
 def test_wrong_weights_are_refused_and_nothing_is_kept(server, repos, tmp_path):
     content = repos[REPO][3][WEIGHTS]
     wrong = content[:-1] + bytes([content[-1] ^ 1])
@@ -234,11 +241,25 @@ def test_wrong_weights_are_refused_and_nothing_is_kept(server, repos, tmp_path):
     assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
 
 
-@table({'cut': lambda content: content[:-10], 'empty': lambda _: b'', 'text': lambda _: b'no' * 99})
+DAMAGES = {
+    'cut': lambda content: content[:-10],
+    'empty': lambda _: b'',
+    'text': lambda _: b'no' * 99,
+    'a bit': lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    'another repository': lambda content: content.replace(
+        rb'\"repository\": \"org/vit\"', rb'\"repository\": \"org/abc\"'
+    ),
+    'other files': lambda content: re.sub(rb'(key\\": \\")....', rb'\g<1>0000', content),
+}
+
+
+@table(DAMAGES)
 def test_a_damaged_conversion_is_made_again(row, server, repos, tmp_path, caplog):
     bx.zoo.load(REPO)
     (path,) = conversions(tmp_path)
-    path.write_bytes(row(path.read_bytes()))
+    before = path.read_bytes()
+    path.write_bytes(row(before))
+    assert path.read_bytes() != before
     server.log.clear()
     assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
     assert 'converting it again' in caplog.text

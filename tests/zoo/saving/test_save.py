@@ -116,5 +116,7 @@ def test_a_card_that_would_not_load_is_not_saved(saved, tmp_path, changes, messa
 def test_params_that_would_not_load_are_not_saved(saved, tmp_path):
     model, params, _ = saved['resnet']
     plain = bx.Params.from_entries({path: p.value for path, p in params.items() if path != 'rng'})
-    with pytest.raises(ValueError, match='resnet/stem/norm/mean: not marked as batch statistics'):
+    with pytest.raises(
+        ValueError, match='resnet/stem/norm/mean: expected to be marked as batch statistics'
+    ):
         bx.zoo.save(tmp_path / 'a.safetensors', model, plain)

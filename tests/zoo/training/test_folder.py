@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from helpers import table
+from helpers import flip, table
 from trainings import (
     PARAMS,
     GoneError,
@@ -137,6 +137,13 @@ FOREIGN = {
     'no history': (lambda about: about.pop('history'), 'what a training keeps'),
     'rows': (lambda about: about.update(history=[[1, 2]]), 'what a training keeps'),
     'step': (lambda about: about.update(step='5'), 'what a training keeps'),
+    'a negative step': (lambda about: about.update(step=-5), 'what a training keeps'),
+    'a step of none': (lambda about: about.update(step=10**9), 'a step of 1 to 9, found 10000000'),
+    'an epoch twice': (
+        lambda about: about.update(history=2 * about['history']),
+        'what a training keeps',
+    ),
+    'a loss': (lambda about: about['history'][0].__setitem__(2, 1e999), 'Infinity is not JSON'),
     'no epoch': (lambda about: about.update(history=[]), 'do not fit the training'),
 }
 
@@ -146,6 +153,17 @@ def test_a_state_that_says_nonsense_is_refused(half_done, tmp_path, row):
     spoil, message = row
     out = rewritten(half_done, tmp_path, lambda about, params: (spoil(about), params)[1])
     with pytest.raises(bx.CheckpointError, match=message):
+        finetune(out)
+
+
+def test_a_state_whose_bytes_changed_is_refused(half_done, tmp_path):
+    out = rewritten(half_done, tmp_path, lambda about, params: params)
+    state = out.with_suffix('.training') / 'state.safetensors'
+    (name, *_), tensors = TensorFile(state), TensorFile(state).tensors
+    flip(state, tensors[name].start)
+    with pytest.raises(
+        bx.CheckpointError, match=r'state\.safetensors.*expected the bytes that were'
+    ):
         finetune(out)
 
 
