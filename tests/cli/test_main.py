@@ -1,5 +1,6 @@
 """All commands of `blox`, in this process and as one of its own."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from commands import (
     DIGITS,
     INTERRUPTIBLE,
+    blox,
     byte_tokenizer,
     fails,
     misused,
@@ -20,6 +22,7 @@ from commands import (
 from helpers import opened
 
 import blox as bx
+from blox.tensorfile import TensorFile, write_tensors
 from blox.zoo.cli.main import main
 
 
@@ -214,3 +217,31 @@ def test_a_reader_that_goes_away_is_no_traceback(args):
 )
 def test_an_empty_argument_is_refused(args):
     assert 'found nothing' in fails(*args)
+
+
+# What files say.
+
+ESCAPE = '\x1b[2J'
+
+
+def test_whatever_a_file_says_is_printable(encoder, writer, tmp_path):
+    file = TensorFile(writer)
+    fields = json.loads(file.metadata['blox.model'])
+    fields['metrics'] = {f'bits{ESCAPE}': 1.0}
+    fields['sha256'] = {f'a{ESCAPE}.bin': '0'}
+    path = tmp_path / f'odd{ESCAPE}.safetensors'
+    write_tensors(path, dict(file), {**file.metadata, 'blox.model': json.dumps(fields)})
+    text = printed('info', path)
+    assert r'bits\x1b[2J 1.0' in text
+    assert r'a\x1b[2J.bin 0' in text
+    for command in (['info', path], ['show', path], ['explain', path], ['embed', encoder, ESCAPE]):
+        result = blox(*command)
+        assert result.output
+        assert '\x1b' not in result.output
+
+
+def test_what_is_generated_is_printable(tmp_path):
+    token = byte_tokenizer().encode('\x1b').ids[0]
+    path = write_model(tmp_path / 'a.safetensors', 64, bias=token)
+    text = printed('generate', path, 'ab\n\tc', '--max-new-tokens', 3, '--temperature', 0)
+    assert text == 'ab\n\tc' + r'\x1b' * 3 + '\n'

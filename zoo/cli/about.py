@@ -8,7 +8,7 @@ import click
 import blox as bx
 from blox.converters.target import model_spec
 from blox.wording import format_bytes, some
-from blox.zoo.cli.shared import AS_JSON, MODEL, find
+from blox.zoo.cli.shared import AS_JSON, MODEL, find, say
 from blox.zoo.models import families
 
 # The facts that `info` prints, in its order.
@@ -62,12 +62,12 @@ def list_command(pattern: str, as_json: bool) -> None:
     if not rows:
         raise ValueError(f'no model fits {pattern!r}')
     if as_json:
-        print(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     width = max(len(row['name']) for row in rows)
     for row in rows:
         kind = 'weights included' if row['weights'] else row['source'] or 'architecture'
-        print(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
+        say(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
 
 
 @click.command(epilog=MODEL)
@@ -88,13 +88,13 @@ def info(model: str, as_json: bool) -> None:
     fields['tokenizer'] = bool(found.tokenizer)
     fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}
     if as_json:
-        print(json.dumps(fields, indent=2))
+        say(json.dumps(fields, indent=2))
         return
     fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
     fields['tokenizer'] = 'included' if found.tokenizer else ''
     for name in FACTS:
         if fields[name]:
-            print(f'{name + ":":<13} {plain(fields[name])}')
+            say(f'{name + ":":<13} {plain(fields[name])}')
 
 
 def plain(value: Any) -> str:

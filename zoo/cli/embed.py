@@ -22,6 +22,7 @@ from blox.zoo.cli.shared import (
     is_utf8,
     read,
     report,
+    say,
 )
 from blox.zoo.inputs.texts import EncodedText
 from blox.zoo.loading.load import text_preprocessor_of
@@ -69,18 +70,18 @@ def embed(
     found = find(model, 'sentence-embedding')
     prepare = text_preprocessor_of(found.card, model)
 
-    def say(i: int, what: str) -> None:
+    def note(i: int, what: str) -> None:
         place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'
         report(printable(place), what)
 
     encode = functools.partial(prepare.encode, prompt_name=prompt_name, prompt=prompt)
     encode([''])  # What is wrong with a prompt shows before the model is read.
-    vectors, troubles = _embeddings(*read(found, model), encode, lines, say)
+    vectors, troubles = _embeddings(*read(found, model), encode, lines, note)
     if npy:
         _write_npy(npy, vectors, len(troubles))
     elif as_json:
         rows = [None if i in troubles else row.tolist() for i, row in enumerate(vectors)]
-        print(json.dumps(rows))
+        say(json.dumps(rows))
     else:
         sound = [i for i in range(len(lines)) if i not in troubles]
         _print_cosines([printable(lines[i])[:40] for i in sound], vectors[sound])
@@ -106,9 +107,9 @@ def _embeddings(
     params: bx.Params,
     encode: Callable[[Sequence[str]], list[EncodedText]],
     texts: Sequence[str],
-    say: Callable[[int, str], None],
+    note: Callable[[int, str], None],
 ) -> tuple[np.ndarray, set[int]]:
-    """Return a row for each text, of NaN where there is trouble, and where that is; `say` what."""
+    """Return a row for each text, of NaN where there is trouble, and where that is; `note` what."""
     vectors = np.full((len(texts), model.config.width), np.nan, np.float32)
     troubles: set[int] = set()
     embedder = batches.TextBatches(
@@ -126,9 +127,9 @@ def _embeddings(
             for i, text in encoded.items():
                 if trouble := _trouble(texts[i], text.ids, model.config):
                     troubles.add(i)
-                    say(i, trouble)
+                    note(i, trouble)
                 elif text.is_cut:
-                    say(i, f'cut to its first {len(text.ids)} tokens')
+                    note(i, f'cut to its first {len(text.ids)} tokens')
             sound = {i: text for i, text in encoded.items() if i not in troubles}
             progress.update(len(encoded) - len(sound))
             for rows, values in embedder(sound):
@@ -153,14 +154,14 @@ def _write_npy(out: str, vectors: np.ndarray, skipped: int) -> None:
     with atomic_write(out) as stream:
         np.save(stream, vectors)
     left_out = f', {skipped} of them NaN: see above' if skipped else ''
-    print(f'{out}: float32 {list(vectors.shape)}{left_out}')
+    say(f'{out}: float32 {list(vectors.shape)}{left_out}')
 
 
 def _print_cosines(names: Sequence[str], vectors: np.ndarray) -> None:
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     width = max(map(len, names), default=0)
     for name, row in zip(names, unit @ unit.T):
-        print(f'{name:<{width}}  ' + ' '.join(f'{cosine:6.3f}' for cosine in row))
+        say(f'{name:<{width}}  ' + ' '.join(f'{cosine:6.3f}' for cosine in row))
 
 
 COMMANDS = (embed,)

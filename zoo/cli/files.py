@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
-from blox.wording import printable, some
+from blox.wording import some
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, status
+from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, say, status
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
 from blox.zoo.loading.weights import BareWeights
@@ -53,7 +53,7 @@ def convert(source: str, out: str, name: str | None, dtype: str | None) -> None:
     model, params = read(found, source, dtype and jnp.dtype(dtype))
     with status(f'writing {out}'):
         bx.zoo.save(out, model, params, card=found.card)
-    print(f'{out}: {type(model).__name__}, {params.num_params:,} parameters')
+    say(f'{out}: {type(model).__name__}, {params.num_params:,} parameters')
 
 
 @click.command(epilog=MODEL)
@@ -84,7 +84,7 @@ def export(model: str, out: str, format: str) -> None:
     net, params = read(found, model)
     with status(f'writing {out}'):
         bx.zoo.export(folder, net, params, format, card=found.card)
-    print(f'{out}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
+    say(f'{out}: {", ".join(sorted(path.name for path in folder.iterdir()))}')
 
 
 @click.command(epilog=_SOURCE)
@@ -109,7 +109,7 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
     _check_says(place)
     model = families()[place.card.family].build(place.card.config)
     explanation = converters.explain(place.source, model)
-    print(json.dumps(explanation.fields(), indent=2) if as_json else explanation)
+    say(json.dumps(explanation.fields(), indent=2) if as_json else explanation)
     if not explanation.ok:
         sys.exit(1)
 
@@ -134,7 +134,7 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
     if found.is_own:
         with status(f'checking {model}'):
             found.check()
-        click.echo(f'{printable(model)}: as it was saved, all values finite', err=as_json)
+        say(f'{model}: as it was saved, all values finite', err=as_json)
     net, params = read(found, model)
     with tempfile.TemporaryDirectory() as exported:
         folder, layout = _saved(find(against) if against else found, format)
@@ -144,7 +144,7 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
             folder, layout = Path(exported), format or _layout_of(found.card)
             bx.zoo.export(folder, net, params, layout)
         report = _report(folder, layout, net, params)
-    print(json.dumps(report.fields(), indent=2) if as_json else report)
+    say(json.dumps(report.fields(), indent=2) if as_json else report)
     if report.diverging:
         sys.exit(1)
 

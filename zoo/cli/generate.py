@@ -5,8 +5,7 @@ from typing import Any
 import click
 
 import blox as bx
-from blox.wording import printable_lines
-from blox.zoo.cli.shared import MODEL, find, is_utf8, number, read, tokenizer_of
+from blox.zoo.cli.shared import MODEL, find, is_utf8, number, read, say, tokenizer_of
 
 
 @click.command(epilog=MODEL)
@@ -34,16 +33,16 @@ def generate(model: str, prompt: str, seed: int, **options: Any) -> None:
     room = net.config.context - len(prompt_ids)
     options['max_new_tokens'] = min(options['max_new_tokens'], max(room, 1))
     tokens = bx.zoo.stream(net, params, prompt_ids, seed=seed, **options)
-    print(prompt, end='', flush=True)
+    say(prompt, end='')
     ids, printed, text = [], '', ''
     for token in tokens:
         ids.append(token)
         text = tokenizer.decode(ids)
         # Bytes of an unfinished character decode to U+FFFD; wait for the rest of it.
         if not text.endswith('\ufffd'):
-            print(printable_lines(text[len(printed) :]), end='', flush=True)
+            say(text[len(printed) :], end='')
             printed = text
-    print(printable_lines(text[len(printed) :]))
+    say(text[len(printed) :])
 
 
 COMMANDS = (generate,)

@@ -9,10 +9,10 @@ import click
 import blox as bx
 from blox.atomic import atomic_write
 from blox.converters.target import model_spec
-from blox.wording import format_bytes, printable
+from blox.wording import format_bytes
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.about import FACTS, plain
-from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, status
+from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, say, status
 from blox.zoo.models import families
 
 
@@ -41,7 +41,7 @@ def show(model: str, html: str | None) -> None:
         page = bx.to_html(net, params, about=_about(card, params)).encode()
         with atomic_write(html) as file:
             file.write(page)
-    print(f'{html}: {format_bytes(len(page))}, {params.num_params:,} parameters')
+    say(f'{html}: {format_bytes(len(page))}, {params.num_params:,} parameters')
 
 
 def _opened(model: str, *, download: bool) -> tuple[Card, Any, bx.Params]:
@@ -83,7 +83,7 @@ def diff(a: str, b: str, top: int | None, as_json: bool) -> None:
         found = bx.zoo.diff(a, b)
     listed = found.top(top) if top else found
     if as_json:
-        print(json.dumps(listed.fields(), indent=2, allow_nan=False))
+        say(json.dumps(listed.fields(), indent=2, allow_nan=False))
     else:
         _print_lines(str(listed))
     if not found.same:
@@ -95,4 +95,4 @@ COMMANDS = (show, diff)
 
 def _print_lines(text: str) -> None:
     for line in text.split('\n'):
-        print(printable(line))
+        say(line)

@@ -26,6 +26,7 @@ from blox.zoo.cli.shared import (
     preprocessor_of,
     read,
     report,
+    say,
     tokenizer_of,
 )
 from blox.zoo.inputs.images import IMAGE_SUFFIXES
@@ -79,12 +80,12 @@ def predict(
     if csv:
         _write_csv(csv, rows, 'value' if card.scores == 'none' else 'probability')
     elif as_json:
-        print(json.dumps([_as_json(row, card.scores) for row in rows], indent=2))
+        say(json.dumps([_as_json(row, card.scores) for row in rows], indent=2))
     else:
         width = max((len(_shown(row)) for row in rows), default=0)
         for row in rows:
             found = '  '.join(_said(answer, card.scores) for answer in row.answers)
-            print(f'{_shown(row):<{width}}  {found}')
+            say(f'{_shown(row):<{width}}  {found}')
     if len({row.input for row in rows}) < count and card.task != 'multiple-choice':
         sys.exit(1)
 
@@ -192,7 +193,7 @@ def _write_csv(out: str, rows: list[_Row], what: str) -> None:
         return
     with atomic_write(out) as stream:
         stream.write(content)
-    print(f'{printable(out)}: {len(rows)} {"rows" if has_parts else "files"}')
+    say(f'{out}: {len(rows)} {"rows" if has_parts else "files"}')
 
 
 def _csv_line(cells: Sequence[object]) -> str:

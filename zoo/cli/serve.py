@@ -6,7 +6,7 @@ import click
 import jax.numpy as jnp
 
 import blox as bx
-from blox.zoo.cli.shared import DTYPE, MODEL, check_free, find, read, status
+from blox.zoo.cli.shared import DTYPE, MODEL, check_free, find, read, say, status
 from blox.zoo.saving.compile import PLATFORMS
 
 
@@ -39,9 +39,9 @@ def compile(model: str, out: str, platforms: tuple[str, ...], dtype: str | None)
     net, params = read(found, model, dtype and jnp.dtype(dtype))
     with status(f'writing {out}'):
         facts = bx.zoo.compile(out, net, params, card=found.card, platforms=platforms or PLATFORMS)
-    print(f'{out}: {type(net).__name__} for {", ".join(facts["platforms"])}')
-    print(f'inputs: {_listed(facts["inputs"])}')
-    print(f'outputs: {_listed(facts["outputs"])}')
+    say(f'{out}: {type(net).__name__} for {", ".join(facts["platforms"])}')
+    say(f'inputs: {_listed(facts["inputs"])}')
+    say(f'outputs: {_listed(facts["outputs"])}')
 
 
 def _listed(arrays: Any) -> str:

@@ -10,7 +10,7 @@ import tqdm
 from tokenizers import Tokenizer
 
 import blox as bx
-from blox.wording import printable
+from blox.wording import printable, printable_lines
 from blox.zoo.catalog.card import Card
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
@@ -92,9 +92,19 @@ def check_one_output(out: str | None, as_json: bool, option: str) -> None:
         raise click.UsageError(f'expected {option} or --json, found both.')
 
 
+def say(text: object, *, end: str = '\n', err: bool = False) -> None:
+    """Print a text, above a bar if there is one, so that any terminal shows it as it is.
+
+    All that commands print of what files say comes through here.
+    """
+    stream = sys.stderr if err else sys.stdout
+    tqdm.tqdm.write(printable_lines(text), file=stream, end=end)
+    stream.flush()
+
+
 def report(place: str, reason: object) -> None:
     """Print, above a bar if there is one, why something was left out."""
-    tqdm.tqdm.write(f'{place}: {printable(reason)}', file=sys.stderr)
+    say(f'{place}: {printable(reason)}', err=True)
 
 
 def is_utf8(text: str) -> bool:

@@ -1,16 +1,13 @@
 """The command of `blox` that trains: finetune."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
-import tqdm
 
 import blox as bx
-from blox.wording import printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.shared import find, number, preprocessor_of, status, tokenizer_of
+from blox.zoo.cli.shared import find, number, preprocessor_of, say, status, tokenizer_of
 from blox.zoo.models import families
 from blox.zoo.training.classes import read_for_classes
 from blox.zoo.training.data import Data
@@ -58,7 +55,7 @@ def finetune(
     pretrained = find(model)
     with status(f'reading {data}'):
         examples = _read_data(pretrained.card, model, data, holdout=holdout, seed=seed, flip=flip)
-    print(printable(examples.summary))
+    say(examples.summary)
     with status(f'reading {model}'):
         net, params, card = read_for_classes(pretrained, examples.labels, seed=seed)
     if lora:
@@ -66,22 +63,20 @@ def finetune(
     params = params.freeze(freeze)
     folder = Path(out).with_suffix('.training')
     if folder.exists():
-        print(f'{printable(folder)}: going on')
+        say(f'{folder}: going on')
     try:
         bx.zoo.finetune(
             net, params, examples, out=out, card=card, seed=seed, on_epoch=_print_epoch, **options
         )
     except KeyboardInterrupt:
         what = 'run the same command again to go on' if folder.exists() else 'nothing was kept'
-        click.echo(f'\n{printable(folder)}: {what}', err=True)
+        say(f'\n{folder}: {what}', err=True)
         raise
     card = bx.zoo.read_card(out)
-    print(card.training)
-    print(
-        f'{printable(out)}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items())
-    )
+    say(card.training)
+    say(f'{out}: ' + ', '.join(f'{name} {value}' for name, value in card.metrics.items()))
     if lora:
-        print(f'{printable(Path(out).with_suffix(".lora.safetensors"))}: the adapters alone')
+        say(f'{Path(out).with_suffix(".lora.safetensors")}: the adapters alone')
 
 
 def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, flip: bool) -> Data:
@@ -106,11 +101,10 @@ def _with_adapters(params: bx.Params, card: Card, rank: int, seed: int) -> bx.Pa
 
 def _print_epoch(row: Epoch) -> None:
     """Print a row above the bar, and at once where there is none."""
-    tqdm.tqdm.write(
+    say(
         f'epoch {row.epoch}: loss {row.loss:.3f}, accuracy {row.accuracy:.1%}; '
         f'held out {row.held_out_loss:.3f}, {row.held_out_accuracy:.1%}'
     )
-    sys.stdout.flush()
 
 
 COMMANDS = (finetune,)
