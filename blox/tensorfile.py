@@ -244,7 +244,7 @@ def _contiguous(array: Any) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def what_is_not_finite(array: np.ndarray) -> str:

@@ -199,7 +199,7 @@ class BERT(TextModel):
         if config.pooler:
             self.pooler = Linear(graph.child('pooler'), config.width, w_init=_trunc_normal)
         if config.task == 'fill-mask':
-            self.head = MaskedLMHead(graph.child('head'), config)
+            self.masked_head = MaskedLMHead(graph.child('head'), config)
         elif config.task != 'sentence-embedding':
             # One logit of each choice, two of each token for where an answer starts and ends.
             outputs = {'multiple-choice': 1, 'question-answering': 2}
@@ -251,7 +251,7 @@ class BERT(TextModel):
         is_training: bool,
     ) -> tuple[Float[Array, 'rows *outputs'], Params]:
         if self.config.task == 'fill-mask':
-            return self.head(params, x, self.token_embed)
+            return self.masked_head(params, x, self.token_embed)
         x = pooled if self.config.task in _WITH_POOLER and pooled is not None else x
         x, params = self.head_dropout(params, x, is_training=is_training)
         return self.head(params, x)

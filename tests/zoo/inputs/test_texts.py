@@ -22,8 +22,8 @@ def words():
     return tokenizer
 
 
-def prepare(context=8, **settings):
-    return TextPreprocessor(words(), TextSettings(**settings), context)
+def prepare(**settings):
+    return TextPreprocessor(words(), TextSettings(**settings), 8)
 
 
 def spelled(row, mask):

@@ -110,7 +110,7 @@ def test_losses_of_values_are_those_that_scores_are_trained_by(scores):
     }
     padded = [np.pad(logits, [(0, 1), (0, 0)]), np.pad(values, [(0, 1), (0, 0)])]
     padded[1][-1] = np.nan
-    loss, accuracy, count = measures(*map(jnp.asarray, padded), scores)
+    loss, accuracy, count = measures(jnp.asarray(padded[0]), jnp.asarray(padded[1]), scores)
     np.testing.assert_allclose(loss, expected[scores], rtol=1e-5)
     if scores == 'sigmoid':
         np.testing.assert_allclose(accuracy, ((logits > 0) == right).mean(), rtol=1e-6)
@@ -121,8 +121,10 @@ def test_a_class_is_a_value_of_one_to_a_sigmoid():
     logits, _ = values_and_logits()
     classes = np.array([0, 1, 2, -1, 1])
     values = np.where(classes[:, None] < 0, np.nan, classes[:, None] == np.arange(3))
-    both = (measures(jnp.asarray(logits), jnp.asarray(t), 'sigmoid') for t in (classes, values))
-    np.testing.assert_array_equal(*both)
+    one, other = (
+        measures(jnp.asarray(logits), jnp.asarray(t), 'sigmoid') for t in (classes, values)
+    )
+    np.testing.assert_array_equal(one, other)
     one = measures(jnp.asarray(logits[:2, :1]), jnp.asarray([1, 0]), 'sigmoid')
     s = 1 / (1 + np.exp(-logits[:2, 0]))
     np.testing.assert_allclose(one[0], -np.log([s[0], 1 - s[1]]).mean(), rtol=1e-5)
