@@ -76,15 +76,19 @@ def write_model(path, context, bias=None):
     return path
 
 
-def write_encoder(path, vocab_size=257, ends=True):
-    """A model of sentence embeddings with random weights; its tokenizer ends each text with END."""
+def write_encoder(path, vocab_size=257, ends=True, card=None, **fields):
+    """A BERT with random weights, of sentences or another task; its tokenizer ends texts with END."""
     tokenizer = byte_tokenizer()
     if ends:
         end = (END, tokenizer.token_to_id(END))
-        tokenizer.post_processor = processors.TemplateProcessing(f'$A {END}', special_tokens=[end])
+        pair = f'$A {END} $B:1 {END}:1'
+        tokenizer.post_processor = processors.TemplateProcessing(
+            f'$A {END}', pair, special_tokens=[end]
+        )
     sizes = {'width': 16, 'depth': 1, 'heads': 2, 'mlp_dim': 32, 'context': 64}
-    model = bx.zoo.create('minilm-l6', vocab_size=vocab_size, **sizes)
-    card = dataclasses.replace(bx.zoo.card('minilm-l6'), tokenizer=tokenizer.to_str())
+    model = bx.zoo.create('minilm-l6', vocab_size=vocab_size, **sizes, **fields)
+    said = {'tokenizer': tokenizer.to_str(), **(card or {})}
+    card = dataclasses.replace(bx.zoo.card('minilm-l6'), **said)
     params = bx.zoo.init(model)
     shape = params['bert/token_embed/w'].shape
     params = params.set('bert/token_embed/w', np.random.default_rng(0).normal(size=shape))

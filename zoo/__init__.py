@@ -4,7 +4,7 @@ from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card, list_models
 from blox.zoo.comparing.diff import diff
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.inputs.texts import TextBatch, TextPreprocessor, TextSettings
+from blox.zoo.inputs.text import TextBatch, TextPreprocessor, TextSettings
 from blox.zoo.loading.load import (
     create,
     init,

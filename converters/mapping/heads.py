@@ -31,7 +31,7 @@ def read_task(source: Source, heads: Mapping[str, Head], body: str, wanted: str 
     alone: heads that the caller does without are no reason to refuse the folder. Without config.json's
     word the names of the weights decide. Raises CheckpointError for a head that is not in `heads`.
     """
-    found = [name for name in _architectures(source.config) if name]
+    found = [name for name in architectures(source.config) if name]
     tasks = {head.architecture: task for task, head in heads.items()}
     said = tasks.get(found[0], '') if found else _by_names(source, heads, body)
     if not said and not wanted:
@@ -42,11 +42,11 @@ def read_task(source: Source, heads: Mapping[str, Head], body: str, wanted: str 
         return said
     head = heads.get(wanted)
     # Heads of one name and other tasks are told apart by config.json alone.
-    is_own = head and (not said or head.weight != heads[said].weight)
+    is_own = head and (not said or not found or head.weight != heads[said].weight)
     return wanted if head and is_own and _has(source, head) else body
 
 
-def _architectures(config: Mapping[str, Any]) -> list[str]:
+def architectures(config: Mapping[str, Any]) -> list[str]:
     """Return what config.json says in `architectures`; nothing if that is no list of texts."""
     found = config.get('architectures')
     is_list = isinstance(found, list) and all(isinstance(name, str) for name in found)

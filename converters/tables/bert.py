@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import Field, fixed
-from blox.converters.mapping.heads import Head, label_fields, read_classes_of, read_task
+from blox.converters.mapping.heads import (
+    Head,
+    architectures,
+    label_fields,
+    read_classes_of,
+    read_task,
+)
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import ACTIVATION, dense, norm, qkv
 from blox.converters.mapping.rules import Respelling, Rule, Table
@@ -115,8 +121,10 @@ def _header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     has_pooler = any(name.endswith('pooler.dense.weight') for name in source.tensors)
     task = read_task(source, _HEADS, 'sentence-embedding', ours.get('task', ''))
-    if task == 'text-classification' and not has_pooler and 'architectures' not in source.config:
+    if task == 'text-classification' and not has_pooler and not architectures(source.config):
         task = 'token-classification'  # Their heads have one name.
+    if task == 'fill-mask' and source.config.get('tie_word_embeddings') is False:
+        raise ValueError('tie_word_embeddings False (expected True of a head for masked words)')
     is_of_classes = task in ('text-classification', 'token-classification')
     return {
         'task': task,

@@ -13,6 +13,8 @@ from blox.converters.mapping.parts import ACTIVATION, dense, norm
 from blox.converters.mapping.rules import Respelling, Rule, Table
 from blox.converters.mapping.transforms import IDENTITY, T
 from blox.converters.sources.source import Source
+from blox.tensorfile import fail
+from blox.wording import cut
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
@@ -80,8 +82,18 @@ def _read_ends(value: Any, known: Known) -> tuple[int, ...]:
     return tuple(ends)
 
 
+def _read_pad(value: Any, known: Known) -> int:
+    if value is not None and (type(value) is not int or value < -1):
+        raise ValueError('a token')
+    return -1 if value is None else value
+
+
 def _write_ends(ends: tuple[int, ...], known: Known) -> Any:
     return list(ends) if len(ends) > 1 else next(iter(ends), None)
+
+
+def _write_pad(pad: int, known: Known) -> int | None:
+    return None if pad < 0 else pad
 
 
 _FIELDS = (
@@ -101,6 +113,7 @@ _FIELDS = (
     Field('dropout_rate', 'resid_pdrop', 0.1),
     Field('head_dropout_rate', 'classifier_dropout', 0.1),
     Field('end_tokens', 'eos_token_id', 50256, Via(_read_ends, _write_ends, True, True)),
+    Field('pad_token', 'pad_token_id', None, Via(_read_pad, _write_pad, True, True)),
     Field((), 'n_ctx', lambda known: known['context']),
 )
 
@@ -122,9 +135,13 @@ def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     is_of_classes = task in ('text-classification', 'token-classification')
     said = {'task': task, 'num_classes': read_classes_of(source) if is_of_classes else 0}
     if source.has(_GENERATION):
-        # What transformers' `generate` goes by, if it is there.
+        # If it is there, transformers' `generate` goes by it alone.
         ends = source.read_object(_GENERATION).get('eos_token_id')
-        said |= {'end_tokens': _read_ends(ends, ours)} if ends is not None else {}
+        try:
+            said['end_tokens'] = _read_ends(ends, ours)
+        except ValueError as error:
+            what = f'eos_token_id: expected {error}, found {cut(repr(ends), 60)}'
+            fail(source.path / _GENERATION, what)
     return said
 
 

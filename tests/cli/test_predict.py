@@ -8,7 +8,7 @@ import os
 import re
 
 import pytest
-from commands import DIGITS, blox, fails, printed, write_model
+from commands import DIGITS, END, blox, fails, printed, write_encoder, write_model
 from PIL import Image
 
 import blox as bx
@@ -17,6 +17,65 @@ import blox as bx
 @pytest.fixture(scope='module')
 def writer(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp('models') / 'writer.safetensors', context=64)
+
+
+@pytest.fixture(scope='module')
+def reader(tmp_path_factory):
+    """A BERT that classifies tokens, with a default prompt."""
+    return write_encoder(
+        tmp_path_factory.mktemp('models') / 'reader.safetensors',
+        task='token-classification',
+        num_classes=2,
+        card={'texts': bx.zoo.TextSettings(prompts={'x': 'k l '}, default_prompt='x')},
+    )
+
+
+def test_predict_puts_no_prompt_before_a_text(reader):
+    rows = json.loads(printed('predict', reader, 'ab', '--json'))
+    assert [(row['part'], row['start'], row['end']) for row in rows] == [('a', 0, 1), ('b', 1, 2)]
+
+
+def test_predict_says_what_it_cuts_and_leaves_out(reader):
+    result = blox('predict', reader, 'a' * 100, '', 'b')
+    assert result.exit_code == 0
+    assert result.stderr == 'text 1: cut to its first 64 tokens\n'
+    assert len(result.stdout.splitlines()) == 63 + 1
+
+
+def test_predict_answers_the_same_text_twice(reader):
+    assert len(printed('predict', reader, 'ab', 'ab').splitlines()) == 4
+    assert blox('predict', 'vit-digits', DIGITS / '3.png', DIGITS / '3.png').exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ('task', 'args', 'message'),
+    [
+        ('question-answering', ['a'], 'question-answering takes a first text, the question'),
+        ('multiple-choice', ['a'], 'multiple-choice takes a first text, what the choices continue'),
+        ('fill-mask', ['a', '--first', 'b'], 'fill-mask takes no first text'),
+    ],
+)
+def test_predict_says_which_texts_a_task_takes(tmp_path, task, args, message):
+    path = write_encoder(tmp_path / 'a.safetensors', task=task)
+    assert message in fails('predict', path, *args)
+
+
+def test_predict_leaves_out_texts_without_a_mask(tmp_path):
+    path = write_encoder(tmp_path / 'a.safetensors', task='fill-mask')
+    result = blox('predict', path, 'a', 'b' + END)
+    assert result.exit_code == 1
+    assert result.stderr.startswith('text 1: expected [MASK] in the text')
+
+
+def test_negative_values_are_numbers_to_a_spreadsheet(tmp_path):
+    fields = {'task': 'text-classification', 'num_classes': 2, 'card': {'scores': 'none'}}
+    path = write_encoder(tmp_path / 'a.safetensors', **fields)
+    text = printed('predict', path, 'ab', '=c', '--csv', '-', '--top', 2)
+    (head, *rows) = csv.reader(io.StringIO(text))
+    assert head == ['text', 'part', 'label', 'value', 'label2', 'value2']
+    assert [row[0] for row in rows] == ['ab', "'=c"]
+    assert all(abs(float(row[3])) < 100 for row in rows)
+    assert any(cell.startswith('-') for row in rows for cell in row)
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ PROBLEMS = {
     **{
         f'data of {dtype}': (
             gpt2_source(wpe__weight=np.ones((6, 8), dtype)),
-            [f'wpe.weight: expected a floating-point dtype, found {dtype}'],
+            [f'wpe.weight: expected a floating-point dtype of 16 bits or more, found {dtype}'],
         )
         for dtype in ('int8', 'int64', 'uint32', 'bool', 'complex64')
     },

@@ -373,7 +373,7 @@ def test_every_name_that_is_wrong_is_in_one_error(saved):
         f'{layer}1.lora_A.weight: missing',
         f"'{layer}2.lora_A.weight': unexpected",
         f'{layer}1.lora_B.weight: expected shape (12, 2), found (12, 1)',
-        'classifier.bias: expected a floating-point dtype, found int32',
+        'classifier.bias: expected a floating-point dtype of 16 bits or more, found int32',
     ):
         assert clause in str(caught.value)
 

@@ -26,7 +26,7 @@ BROKEN = [
     ({'task': 'translation'}, 'task one of sentence-embedding, text-classification'),
     ({'task': 'text-classification'}, 'num_classes above 0 in a task of classes, 0 in others'),
     ({'num_classes': 2}, 'num_classes above 0 in a task of classes, 0 in others'),
-    ({'task': 'multiple-choice', 'pooler': False}, 'a pooler for the task multiple-choice'),
+    ({'task': 'multiple-choice', 'pooler': False}, 'pooler True for the task multiple-choice'),
     ({'pool': 'max'}, "pool 'first', 'mean', or 'pooler' with a pooler"),
     ({'pool': 'pooler', 'pooler': False}, "or 'pooler' with a pooler"),
 ]

@@ -3,6 +3,7 @@
 import json
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import randomized, torch, transformers
@@ -186,7 +187,8 @@ def gpt2(path, kind='GPT2LMHeadModel', **fields):
     (path / 'tokenizer_config.json').write_text(
         json.dumps({'tokenizer_class': 'PreTrainedTokenizerFast', **said})
     )
-    (path / 'special_tokens_map.json').write_text(json.dumps({'pad_token': '<pad>'}))
+    pad = {'content': '<pad>', 'lstrip': False, 'normalized': False, 'rstrip': False}
+    (path / 'special_tokens_map.json').write_text(json.dumps({'pad_token': pad}))
     return path
 
 
@@ -194,7 +196,8 @@ GENERATION = {
     'one end': ({}, (1,)),
     'more ends': ({'eos_token_id': [1, 3]}, (1, 3)),
     'another end': ({'eos_token_id': 3}, (3,)),
-    'other settings': ({'do_sample': False, 'max_new_tokens': 30}, (1,)),
+    'other settings and no end': ({'do_sample': False, 'max_new_tokens': 30}, ()),
+    'a null end': ({'eos_token_id': None}, ()),
 }
 
 
@@ -214,7 +217,7 @@ def test_end_tokens_are_the_checkpoints_own_here_and_after_an_export(row, tmp_pa
     for name in ('pad_token_id', 'do_sample', 'max_new_tokens'):
         assert getattr(before.generation_config, name) == getattr(after.generation_config, name)
     assert after.config.bos_token_id == before.config.bos_token_id == 0
-    assert tuple(np.atleast_1d(after.generation_config.eos_token_id)) == ends
+    assert after.generation_config.eos_token_id == before.generation_config.eos_token_id
     prompts = np.random.default_rng(0).integers(4, 264, (8, 6))
     tokens, lengths = bx.zoo.generate(model, params, prompts, max_new_tokens=40, temperature=0)
     options = {'max_new_tokens': 40, 'do_sample': False}
@@ -235,6 +238,52 @@ def test_the_tokenizer_behaves_as_before_after_an_export(kind, tmp_path):
     assert after.special_tokens_map['pad_token'] == '<pad>'
     texts = {'text': ['abc abd', 'a' * 60], 'padding': True, 'truncation': True}
     assert after(**texts)['input_ids'] == before(**texts)['input_ids']
+
+
+@pytest.mark.parametrize('settings', [None, {'bos_token': None, 'unk_token': None}])
+def test_a_tokenizer_that_says_little_is_exported_as_it_is_read(settings, tmp_path):
+    path = gpt2(tmp_path / 'made')
+    (path / 'special_tokens_map.json').unlink()
+    (path / 'tokenizer_config.json').unlink()
+    if settings:
+        said = {'tokenizer_class': 'GPT2Tokenizer', 'eos_token': '</s>', **settings}
+        (path / 'tokenizer_config.json').write_text(json.dumps(said))
+    bx.zoo.export(tmp_path / 'again', *bx.zoo.load(path), card=bx.zoo.read_card(path))
+    before, after = (
+        transformers.AutoTokenizer.from_pretrained(folder) for folder in (path, tmp_path / 'again')
+    )
+    assert after.special_tokens_map == before.special_tokens_map
+    assert after.model_input_names == before.model_input_names
+
+
+def test_a_mask_is_known_after_an_export_of_what_says_none(tmp_path):
+    path = bert(tmp_path / 'made', 'BertForMaskedLM')
+    (path / 'tokenizer_config.json').unlink()
+    bx.zoo.export(tmp_path / 'again', *bx.zoo.load(path), card=bx.zoo.read_card(path))
+    texts = ['a [MASK] c', '[MASK] b']
+    expected = pipeline('fill-mask', path, top_k=4)(texts)
+    assert pipeline('fill-mask', tmp_path / 'again', top_k=4)(texts) == expected
+
+
+def test_a_text_is_classified_by_its_last_token_that_is_no_padding(tmp_path):
+    path = gpt2(tmp_path, 'GPT2ForSequenceClassification', **LABELS)
+    model, params = bx.zoo.load(path)
+    reference = transformers.GPT2ForSequenceClassification.from_pretrained(path).eval()
+    tokens = np.array([[5, 6, 7, 2], [5, 2, 6, 8], [2, 2, 2, 2]], np.int32)
+    with torch.no_grad():
+        expected = reference(torch.tensor(tokens, dtype=torch.int64)).logits.numpy()
+    np.testing.assert_allclose(model(params, jnp.asarray(tokens))[0], expected, atol=1e-5)
+
+
+SOFTMAX = [{'num_labels': 1}, LABELS | {'problem_type': 'regression'}]
+
+
+@pytest.mark.parametrize('fields', SOFTMAX)
+def test_classes_of_tokens_have_a_softmax_whatever_is_said(fields, tmp_path):
+    path = bert(tmp_path, 'BertForTokenClassification', **fields)
+    expected = pipeline('token-classification', path, ignore_labels=[])(['a b'])[0]
+    found = [one['classes'][0]['probability'] for one in ours(path, 'a b')]
+    np.testing.assert_allclose(found, [one['score'] for one in expected], atol=2e-5)
 
 
 def test_a_model_of_ours_exports_its_own_end(tmp_path):

@@ -133,6 +133,23 @@ class TextModel(ZooModel):
         return collect(self._steps(params, tokens, False), self.feature_info(), names)
 
 
+def check_tokens(model: Any, tokens: jax.Array, **others: jax.Array | None) -> None:
+    """Raise ValueError for more tokens than a model sees, and masks or types of another shape."""
+    if not 0 < tokens.shape[-1] <= model.config.context:
+        raise ValueError(
+            f'{model.path!r} sees 1 to {model.config.context} tokens, found {tokens.shape[-1]}'
+        )
+    for name, found in others.items():
+        # A shape that broadcasts would pass unnoticed, as would a float mask, meant to be added.
+        if found is not None and (
+            found.shape != tokens.shape or jnp.issubdtype(found.dtype, jnp.inexact)
+        ):
+            raise ValueError(
+                f'{model.path!r} expects {name} of integers in the shape of its tokens, '
+                f'{tokens.shape}, found {found.dtype} of {found.shape}'
+            )
+
+
 def run_block(block: Module, config: Any, **options: Any) -> Callable[..., tuple[Any, Params]]:
     """Return the call of `block` with `options`.
 

@@ -12,7 +12,7 @@ from blox.tensorfile import TensorFile, fail, parse_json
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.inputs.texts import TextSettings
+from blox.zoo.inputs.text import TextSettings
 from blox.zoo.models import families, family_of
 
 # The header's metadata entry that says which model a file holds.
@@ -200,12 +200,16 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
     expect('', fields, dict.fromkeys(wrong, False))
 
 
-def default_scores(count: int) -> str:
+# Tasks of which a checkpoint may say what makes scores; of all others it is a softmax.
+SCORED = ('image-classification', 'text-classification')
+
+
+def default_scores(task: str, count: int) -> str:
     """Return what makes scores of the logits of `count` classes where nothing is said.
 
     As transformers has it, one class is there or not; of several one is right.
     """
-    return 'sigmoid' if count == 1 else 'softmax'
+    return 'sigmoid' if count == 1 and task in SCORED else 'softmax'
 
 
 def _task_of(fields: Mapping[str, Any]) -> Any:

@@ -24,6 +24,9 @@ FACTS = (
     'preprocessor',
     'tokenizer',
     'labels',
+    'scores',
+    'texts',
+    'generation',
     'training',
     'data',
     'license',
@@ -92,6 +95,9 @@ def info(model: str, as_json: bool) -> None:
         return
     fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
     fields['tokenizer'] = 'included' if found.tokenizer else ''
+    # What all models of texts have unless they say more, and models of images never.
+    fields['texts'] = fields['texts'] if found.texts != bx.zoo.TextSettings() else {}
+    fields['scores'] = found.scores if found.labels else ''
     for name in FACTS:
         if fields[name]:
             say(f'{name + ":":<13} {plain(fields[name])}')

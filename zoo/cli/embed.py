@@ -19,12 +19,11 @@ from blox.zoo.cli.shared import (
     check_free,
     check_one_output,
     find,
-    is_utf8,
     read,
     report,
     say,
 )
-from blox.zoo.inputs.texts import EncodedText
+from blox.zoo.inputs.text import EncodedText, is_utf8, trouble
 from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.running import batches
 
@@ -125,9 +124,9 @@ def _embeddings(
         for start, found in batches.ahead(tokens, windows, 1):
             encoded = dict(enumerate(found.result(), start))
             for i, text in encoded.items():
-                if trouble := _trouble(texts[i], text.ids, model.config):
+                if wrong := _trouble(texts[i], text, model.config):
                     troubles.add(i)
-                    note(i, trouble)
+                    note(i, wrong)
                 elif text.is_cut:
                     note(i, f'cut to its first {len(text.ids)} tokens')
             sound = {i: text for i, text in encoded.items() if i not in troubles}
@@ -138,16 +137,12 @@ def _embeddings(
     return vectors, troubles
 
 
-def _trouble(text: str, ids: Sequence[int], config: Any) -> str:
+def _trouble(text: str, encoded: EncodedText, config: Any) -> str:
     """Say what keeps a text with these tokens from being embedded; '' if nothing does."""
-    start = cut(text, 30)
     if not is_utf8(text):
         return f'expected text in UTF-8, found {text[:30]!r}'
-    if not ids:
-        return f'expected tokens, found none in {start!r}'
-    if max(ids) >= config.vocab_size:
-        return f'expected tokens below {config.vocab_size}, found {max(ids)} in {start!r}'
-    return ''
+    wrong = trouble(encoded, config)
+    return f'{wrong} in {cut(text, 30)!r}' if wrong else ''
 
 
 def _write_npy(out: str, vectors: np.ndarray, skipped: int) -> None:

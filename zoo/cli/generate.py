@@ -5,7 +5,8 @@ from typing import Any
 import click
 
 import blox as bx
-from blox.zoo.cli.shared import MODEL, find, is_utf8, number, read, say, tokenizer_of
+from blox.zoo.cli.shared import MODEL, find, number, read, say, tokenizer_of
+from blox.zoo.inputs.text import is_utf8
 
 
 @click.command(epilog=MODEL)

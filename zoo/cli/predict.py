@@ -21,7 +21,6 @@ from blox.zoo.cli.shared import (
     check_free,
     check_one_output,
     find,
-    is_utf8,
     number,
     preprocessor_of,
     read,
@@ -30,6 +29,7 @@ from blox.zoo.cli.shared import (
     tokenizer_of,
 )
 from blox.zoo.inputs.images import IMAGE_SUFFIXES
+from blox.zoo.inputs.text import is_utf8
 from blox.zoo.inputs.tokenizers import special_token
 from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.loading.place import Place
@@ -70,10 +70,11 @@ def predict(
     found = find(model)
     card = found.card
     if card.task in answers.TASKS:
-        rows, count = _answered(found, model, inputs, first, top), len(inputs)
+        rows, is_whole = _answered(found, model, inputs, first, top)
     elif card.task == 'image-classification' and not first:
         prepare, files = preprocessor_of(card, model), _image_files(inputs)
-        rows, count = _classify(*read(found, model), prepare, files, card, top), len(files)
+        rows = _classify(*read(found, model), prepare, files, card, top)
+        is_whole = len(rows) == len(files)
     else:
         what = 'a model of texts' if first else 'a model that predicts'
         raise ValueError(f'{model!r} is for {card.task}, expected {what}')
@@ -86,7 +87,7 @@ def predict(
         for row in rows:
             found = '  '.join(_said(answer, card.scores) for answer in row.answers)
             say(f'{_shown(row):<{width}}  {found}')
-    if len({row.input for row in rows}) < count and card.task != 'multiple-choice':
+    if not is_whole:
         sys.exit(1)
 
 
@@ -133,16 +134,24 @@ def _said(answer: Answer, scores: str) -> str:
     )
 
 
-def _answered(found: Place, name: str, texts: tuple[str, ...], first: str, top: int) -> list[_Row]:
-    """Return the answers for each text, or for each of its parts."""
+def _answered(
+    found: Place, name: str, texts: tuple[str, ...], first: str, top: int
+) -> tuple[list[_Row], bool]:
+    """Return the answers for each text, or for each of its parts, and whether none is left out."""
     if wrong := [text for text in (first, *texts) if not is_utf8(text)]:
         raise ValueError(f'expected texts in UTF-8, found {wrong[0][:30]!r}')
     card = found.card
     prepare, tokenizer = text_preprocessor_of(card, name), tokenizer_of(card, name)
     mask = special_token(card.tokenizer_config, 'mask_token', '[MASK]')
     asked = answers.Asked(card.labels, card.scores, top, first)
-    parts = dict(answers.answer(*read(found, name), prepare, tokenizer, mask, texts, asked))
-    return [_Row(texts[i], part.answers, part) for i in sorted(parts) for part in parts[i]]
+
+    def note(i: int, what: str) -> None:
+        report(f'text {i + 1}', what)
+
+    given = prepare, tokenizer, mask, texts, asked, note
+    parts = dict(answers.answer(*read(found, name), *given))
+    rows = [_Row(texts[i], part.answers, part) for i in sorted(parts) for part in parts[i]]
+    return rows, len(parts) == (1 if card.task == 'multiple-choice' else len(texts))
 
 
 def _classify(
@@ -183,7 +192,7 @@ def _write_csv(out: str, rows: list[_Row], what: str) -> None:
     has_parts = any(row.part for row in rows)
     lines = [_csv_line([*(('text', 'part') if has_parts else ('file',)), *names])]
     for row in rows:
-        cells = (cell for label, score in row.answers for cell in (label, f'{score:.6g}'))
+        cells = (cell for label, score in row.answers for cell in (label, float(f'{score:.6g}')))
         of = (row.input, row.part.text) if row.part else (row.input,)
         lines.append(_csv_line([*of, *cells]))
     # A file's name need not be UTF-8.
@@ -198,12 +207,15 @@ def _write_csv(out: str, rows: list[_Row], what: str) -> None:
 
 def _csv_line(cells: Sequence[object]) -> str:
     """Write a line of cells that a spreadsheet takes for texts and numbers, never for formulas."""
-    texts = [str(cell) for cell in cells]
-    texts = [f"'{text}" if text.startswith(_FORMULAS) else text for text in texts]
+    texts = [cell if isinstance(cell, float) else _harmless(str(cell)) for cell in cells]
     text = io.StringIO(newline='')
     # It quotes cells with the characters that end its lines, so let those be both.
     csv_format.writer(text, lineterminator='\r\n').writerow(texts)
     return text.getvalue().removesuffix('\r\n') + '\n'
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULAS) else text
 
 
 COMMANDS = (predict,)

@@ -105,12 +105,3 @@ def say(text: object, *, end: str = '\n', err: bool = False) -> None:
 def report(place: str, reason: object) -> None:
     """Print, above a bar if there is one, why something was left out."""
     say(f'{place}: {printable(reason)}', err=True)
-
-
-def is_utf8(text: str) -> bool:
-    """Return whether a text of the command line or of a file was UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -270,8 +270,9 @@ def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
     if loading['missing_keys']:
         missing = ', '.join(sorted(loading['missing_keys']))
         raise ValueError(f'{folder}: expected all weights of {kind.__name__}, found no {missing}')
-    # No random token is padding: GPT-2 classifies by the last one that is not.
-    reference.config.pad_token_id = -1
+    if reference.config.pad_token_id is None:
+        # Without one GPT-2 classifies no more than one text.
+        reference.config.pad_token_id = -1
     return reference.eval()
 
 

@@ -46,12 +46,8 @@ _BERT = {
     'cls_token': '[CLS]',
     'mask_token': '[MASK]',
 }
-# Settings of BERT's tokenizers, and what of a tokenizer.json they set.
-_NORMALIZING = {
-    'do_lower_case': 'lowercase',
-    'strip_accents': 'strip_accents',
-    'tokenize_chinese_chars': 'handle_chinese_chars',
-}
+# Classes of tokenizers that transformers takes for models of a type.
+_CLASSES = {'bert': 'BertTokenizer', 'gpt2': 'GPT2Tokenizer'}
 # Settings that speak of where a tokenizer lies, or of code of its own.
 _OF_A_PLACE = (
     'auto_map',
@@ -72,15 +68,15 @@ _ONLY = {
 }
 
 
-def read_tokenizer(folder: Path) -> str:
+def read_tokenizer(folder: Path, model_type: str = '') -> str:
     """Return the text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
 
     It is made of tokenizer.json, of GPT-2's vocab.json and merges.txt, or of BERT's vocab.txt,
-    in this order; tokenizer_config.json says how. Padding and truncation that
+    in this order; tokenizer_config.json says how, and config.json's `model_type` for whom. Padding and truncation that
     a tokenizer.json prescribes are taken out, so that a text's tokens are its own, all of them.
     Raises CheckpointError, which names the file, for what is malformed or cannot be followed.
     """
-    config = read_tokenizer_config(folder)
+    config = read_tokenizer_config(folder, model_type)
     if (path := folder / 'tokenizer.json').is_file():
         tokenizer = _as_configured(path, parse_tokenizer(path, _read_text(path)), config)
     elif (folder / 'vocab.json').is_file() or (folder / 'merges.txt').is_file():
@@ -92,36 +88,40 @@ def read_tokenizer(folder: Path) -> str:
     return tokenizer.to_str()
 
 
-def read_tokenizer_config(folder: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json, with the special tokens and the template that may lie beside it."""
-    parts = {name: folder / name for name in ('special_tokens_map.json', 'tokenizer_config.json')}
-    config = {}
-    for path in parts.values():
-        if path.is_file():
-            found = parse_json(path, _read_text(path), 'the file')
-            config |= {name: value for name, value in found.items() if value is not None}
+def read_tokenizer_config(folder: Path, model_type: str = '') -> dict[str, Any]:
+    """Read tokenizer_config.json, with the special tokens and the template that may lie beside it.
+
+    Where it says no class, that is transformers' own for models of this type.
+    """
+    config: dict[str, Any] = {}
+    if (path := folder / 'special_tokens_map.json').is_file():
+        tokens = parse_json(path, _read_text(path), 'the file')
+        config |= {name: _content(token) for name, token in tokens.items() if token is not None}
+    if (path := folder / 'tokenizer_config.json').is_file():
+        config |= parse_json(path, _read_text(path), 'the file')
     if (path := folder / 'chat_template.jinja').is_file():
         config['chat_template'] = _read_text(path)
+    if model_type in _CLASSES and not config.get('tokenizer_class'):
+        config['tokenizer_class'] = _CLASSES[model_type]
     for name in _OF_A_PLACE:
         config.pop(name, None)
     return config
 
 
 def _as_configured(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> Tokenizer:
-    """Set what transformers lets tokenizer_config.json say over tokenizer.json."""
-    normalizer, splitter = tokenizer.normalizer, tokenizer.pre_tokenizer
-    settings = {
-        name: config[name] for name in (*_NORMALIZING, 'add_prefix_space') if name in config
-    }
-    if wrong := {name: value for name, value in settings.items() if type(value) is not bool}:
-        fail(path.with_name('tokenizer_config.json'), f'expected true or false, found {wrong}')
-    if isinstance(normalizer, normalizers.BertNormalizer):
-        for name, attribute in _NORMALIZING.items():
-            if name in settings:
-                setattr(normalizer, attribute, settings[name])
-        tokenizer.normalizer = normalizer
-    if isinstance(splitter, pre_tokenizers.ByteLevel) and 'add_prefix_space' in settings:
-        splitter.add_prefix_space = settings['add_prefix_space']
+    """Do with tokenizer.json as transformers' class does: some set parts of it themselves."""
+    kind = str(config.get('tokenizer_class')).removesuffix('Fast')
+    about = path.with_name('tokenizer_config.json')
+    if kind == 'BertTokenizer':
+        settings = _settings_of(about, config, _BERT)
+        tokenizer.normalizer = _bert_normalizer(settings)
+        begin, end = (tokenizer.token_to_id(settings[name]) for name in ('cls_token', 'sep_token'))
+        if begin is not None and end is not None:
+            pieces = settings['cls_token'], begin, settings['sep_token'], end
+            tokenizer.post_processor = _bert_template(*pieces)
+    splitter = tokenizer.pre_tokenizer
+    if kind == 'GPT2Tokenizer' and isinstance(splitter, pre_tokenizers.ByteLevel):
+        splitter.add_prefix_space = _settings_of(about, config, _GPT2)['add_prefix_space']
         tokenizer.pre_tokenizer = splitter
     return tokenizer
 
@@ -192,39 +192,57 @@ def _read_bert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     special = _special_tokens(path, settings, vocabulary)
     begin, end = settings['cls_token'], settings['sep_token']
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=settings['unk_token']))
-    tokenizer.normalizer = normalizers.BertNormalizer(
+    tokenizer.normalizer = _bert_normalizer(settings)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    with _library(path, 'expected special tokens to put around a text'):
+        tokenizer.post_processor = _bert_template(begin, vocabulary[begin], end, vocabulary[end])
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _bert_normalizer(settings: Mapping[str, Any]) -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(
         lowercase=settings['do_lower_case'],
         strip_accents=settings['strip_accents'],
         handle_chinese_chars=settings['tokenize_chinese_chars'],
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    with _library(path, 'expected special tokens to put around a text'):
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[begin, '$A', end],
-            pair=[begin, '$A', end, '$B:1', f'{end}:1'],
-            special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])],
-        )
-    tokenizer.add_special_tokens(special)
-    return tokenizer
+
+
+def _bert_template(begin: str, begin_id: int, end: str, end_id: int) -> processors.PostProcessor:
+    """Put special tokens around a text, and between two."""
+    return processors.TemplateProcessing(
+        single=[begin, '$A', end],
+        pair=[begin, '$A', end, '$B:1', f'{end}:1'],
+        special_tokens=[(begin, begin_id), (end, end_id)],
+    )
+
+
+def _settings_of(
+    path: Path, config: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return `defaults`, changed by what tokenizer_config.json says, each of its type."""
+    given = {name: _content(value) for name, value in config.items() if value is not None}
+    settings = {name: given.get(name, value) for name, value in defaults.items()}
+    for name, value in settings.items():
+        kind = str if name.endswith('_token') else bool
+        if value is not None and type(value) is not kind:
+            fail(path, f'expected {name} of type {kind.__name__}, found {value!r}')
+    return settings
 
 
 def _read_settings(
     folder: Path, config: Mapping[str, Any], kind: str, defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return `defaults`, changed by what tokenizer_config.json says."""
+    """Return `defaults`, changed by what tokenizer_config.json says; what cannot be followed fails."""
     path = folder / 'tokenizer_config.json'
-    given = {name: _content(value) for name, value in config.items()}
+    given = {name: _content(value) for name, value in config.items() if value is not None}
     if given.get('tokenizer_class', kind) not in (kind, f'{kind}Fast'):
         fail(path, f'expected tokenizer_class {kind}, found {given["tokenizer_class"]!r}')
     for name, only in _ONLY.items():
         if bool(given.get(name, only)) != only:
             fail(path, f'expected {name} {"on" if only else "off"}, found {given[name]!r}')
-    settings = {name: given.get(name, value) for name, value in defaults.items()}
-    for name, value in settings.items():
-        kind_of_value = str if name.endswith('_token') else bool
-        if value is not None and type(value) is not kind_of_value:
-            fail(path, f'expected {name} of type {kind_of_value.__name__}, found {value!r}')
+    settings = _settings_of(path, config, defaults)
     added = given.get('added_tokens_decoder', {})
     added = [_content(token) for token in added.values()] if isinstance(added, dict) else [added]
     if unknown := [token for token in added if token not in settings.values()]:

@@ -12,9 +12,9 @@ from blox.converters.configs import read_config
 from blox.converters.sources.source import WEIGHTS, Source
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.architecture.family import Family
-from blox.zoo.catalog.card import SCORES, Card, default_scores
+from blox.zoo.catalog.card import SCORED, SCORES, Card, default_scores
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.inputs.texts import TextSettings
+from blox.zoo.inputs.text import SIMILARITIES, TextSettings
 from blox.zoo.inputs.tokenizers import TOKENIZER_FILES, read_tokenizer, read_tokenizer_config
 from blox.zoo.models import families
 
@@ -29,7 +29,6 @@ COMPANIONS = (
     _PREPROCESSING,
     _GENERATION,
     'modules.json',
-    '1_Pooling/config.json',
     _SENTENCES,
     _PROMPTS,
     *TOKENIZER_FILES,
@@ -44,6 +43,8 @@ def needed(names: list[str]) -> list[str]:
         stem, suffix = found[0].removesuffix('.index.json').split('.')
         shard = re.compile(rf'{stem}-\d+-of-\d+\.{suffix}')
         found += [name for name in names if shard.fullmatch(name)]
+    # Modules of sentence-transformers, whose folders are called 1_Pooling and so on.
+    found += [name for name in names if re.fullmatch(r'\d+_\w+/config\.json', name)]
     return sorted({*found, *(name for name in COMPANIONS if name in names)})
 
 
@@ -69,8 +70,9 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
         fail(source.path, f'config.json: {error}')
     count = family.count_classes(config)
     labels = _labels(source.config, count)
-    preprocessor, tokenizer = _preprocessor(source, layout), read_tokenizer(source.path)
-    tokenizer_config = read_tokenizer_config(source.path) if tokenizer else {}
+    kind = str(source.config.get('model_type'))
+    preprocessor, tokenizer = _preprocessor(source, layout), read_tokenizer(source.path, kind)
+    tokenizer_config = read_tokenizer_config(source.path, kind) if tokenizer else {}
     try:
         return Card(
             name,
@@ -79,7 +81,7 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
             family.task_of(config),
             labels=labels,
             preprocessor=preprocessor,
-            scores=_scores(source.config, count),
+            scores=_scores(source.config, family.task_of(config), count),
             tokenizer=tokenizer,
             tokenizer_config=tokenizer_config,
             texts=_texts(source, tokenizer_config),
@@ -92,14 +94,14 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
         fail(source.path, str(error))
 
 
-def _scores(config: Mapping[str, Any], count: int) -> str:
+def _scores(config: Mapping[str, Any], task: str, count: int) -> str:
     """Return what makes scores of the logits of `count` classes, as transformers' pipelines do it."""
     problem = config.get('problem_type')
-    if problem is None:
-        return default_scores(count)
+    if problem is None or task not in SCORED:
+        return default_scores(task, count)
     for scores, name in SCORES.items():
         if problem == name:
-            return default_scores(count) if scores == 'softmax' else scores
+            return default_scores(task, count) if scores == 'softmax' else scores
     raise ValueError(f'expected problem_type {", ".join(SCORES.values())}, found {problem!r}')
 
 
@@ -116,21 +118,27 @@ def _texts(source: Source, tokenizer: Mapping[str, Any]) -> TextSettings:
     if not is_limit or limit < 0:
         raise ValueError(f'expected a number of tokens to cut texts to, found {limit!r}')
     about = source.read_object(_PROMPTS) if source.has(_PROMPTS) else {}
-    prompts = {name: text for name, text in (about.get('prompts') or {}).items() if text}
-    default = about.get('default_prompt_name') or ''
+    prompts = about.get('prompts') or {}
+    if not isinstance(prompts, Mapping) or not all(isinstance(x, str) for x in prompts.values()):
+        fail(source.path / _PROMPTS, f'expected prompts of names and texts, found {prompts!r}')
+    similarity = about.get('similarity_fn_name') or SIMILARITIES[0]
+    if similarity not in SIMILARITIES:
+        _LOG.warning('%s: similarity_fn_name %r is not known here', source.path, similarity)
+        similarity = SIMILARITIES[0]
     return TextSettings(
         int(limit) if limit < 2**31 else 0,
         said.get('do_lower_case') or False,
-        prompts,
-        default if default in prompts or default not in (about.get('prompts') or {}) else '',
+        dict(prompts),
+        about.get('default_prompt_name') or '',
         _includes_prompt(source),
-        about.get('similarity_fn_name') or 'cosine',
+        similarity,
     )
 
 
 def _includes_prompt(source: Source) -> bool:
-    pooling = '1_Pooling/config.json'
-    found = source.read_object(pooling) if source.has(pooling) else {}
+    modules = source.read_json('modules.json') if source.has('modules.json') else []
+    paths = [m.get('path') for m in modules if str(m.get('type')).endswith('.Pooling')]
+    found = source.read_object(f'{paths[0]}/config.json') if paths else {}
     return found.get('include_prompt', True)
 
 

@@ -26,7 +26,7 @@ from blox.zoo.architecture.model import ZooModel
 from blox.zoo.catalog.card import Card, default_scores
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.inputs.texts import TextPreprocessor
+from blox.zoo.inputs.text import TextPreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
@@ -139,7 +139,7 @@ def read_card(
         task=family.task_of(config),
         scores=found.scores
         if count == family.count_classes(found.config)
-        else default_scores(count),
+        else default_scores(family.task_of(config), count),
         preprocessor=_preprocessor(found, config, {*overrides}),
     )
 
@@ -199,9 +199,15 @@ def text_preprocessor_of(found: Card, name: str) -> TextPreprocessor:
     if not found.tokenizer:
         raise ValueError(f'no tokenizer is known for {name!r} ({found.task})')
     tokenizer = parse_tokenizer(Path(found.name), found.tokenizer)
-    takes = found.tokenizer_config.get('model_input_names', ['token_type_ids'])
-    has_types = 'token_type_ids' in takes
-    return TextPreprocessor(tokenizer, found.texts, found.config.context, has_types=has_types)
+    said = found.tokenizer_config
+    takes = said.get('model_input_names', ['token_type_ids'])
+    return TextPreprocessor(
+        tokenizer,
+        found.texts,
+        found.config.context,
+        has_types=not isinstance(takes, list) or 'token_type_ids' in takes,
+        cuts_start=said.get('truncation_side') == 'left',
+    )
 
 
 def tokenizer(

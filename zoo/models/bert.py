@@ -34,7 +34,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
 from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, collect, finish
-from blox.zoo.architecture.model import TextModel, run_block
+from blox.zoo.architecture.model import TextModel, check_tokens, run_block
 
 # Tasks by what their heads are made for: classes, and the pooler's output.
 _WITH_CLASSES = ('text-classification', 'token-classification')
@@ -83,7 +83,7 @@ class BERTConfig(Config):
             f'task one of {", ".join(TASKS)}': self.task in TASKS,
             'num_classes above 0 in a task of classes, 0 in others': (self.num_classes > 0)
             == (self.task in _WITH_CLASSES),
-            f'a pooler for the task {self.task}': self.pooler or self.task not in _WITH_POOLER,
+            f'pooler True for the task {self.task}': self.pooler or self.task not in _WITH_POOLER,
             "pool 'first', 'mean', or 'pooler' with a pooler": self.pool in ('first', 'mean')
             or (self.pool == 'pooler' and self.pooler),
         }
@@ -176,7 +176,7 @@ class BERT(TextModel):
 
     `mask` is True or 1 at real tokens and False or 0 at padding, all real if None. `types` says
     which segment a token is of, all of the first if None. `pool_mask` says which tokens the mean
-    of an embedding takes, where those are fewer.
+    of an embedding takes, or the first of which it is, where those are fewer.
     """
 
     config: BERTConfig
@@ -224,6 +224,8 @@ class BERT(TextModel):
         mask = jnp.ones_like(tokens, bool) if mask is None else mask.astype(bool)
         types = jnp.zeros_like(tokens) if types is None else types
         pool_mask = mask if pool_mask is None else pool_mask.astype(bool)
+        # Whatever the mask, a text's first token is that of the embedding; prompts may come before.
+        first = 0 if pool_mask is mask else pool_mask.argmax(-1)
         shape = tokens.shape
         tokens, mask, types = (a.reshape(-1, shape[-1]) for a in (tokens, mask, types))
         x, params = self._embed(params, tokens, types)
@@ -238,7 +240,11 @@ class BERT(TextModel):
             pooled, params = self.pooler(params, x[:, 0])
             pooled = jnp.tanh(pooled)
         if self.config.task == 'sentence-embedding':
-            yield 'embedding', BERTOutputs(x, pooled, self._pool(x, pooled, pool_mask)), params
+            yield (
+                'embedding',
+                BERTOutputs(x, pooled, self._pool(x, pooled, pool_mask, first)),
+                params,
+            )
         else:
             logits, params = self._logits(params, x, pooled, is_training)
             yield 'logits', logits.reshape(shape[:-1]) if self._has_choices else logits, params
@@ -257,25 +263,13 @@ class BERT(TextModel):
         return self.head(params, x)
 
     def _check(self, tokens: jax.Array, **others: jax.Array | None) -> None:
-        if not 0 < tokens.shape[-1] <= self.config.context:
-            raise ValueError(
-                f'{self.path!r} sees 1 to {self.config.context} tokens, found {tokens.shape[-1]}'
-            )
         axes = ('batch', 'choices', 'length') if self._has_choices else ('batch', 'length')
         if tokens.ndim != len(axes):
             raise ValueError(
                 f'{self.path!r} expects ids [{", ".join(axes)}] for {self.config.task}, '
                 f'found {tokens.shape}'
             )
-        for name, found in others.items():
-            if found is None:
-                continue
-            # A shape that broadcasts would pass unnoticed, as would a float mask, meant to be added.
-            if found.shape != tokens.shape or jnp.issubdtype(found.dtype, jnp.inexact):
-                raise ValueError(
-                    f'{self.path!r} expects {name} of integers in the shape of its tokens, '
-                    f'{tokens.shape}, found {found.dtype} of {found.shape}'
-                )
+        check_tokens(self, tokens, **others)
 
     @property
     def _has_choices(self) -> bool:
@@ -297,11 +291,14 @@ class BERT(TextModel):
         x: Float[Array, 'batch length width'],
         pooled: Float[Array, 'batch width'] | None,
         mask: Bool[Array, 'batch length'],
+        first: Int[Array, ' batch'] | int,
     ) -> Float[Array, 'batch width']:
         if self.config.pool == 'mean':
             embedding = _masked_mean(x, mask)
+        elif self.config.pool == 'pooler' and pooled is not None:
+            embedding = pooled
         else:
-            embedding = x[:, 0] if pooled is None or self.config.pool == 'first' else pooled
+            embedding = x[:, 0] if isinstance(first, int) else _picked(x, first)
         return _normalized(embedding) if self.config.normalize else embedding
 
     def __call__(
@@ -348,6 +345,13 @@ class BERT(TextModel):
         return found, params
 
 
+def _picked(
+    x: Float[Array, 'batch length width'], places: Int[Array, ' batch']
+) -> Float[Array, 'batch width']:
+    """Return the state at one place of each sequence."""
+    return jnp.take_along_axis(x, places[:, None, None], axis=1)[:, 0]
+
+
 def _masked_mean(
     x: Float[Array, 'batch length width'], mask: Bool[Array, 'batch length']
 ) -> Float[Array, 'batch width']:
@@ -379,6 +383,6 @@ FAMILY = Family(
     BERTConfig,
     BERT,
     VARIANTS,
-    head=Head('num_classes', 'bert/head/*'),
-    parts={'task': 'bert/head/*', 'pooler': 'bert/pooler/*'},
+    head=Head('num_classes', 'bert/head/**'),
+    parts={'task': 'bert/head/**', 'pooler': 'bert/pooler/*'},
 )

@@ -34,7 +34,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
 from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, finish
-from blox.zoo.architecture.model import TextModel, run_block
+from blox.zoo.architecture.model import TextModel, check_tokens, run_block
 
 _WITH_CLASSES = ('text-classification', 'token-classification')
 TASKS = ('text-generation', *_WITH_CLASSES, 'feature-extraction')
@@ -53,6 +53,7 @@ class GPT2Config(Config):
       scale_attention_by_depth: whether block i's are divided by i + 1 too.
       tied_head: whether the token table is the head of generation as well.
       end_tokens: tokens that end a text; `bx.zoo.generate` stops at them.
+      pad_token: fills texts up; a text is classified by its last token that is another. -1 for none.
     """
 
     task: str = 'text-generation'
@@ -69,6 +70,7 @@ class GPT2Config(Config):
     scale_attention_by_depth: bool = False
     tied_head: bool = True
     end_tokens: tuple[int, ...] = (50256,)
+    pad_token: int = -1
     embed_dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
@@ -81,6 +83,7 @@ class GPT2Config(Config):
             'num_classes above 0 in a task of classes, 0 in others': (self.num_classes > 0)
             == (self.task in _WITH_CLASSES),
             'end_tokens from 0 on': min(self.end_tokens, default=0) >= 0,
+            'pad_token from -1 on': self.pad_token >= -1,
         }
 
 
@@ -199,10 +202,7 @@ class GPT2(TextModel):
         is_training: bool,
         mask: jax.Array | None = None,
     ) -> Steps:
-        if tokens.shape[1] > self.config.context:
-            raise ValueError(
-                f'{self.path!r} sees at most {self.config.context} tokens, found {tokens.shape[1]}'
-            )
+        check_tokens(self, tokens, mask=mask)
         x, params = self._embed(params, tokens, jnp.arange(tokens.shape[1])[None])
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'embed', x, params
@@ -216,7 +216,8 @@ class GPT2(TextModel):
                 x, params = self._head(params, x)
                 yield 'logits', x, params
             case 'text-classification' | 'token-classification':
-                x = _last(x, mask) if self.config.task == 'text-classification' else x
+                if self.config.task == 'text-classification':
+                    x = self._last(x, tokens, mask)
                 x, params = self.head_dropout(params, x, is_training=is_training)
                 x, params = self.head(params, x)
                 yield 'logits', x, params
@@ -231,6 +232,19 @@ class GPT2(TextModel):
     ) -> tuple[Float[Array, 'batch *outputs'], Params]:
         """Return logits, or states; what goes in and what comes out is as the class says."""
         return finish(self._steps(params, tokens, is_training, mask))
+
+    def _last(
+        self,
+        x: Float[Array, 'batch length width'],
+        tokens: Int[Array, 'batch length'],
+        mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None,
+    ) -> Float[Array, 'batch width']:
+        """Return the state of each text's last token that is real and no padding."""
+        is_real = tokens != self.config.pad_token
+        is_real = is_real if mask is None else is_real & mask.astype(bool)
+        places = jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        last = jnp.where(is_real, places[None], 0).argmax(1)
+        return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
     def logits(
         self, params: Params, x: Float[Array, 'batch length width']
@@ -292,17 +306,6 @@ class GPT2(TextModel):
         """Return 'embed', 'block0' and so on, and 'pre_logits', which alone is normalized."""
         names = ('embed', *(f'block{i}' for i in range(self.config.depth)), 'pre_logits')
         return tuple(Feature(name, self.config.width) for name in names)
-
-
-def _last(
-    x: Float[Array, 'batch length width'],
-    mask: Bool[Array, 'batch length'] | Int[Array, 'batch length'] | None,
-) -> Float[Array, 'batch width']:
-    """Return the state of each text's last real token."""
-    if mask is None:
-        return x[:, -1]
-    last = mask.astype(jnp.int32).sum(1) - 1
-    return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
 
 def _size(width: int, depth: int, heads: int) -> GPT2Config:

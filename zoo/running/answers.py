@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from blox.params import Params
-from blox.zoo.inputs.texts import EncodedText, Text, TextPreprocessor
+from blox.zoo.inputs.text import EncodedText, Text, TextPreprocessor, trouble
 from blox.zoo.running.batches import TextBatches
 from blox.zoo.running.scoring import Answer, best, score
 
@@ -61,17 +61,31 @@ def answer(
     mask_token: str,
     texts: Sequence[str],
     asked: Asked,
+    note: Callable[[int, str], None],
 ) -> Iterator[tuple[int, list[Part]]]:
     """Yield the index of each text and its parts; multiple choice has one part for all texts.
 
-    Raises ValueError where the task lacks something: a question, a mask.
+    `note` is told of each text what is cut, or why it is left out. Raises ValueError where the task
+    lacks a first text.
     """
     task = model.config.task
     _check_first(task, asked.first)
+    encoded = prepare.encode([_pair(asked.first, text) for text in texts], prompt='')
+    sound = {}
+    for i, one in enumerate(encoded):
+        if one.is_cut:
+            note(i, f'cut to its first {len(one.ids)} tokens')
+        wrong = trouble(one, model.config)
+        if not wrong and task == 'fill-mask' and tokenizer.token_to_id(mask_token) not in one.ids:
+            wrong = f'expected {mask_token} in the text, found none'
+        if wrong:
+            note(i, wrong)
+        else:
+            sound[i] = one
     if task == 'multiple-choice':
-        yield 0, [_choice(model, params, prepare, texts, asked)]
+        if len(sound) == len(texts):
+            yield 0, [_choice(model, params, prepare, texts, asked)]
         return
-    encoded = prepare.encode([_pair(asked.first, text) for text in texts])
     read = {
         'text-classification': _whole,
         'token-classification': _tokens,
@@ -79,7 +93,7 @@ def answer(
         'fill-mask': functools.partial(_masked, tokenizer, mask_token),
     }[task]
     run = TextBatches(model, params, len(texts), _scored(model, asked.scores))
-    for keys, rows in run(dict(enumerate(encoded))):
+    for keys, rows in run(sound):
         for key, row in zip(keys, rows):
             yield key, read(texts[key], encoded[key], row, asked)
 
@@ -126,11 +140,8 @@ def _masked(
 ) -> list[Part]:
     """Return a part for each mask, with the likeliest tokens in its place."""
     mask = tokenizer.token_to_id(mask_token)
-    places = [i for i, token in enumerate(encoded.ids) if token == mask]
-    if not places:
-        raise ValueError(f'expected a text with {mask_token}, found {text!r}')
     parts = []
-    for i in places:
+    for i in (i for i, token in enumerate(encoded.ids) if token == mask):
         found = best(row[i], (), asked.top)
         words = [
             Answer(tokenizer.decode([int(token)], skip_special_tokens=False), p)
@@ -147,20 +158,21 @@ def _span(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> lis
         return [Part(text, 0, len(text), [])]
     ends = np.exp(row[inside] - row[inside].max(0))
     begin, end = (ends / ends.sum(0)).T
-    joint = np.triu(np.outer(begin, end))
-    joint -= np.triu(joint, _LONGEST_ANSWER)
-    order = np.argsort(-joint, axis=None, kind='stable')[: asked.top]
+    pairs = np.array(np.triu_indices(len(inside)))
+    pairs = pairs[:, pairs[1] - pairs[0] < _LONGEST_ANSWER]
+    joint = begin[pairs[0]] * end[pairs[1]]
     answers = []
-    for i, j in zip(*np.unravel_index(order, joint.shape)):
+    for at in np.argsort(-joint, kind='stable')[: asked.top]:
+        i, j = pairs[:, at]
         start, stop = encoded.spans[inside[i]][0], encoded.spans[inside[j]][1]
-        answers.append(Answer(text[start:stop], float(joint[i, j])))
+        answers.append(Answer(text[start:stop], float(joint[at])))
     return [Part(text, 0, len(text), answers)]
 
 
 def _choice(
     model: Any, params: Params, prepare: TextPreprocessor, texts: Sequence[str], asked: Asked
 ) -> Part:
-    batch = prepare([(asked.first, text) for text in texts])
+    batch = prepare([(asked.first, text) for text in texts], prompt='')
     apply = jax.jit(lambda params, *inputs: score(model(params, *inputs)[0], 'softmax'))
     row = np.asarray(apply(params, *(x[None] for x in batch)))[0]
     return Part(asked.first, 0, len(asked.first), best(row, texts, asked.top))

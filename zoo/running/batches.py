@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from blox.params import Params
-from blox.zoo.inputs.texts import EncodedText, pad
+from blox.zoo.inputs.text import EncodedText, pad
 from blox.zoo.running.scoring import score
 
 _IMAGES, _TEXTS = 64, 32  # in a batch at most

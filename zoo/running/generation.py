@@ -226,6 +226,11 @@ def _pad(
     """Return prompts, padded on the right to a power of two, and their lengths."""
     rows = [np.asarray(prompt) for prompt in prompts]
     config = model.config
+    if getattr(config, 'task', 'text-generation') != 'text-generation':
+        raise ValueError(
+            f'expected a model for text-generation, found one for {config.task}; '
+            "bx.zoo.load(NAME, task='text-generation') takes it if it is there"
+        )
     for i, row in enumerate(rows):
         if row.size == 0:
             raise ValueError(f'prompt {i} is empty: expected at least one token id')

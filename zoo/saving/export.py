@@ -10,7 +10,7 @@ from blox import converters
 from blox.params import Params
 from blox.zoo.architecture.fit import check_fit
 from blox.zoo.catalog.card import SCORES, Card, default_scores
-from blox.zoo.inputs.texts import TextSettings
+from blox.zoo.inputs.text import TextSettings
 from blox.zoo.inputs.tokenizers import parse_tokenizer
 from blox.zoo.models import families, family_of
 
@@ -46,7 +46,7 @@ def _extra(card: Card, format: str) -> dict[str, Any]:
     if card.tokenizer:
         files |= _of_texts(card)
     count = families()[card.family].count_classes(card.config)
-    if format == 'hf' and card.scores != default_scores(count):
+    if format == 'hf' and card.scores != default_scores(card.task, count):
         files['config.json']['problem_type'] = SCORES[card.scores]
     if card.labels and format == 'timm':
         files['config.json']['label_names'] = list(card.labels)
@@ -70,7 +70,7 @@ def _of_texts(card: Card) -> dict[str, Any]:
     ends = getattr(card.config, 'end_tokens', ())
     end = tokenizer.id_to_token(ends[0]) if ends else None
     usual = {'tokenizer_class': 'PreTrainedTokenizerFast', **({'eos_token': end} if end else {})}
-    generation = dict(card.generation)
+    generation = {name: x for name, x in card.generation.items() if name != 'eos_token_id'}
     if ends:
         # A text begins where the one before it ended, unless the checkpoint says more.
         generation = {'bos_token_id': ends[0], **generation, 'eos_token_id': _one_or_all(ends)}

@@ -42,8 +42,11 @@ def read_for_classes(
     if card.labels == tuple(labels):
         params = found.read(model, jnp.float32)
         return model, params.merge(Params(seed)).finalize().unfreeze(), card
-    if family.head is None:
-        raise ValueError(f'{card.name!r} is for {card.task}: it has no head for classes')
+    if family.head is None or (hasattr(card.config, 'task') and not card.config.num_classes):
+        raise ValueError(
+            f'{card.name!r} is for {card.task}: it has no head for classes; of texts bx.zoo.load starts one, '
+            "with task='text-classification' and num_classes"
+        )
     field, head = family.head
     config = family.override(card.config, {field: len(labels)})
     params = found.read(model, jnp.float32)
@@ -54,7 +57,7 @@ def read_for_classes(
         card,
         config=config,
         labels=tuple(labels),
-        scores=default_scores(len(labels)),
+        scores=default_scores(card.task, len(labels)),
         summary='',
         changes=(*card.changes, f'{head} started anew for {len(labels)} other classes'),
     )

@@ -74,7 +74,9 @@ def finetune(
         seed=seed,
         dtype=dtype,
         freeze_statistics=freeze_statistics,
-        scores=card.scores if card else default_scores(classes),
+        scores=card.scores
+        if card
+        else default_scores(family_of(model).task_of(model.config), classes),
     )
     _check_task(model, data)
     with _memory_errors(plan):

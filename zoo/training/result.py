@@ -77,5 +77,7 @@ def card_after(
             f'{part}_{name}': round(value, 4)
             for part, (loss, accuracy) in measured.items()
             for name, value in (('accuracy', accuracy), ('loss', loss))
+            # Values are near or far, not right or wrong.
+            if name == 'loss' or plan.scores != 'none'
         },
     )

@@ -66,7 +66,7 @@ def train_step(
         whole = trainable.merge(stats).merge(frozen.fold_rng(step))
         # Norms go by the flags that they see; what gets a gradient is decided already.
         whole = whole if freeze_statistics else whole.unfreeze()
-        logits, new = model(_computing_in(whole, dtype), inputs, is_training=True)
+        logits, new = model(_computing_in(whole, dtype), *_all(inputs), is_training=True)
         loss, accuracy, _ = measures(logits.astype(jnp.float32), targets, scores)
         moved = stats.merge(new.partition(lambda path, _: path in stats)[0])
         return loss, (jnp.stack([loss, accuracy, jnp.ones_like(loss)]), moved)
@@ -89,7 +89,7 @@ def measure_step(
     scores: str = 'softmax',
 ) -> jax.Array:
     """Return the `measures` of one batch, the model running as in evaluation."""
-    logits, _ = model(_computing_in(params, dtype), inputs)
+    logits, _ = model(_computing_in(params, dtype), *_all(inputs))
     return measures(logits.astype(jnp.float32), targets, scores)
 
 
@@ -112,17 +112,20 @@ def measure(
 def measures(logits: jax.Array, targets: jax.Array, scores: str = 'softmax') -> jax.Array:
     """Return the mean loss, the accuracy, and the number of targets that count.
 
-    Targets are classes, IGNORED where they do not count, or floating-point values of each class, NaN
-    where they do not. The loss is what `scores` are trained by: the cross entropy of a 'softmax', the
+    Targets are classes, IGNORED where they do not count, or floating-point values of each class, those
+    that are NaN left out. The loss is what `scores` are trained by: the cross entropy of a 'softmax', the
     binary one of each 'sigmoid', the squared error if they are 'none', which have no accuracy.
     """
     are_classes = jnp.issubdtype(targets.dtype, jnp.integer)
-    counted = targets != IGNORED if are_classes else ~jnp.isnan(targets[..., 0])
+    counted = targets != IGNORED if are_classes else ~jnp.isnan(targets).all(-1)
     if are_classes and scores == 'softmax':
         loss, right = _cross_entropy(logits, targets), logits.argmax(-1) == targets
     else:
         values = _values(logits, targets) if are_classes else targets.astype(logits.dtype)
-        loss, right = _value_loss(logits, jnp.where(counted[..., None], values, 0), scores)
+        known = counted[..., None] & ~jnp.isnan(values)
+        loss, right = _value_loss(logits, jnp.where(known, values, 0), known, scores)
+        if are_classes and logits.shape[-1] > 1:
+            right = (logits.argmax(-1) == targets).astype(jnp.float32)
     means = (_mean(x.astype(jnp.float32), counted) for x in (loss, right))
     return jnp.stack([*means, counted.sum().astype(jnp.float32)])
 
@@ -141,16 +144,23 @@ def _values(logits: jax.Array, targets: jax.Array) -> jax.Array:
     return jax.nn.one_hot(targets, count, dtype=logits.dtype)
 
 
-def _value_loss(logits: jax.Array, values: jax.Array, scores: str) -> tuple[jax.Array, jax.Array]:
-    """Return the loss of each row of values, and how right the logits are, between 0 and 1."""
+def _value_loss(
+    logits: jax.Array, values: jax.Array, known: jax.Array, scores: str
+) -> tuple[jax.Array, jax.Array]:
+    """Return the loss of each row of values, and how right the logits are, between 0 and 1.
+
+    Both are means over the values that are known.
+    """
+    counts = known.astype(logits.dtype)
+    share = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1)
     match scores:
         case 'softmax':
             loss = -(values * jax.nn.log_softmax(logits)).sum(-1)
             return loss, (logits.argmax(-1) == values.argmax(-1)).astype(jnp.float32)
         case 'sigmoid':
-            loss = (jax.nn.softplus(logits) - values * logits).mean(-1)
-            return loss, ((logits > 0) == (values > 0.5)).astype(jnp.float32).mean(-1)
-    return jnp.square(logits - values).mean(-1), jnp.zeros(logits.shape[:-1])
+            loss = ((jax.nn.softplus(logits) - values * logits) * share).sum(-1)
+            return loss, (((logits > 0) == (values > 0.5)).astype(logits.dtype) * share).sum(-1)
+    return (jnp.square(logits - values) * share).sum(-1), jnp.zeros(logits.shape[:-1])
 
 
 def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
@@ -158,6 +168,11 @@ def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
     counts = counted.astype(values.dtype)
     # A target that does not count may have no finite loss.
     return jnp.where(counted, values, 0).sum() / jnp.maximum(counts.sum(), 1)
+
+
+def _all(inputs: Any) -> tuple[jax.Array, ...]:
+    """Return a model's inputs: one array, or several as a tuple."""
+    return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
 def _computing_in(params: Params, dtype: Any) -> Params:

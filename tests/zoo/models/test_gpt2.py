@@ -109,7 +109,7 @@ def test_gpt2_has_room_for_its_context_by_default():
 
 def test_gpt2_refuses_more_tokens_than_its_context():
     model = gpt2()
-    with pytest.raises(ValueError, match="'gpt2' sees at most 8 tokens, found 9"):
+    with pytest.raises(ValueError, match="'gpt2' sees 1 to 8 tokens, found 9"):
         forward(model.config)(random_params(model.config), jnp.zeros((1, 9), jnp.int32))
 
 

@@ -8,7 +8,7 @@ from families import tiny
 from small_models import model_of
 
 import blox as bx
-from blox.zoo.inputs.texts import EncodedText
+from blox.zoo.inputs.text import EncodedText
 from blox.zoo.running import batches
 
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import table
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from blox.zoo.inputs.texts import TextPreprocessor, TextSettings
+from blox.zoo.inputs.text import TextPreprocessor, TextSettings
 
 WORDS = ['?', '<', '>', *'abcdefgh', 'A']
 
@@ -88,12 +88,14 @@ def test_lower_case_goes_before_the_tokenizer():
 def test_the_given_tokenizer_stays_as_it_was():
     tokenizer = words()
     before = tokenizer.to_str()
-    TextPreprocessor(tokenizer, TextSettings(2, lower_case=True), 8)(['a b c'])
+    TextPreprocessor(tokenizer, TextSettings(3, lower_case=True), 8)(['a b c'])
     assert tokenizer.to_str() == before
 
 
 def test_an_unknown_prompt_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match=r"the name of a prompt \(q, d\), found 'x'"):
+    with pytest.raises(
+        ValueError, match=r"the name of a prompt \(query, document, q, d\), found 'x'"
+    ):
         prepare(**PROMPTS)(['a'], prompt_name='x')
 
 

@@ -51,9 +51,11 @@ class TextSettings:
                 'lower_case true or false': type(self.lower_case) is bool,
                 'include_prompt true or false': type(self.include_prompt) is bool,
                 'prompts of names and texts': is_map
-                and all(isinstance(item, str) for item in items),
-                'default_prompt the name of one of the prompts': self.default_prompt == ''
-                or (is_map and self.default_prompt in self.prompts),
+                and all(isinstance(item, str) and is_utf8(item) for item in items),
+                'default_prompt the name of one of the prompts': isinstance(
+                    self.default_prompt, str
+                )
+                and (not self.default_prompt or (is_map and self.default_prompt in self.prompts)),
                 f'similarity one of {", ".join(SIMILARITIES)}': self.similarity in SIMILARITIES,
             },
         )
@@ -100,6 +102,10 @@ class EncodedText(NamedTuple):
     spans: Sequence[tuple[int, int]]
 
 
+# Names of prompts that sentence-transformers knows in any case: empty ones, unless more is said.
+_USUAL = ('query', 'document')
+
+
 class TextPreprocessor:
     """Makes a text model's inputs: `model(params, *prepare(['A text.', 'Another.']))`.
 
@@ -109,15 +115,32 @@ class TextPreprocessor:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, settings: TextSettings, context: int, *, has_types: bool = True
+        self,
+        tokenizer: Tokenizer,
+        settings: TextSettings,
+        context: int,
+        *,
+        has_types: bool = True,
+        cuts_start: bool = False,
     ) -> None:
-        """Work with a copy of `tokenizer`. Without types all tokens are of a first text."""
+        """Work with a copy of `tokenizer`.
+
+        Without types all tokens are of a first text. What is cut off is a text's end, or its start.
+        Raises ValueError for a limit that leaves no room for a text.
+        """
         self.settings = settings
         self._has_types = has_types
         self.max_tokens = min(settings.max_tokens or context, context)
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_tokens)
+        special = self._tokenizer.num_special_tokens_to_add(False)
+        if self.max_tokens <= special:
+            raise ValueError(
+                f'expected to cut texts to more than the {special} special tokens, found a limit '
+                f'of {self.max_tokens}'
+            )
+        side = 'left' if cuts_start else 'right'
+        self._tokenizer.enable_truncation(self.max_tokens, direction=side)
         if settings.lower_case:
             given = [self._tokenizer.normalizer] if self._tokenizer.normalizer else []
             self._tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *given])
@@ -130,8 +153,8 @@ class TextPreprocessor:
         `prompt` stands before each text, or that of `prompt_name`, or the default one. Raises
         ValueError for a name that there is not, and if there are no texts.
         """
-        if isinstance(texts, str) or not texts:
-            raise ValueError(f'expected a list of texts, found {texts!r}')
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f'expected a list of texts, found {cut(repr(texts), 60)}')
         encoded = self.encode(texts, prompt_name=prompt_name, prompt=prompt)
         return pad(encoded, len(encoded), max(len(text.ids) for text in encoded))
 
@@ -139,6 +162,10 @@ class TextPreprocessor:
         self, texts: Sequence[Text], *, prompt_name: str | None = None, prompt: str | None = None
     ) -> list[EncodedText]:
         """Return the tokens of each text, with a prompt as a call has it."""
+        for i, text in enumerate(texts):
+            if not _is_text(text):
+                found = cut(repr(text), 60)
+                raise ValueError(f'text {i}: expected a text in UTF-8 or a pair, found {found}')
         before = self._prompt(prompt_name, prompt)
         start = 0 if self.settings.include_prompt else self._count(before)
         found = self._tokenizer.encode_batch([_prompted(before, text) for text in texts])
@@ -155,20 +182,22 @@ class TextPreprocessor:
         ]
 
     def _prompt(self, name: str | None, prompt: str | None) -> str:
-        if prompt is not None:
-            return prompt
+        prompts = {**dict.fromkeys(_USUAL, ''), **self.settings.prompts, '': ''}
         name = self.settings.default_prompt if name is None else name
-        if name and name not in self.settings.prompts:
-            known = ', '.join(map(printable, self.settings.prompts)) or 'none'
+        found = prompts.get(name) if prompt is None else prompt
+        if found is None:
+            known = cut(', '.join(map(printable, filter(None, prompts))), 200)
             raise ValueError(f'expected the name of a prompt ({known}), found {cut(name, 40)!r}')
-        return self.settings.prompts[name] if name else ''
+        if not is_utf8(found):
+            raise ValueError(f'expected a prompt in UTF-8, found {cut(repr(found), 60)}')
+        return found
 
     def _count(self, prompt: str) -> int:
         """Return how many tokens a prompt puts before a text, special ones among them."""
         if not prompt:
             return 0
         alone = self._tokenizer.encode(prompt)
-        return len(alone.ids) - alone.special_tokens_mask[-1]
+        return len(alone.ids) - sum(alone.special_tokens_mask[-1:])
 
 
 def pad(texts: Sequence[EncodedText], size: int, length: int) -> TextBatch:
@@ -181,6 +210,35 @@ def pad(texts: Sequence[EncodedText], size: int, length: int) -> TextBatch:
         tokens[row, :count], types[row, :count], mask[row, :count] = text.ids, text.types, True
         pool_mask[row, text.start : count] = True
     return TextBatch(tokens, mask, types, pool_mask)
+
+
+def trouble(text: EncodedText, config: Any) -> str:
+    """Say what keeps a model of a config from taking a text; '' if nothing does."""
+    if not text.ids:
+        return 'expected tokens, found none'
+    if max(text.ids) >= config.vocab_size:
+        return f'expected tokens below {config.vocab_size}, found {max(text.ids)}'
+    kinds = getattr(config, 'token_types', max(text.types) + 1)
+    if max(text.types) >= kinds:
+        return f'expected one text, for the model has {kinds} type of token, found a pair'
+    return ''
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written in UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_text(text: Any) -> bool:
+    parts = (text,) if isinstance(text, str) else text
+    is_pair = isinstance(text, tuple) and len(text) == 2
+    return (isinstance(text, str) or is_pair) and all(
+        isinstance(part, str) and is_utf8(part) for part in parts
+    )
 
 
 def _prompted(prompt: str, text: Text) -> Text:
