@@ -96,6 +96,16 @@ class Torchvision(Reference):
         return folder / 'model.pth'
 
 
+@dataclass(frozen=True)
+class TorchvisionViT(Torchvision):
+    """A ViT of torchvision, whose names are its own."""
+
+    layout = 'torchvision'
+
+    def build(self) -> Any:
+        return import_reference('torchvision').models.VisionTransformer(**self.arguments)
+
+
 def transformers(
     kind: str, config: str, options: Mapping[str, Any] | None = None, **fields: Any
 ) -> Transformers:
@@ -112,3 +122,8 @@ def torchvision(block: str, variant: str, depths: tuple[int, ...], **arguments: 
     """Describe a ResNet of torchvision that has the sizes of `variant` but these `depths`."""
     arguments = {'layers': depths, 'num_classes': 5, **arguments}
     return Torchvision(block, arguments, {'depths': depths, 'num_classes': 5}, variant)
+
+
+def torchvision_vit(variant: str, fields: Mapping[str, Any], **arguments: Any) -> TorchvisionViT:
+    """Describe a ViT of torchvision; `fields` are those in which our config is not `variant`'s."""
+    return TorchvisionViT('VisionTransformer', arguments, fields, variant)

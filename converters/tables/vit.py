@@ -1,4 +1,4 @@
-"""ViT: transformers, timm, and the .npz files of Google's vision_transformer and big_vision."""
+"""ViT: transformers, timm, torchvision, and .npz files of Google's vision_transformer and big_vision."""
 
 import re
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from blox.converters.mapping.parts import (
     under,
 )
 from blox.converters.mapping.rules import Respelling, Rule, Table
-from blox.converters.mapping.transforms import HWIO, IDENTITY, join_axes, merge, prepend_zeros
+from blox.converters.mapping.transforms import HWIO, IDENTITY, T, join_axes, merge, prepend_zeros
 from blox.converters.sources.source import Source
 
 
@@ -59,6 +59,27 @@ def timm(config: Any) -> tuple[Rule, ...]:
         *norm('vit/norm', 'fc_norm' if config.pool == 'avg' else 'norm'),
         *(dense('vit/pre_logits', 'pre_logits.fc') if config.pre_logits else ()),
         *(dense('vit/head', 'head') if config.num_classes else ()),
+    )
+
+
+def torchvision(config: Any) -> tuple[Rule, ...]:
+    """Map to torchvision's names, whose attention has q, k and v in one array without a layer's name."""
+    ours, layer = 'vit/block{i}', 'encoder.layers.encoder_layer_{i}'
+    attention = f'{layer}.self_attention'
+    return (
+        *_class_token(config, 'class_token'),
+        Rule('vit/pos_embed', 'encoder.pos_embedding'),
+        *dense('vit/patch_embed', 'conv_proj', HWIO),
+        *norm(f'{ours}/norm1', f'{layer}.ln_1'),
+        Rule(f'{ours}/attn/qkv/w', f'{attention}.in_proj_weight', T),
+        *((Rule(f'{ours}/attn/qkv/b', f'{attention}.in_proj_bias'),) if config.qkv_bias else ()),
+        *dense(f'{ours}/attn/proj', f'{attention}.out_proj'),
+        *norm(f'{ours}/norm2', f'{layer}.ln_2'),
+        *dense(f'{ours}/mlp/fc1', f'{layer}.mlp.0'),
+        *dense(f'{ours}/mlp/fc2', f'{layer}.mlp.3'),
+        *norm('vit/norm', 'encoder.ln'),
+        *(dense('vit/pre_logits', 'heads.pre_logits') if config.pre_logits else ()),
+        *(dense('vit/head', 'heads.head') if config.num_classes else ()),
     )
 
 
@@ -127,6 +148,16 @@ _TIMM_LAYERS = (
     *(Rule(f'vit/block{{i}}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
     Rule('vit/block{i}', 'blocks.{i}'),
     Rule('vit/head', 'head'),
+)
+_TORCHVISION_LAYERS = (
+    Rule('vit/patch_embed', 'conv_proj', NHWC),
+    Rule('vit/block{i}/norm1', 'encoder.layers.encoder_layer_{i}.ln_1'),
+    Rule('vit/block{i}/attn', 'encoder.layers.encoder_layer_{i}.self_attention'),
+    Rule('vit/block{i}/norm2', 'encoder.layers.encoder_layer_{i}.ln_2'),
+    Rule('vit/block{i}/mlp', 'encoder.layers.encoder_layer_{i}.mlp'),
+    Rule('vit/block{i}', 'encoder.layers.encoder_layer_{i}'),
+    Rule('vit/norm', 'encoder.ln'),
+    Rule('vit/head', 'heads.head'),
 )
 
 
@@ -247,6 +278,13 @@ TABLES = {
         header=timm_header(
             'patch_embed.proj', 'head', lambda config: config.width, fixed_size=True, implied=()
         ),
+    ),
+    'torchvision': Table(
+        torchvision,
+        layers=lambda config: _TORCHVISION_LAYERS,
+        # As it called the layers of its MLPs before 0.14.
+        spellings=((r'\.mlp\.linear_1\.', '.mlp.0.'), (r'\.mlp\.linear_2\.', '.mlp.3.')),
+        facts={'activation': 'gelu', 'norm_eps': 1e-6},
     ),
     'google': Table(google, **_FLAX),
     'big_vision': Table(big_vision, **_FLAX),

@@ -95,7 +95,7 @@ def test_what_a_library_cannot_express_is_not_exported(tmp_path, family, layout,
     ('layout', 'message'),
     [
         ('google', "cannot be exported as 'google'"),
-        ('nothing', "has the layouts hf, timm, google, big_vision, not 'nothing'"),
+        ('nothing', "has the layouts hf, timm, torchvision, google, big_vision, not 'nothing'"),
     ],
 )
 def test_what_is_no_library_of_the_family_is_not_exported(tmp_path, layout, message):

@@ -1,6 +1,6 @@
 """ViT, as transformers, timm and Google's own files have it."""
 
-from libraries import timm, transformers
+from libraries import timm, torchvision_vit, transformers
 
 TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12}
 TINY |= {'image_size': (8, 12), 'patch_size': (4, 4), 'num_classes': 3, 'norm_eps': 1e-6}
@@ -73,6 +73,25 @@ _TIMM = timm(
     num_heads=4,
     num_classes=7,
 )
+_TORCHVISION = torchvision_vit(
+    'vit-ti16',
+    {
+        'image_size': (16, 16),
+        'patch_size': (8, 8),
+        'num_classes': 7,
+        'width': 32,
+        'depth': 2,
+        'heads': 4,
+        'mlp_dim': 48,
+    },
+    image_size=16,
+    patch_size=8,
+    num_classes=7,
+    hidden_dim=32,
+    num_layers=2,
+    num_heads=4,
+    mlp_dim=48,
+)
 REFERENCES = {
     'hf': _HF,
     'hf patch_size=(4, 8)': _HF.but(patch_size=(4, 8)),
@@ -91,6 +110,8 @@ REFERENCES = {
     'timm qkv_bias=False': _TIMM.but(qkv_bias=False),
     'timm mlp_ratio=2.5': _TIMM.but(mlp_ratio=2.5),
     'timm num_classes=0': _TIMM.but(num_classes=0),
+    'torchvision': _TORCHVISION,
+    'torchvision pre-logits': _TORCHVISION.but(representation_size=12).saying(pre_logits=12),
 }
 FULL_SIZE = {'ViT-B/16': _FULL}
 _GOLDEN = _TIMM.but(embed_dim=16, num_heads=2, mlp_ratio=1.5, num_classes=5)

@@ -112,7 +112,9 @@ def _std(shape: Sequence[int]) -> float:
     return min(shape) ** -0.5 if len(shape) == 2 else 0.1
 
 
-_HEADS = ('transformer.ln_f', 'classifier.1', 'classifier', 'head.fc', 'head', 'fc')
+_HEADS = (
+    *('transformer.ln_f', 'classifier.1', 'classifier', 'heads.head', 'head.fc', 'head', 'fc'),
+)
 
 
 def scale_outputs(reference: Any, layout: str, model: Any, inputs: Sequence[np.ndarray]) -> None:

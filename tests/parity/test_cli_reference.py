@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 import blox as bx
 
-NAMES = plain()
+NAMES = plain('hf', 'timm')
 VERDICT = 'equal up to rounding'
 
 
