@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blox.converters.explanation import Explanation, match
+from blox.converters.explanation import SCREEN, Explanation, match
 from blox.converters.mapping.rules import Entry, Table
 from blox.converters.sources.source import Source
 from blox.converters.sources.tensor import Tensor
@@ -36,20 +36,24 @@ def convert(
     *,
     dtype: Any = None,
     seed: int | jax.Array = 0,
+    state: str = '',
 ) -> Params:
     """Make Params for a model of the zoo from a checkpoint that another library wrote.
 
     `source` is a folder of transformers or timm, a .safetensors file, an index of shards, a
-    .npz of Google's, or a torch file. `dtype` casts floating-point values; without it they keep
-    theirs. The rng is made from `seed`.
+    .npz of Google's, or a torch file. Prefixes such as 'module.', which wrappers put before all
+    names, are no part of them. Of a training checkpoint `state` names the state to take, such as
+    'model_ema'; without it that is the plain one, as `open_source` says. `dtype` casts floating-point
+    values; without it they keep theirs. The rng is made from `seed`.
 
-    Raises CheckpointError that lists every name that is missing, unexpected or of another shape,
-    before any data is read; and for NaN, infinity, a negative variance, and tied weights that differ.
+    Raises CheckpointError before any data is read if names are missing, unexpected or of another
+    shape: it counts all, and names the first of each, which `explain` does of all. It raises it too for
+    NaN, infinity, a negative variance, and tied weights that differ.
     """
-    source, explanation, tensors, expected = match(source, model)
-    if explanation.problems:
-        what = f'does not fit {type(model).__name__}: {"; ".join(explanation.problems)}'
-        fail(source.path, what, most=50_000)
+    source, explanation, tensors, expected = match(source, model, state)
+    if not explanation.ok:
+        what = f'does not fit {type(model).__name__}: {explanation.summary}'
+        fail(source.path, what, most=2 * SCREEN)
     table = table_of(model, explanation.layout)
     _check_tied(table, model.config, tensors, explanation)
     if heads := explanation.left_out:

@@ -73,7 +73,7 @@ def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
 
 def read_classes(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return num_classes of a folder of transformers: its labels, if the weights have a head."""
-    has_head = any(name.startswith('classifier.') for name in source.tensors)
+    has_head = any('.classifier.' in f'.{name}' for name in source.tensors)
     return {'num_classes': read_classes_of(source) if has_head else 0}
 
 

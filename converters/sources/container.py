@@ -7,22 +7,25 @@ from pathlib import Path
 
 from blox.converters.sources.files import ZIP, check_start
 from blox.converters.sources.npz import NpzFile
+from blox.converters.sources.states import Contents
 from blox.converters.sources.tensor import Tensor
 from blox.converters.sources.torchfile import open_torch
 from blox.tensorfile import TensorFile, check_name
 
-_TORCH_SUFFIXES = ('.bin', '.pth', '.pt')
+TORCH_SUFFIXES = ('.bin', '.pth', '.pt', '.ckpt', '.pth.tar')
 
 
-def open_file(path: Path) -> dict[str, Tensor]:
+def open_file(path: Path, state: str = '') -> Contents:
     """Return the tensors of a .safetensors file, a .npz or a file of torch.save.
 
-    Raises CheckpointError, which names the file, for what is malformed.
+    `state` names one of several states that a torch file may hold. Raises CheckpointError, which
+    names the file, for what is malformed.
     """
-    tensors = open_torch(path) if path.suffix in _TORCH_SUFFIXES else _open_lazy(path)
-    for name in tensors:
+    is_torch = path.name.endswith(TORCH_SUFFIXES)
+    contents = open_torch(path, state) if is_torch else Contents(_open_lazy(path))
+    for name in contents.tensors:
         check_name(path, name)
-    return tensors
+    return contents
 
 
 def _open_lazy(path: Path) -> dict[str, Tensor]:

@@ -37,12 +37,12 @@ def open_shards(path: Path) -> dict[str, Tensor]:
     _check_generation(path, shards)
     tensors: dict[str, Tensor] = {}
     for shard, file in shards.items():
-        found = open_file(file)
+        found = open_file(file).tensors
         expected = {name for name, place in where.items() if place == shard}
         if found.keys() != expected:
             missing, more = sorted(expected - found.keys()), sorted(found.keys() - expected)
             fail(path, f'{shard!r}: not found there {missing}, not in the index {more}')
-        tensors |= found
+        tensors.update(found)
     _check_total(path, index, tensors)
     return tensors
 

@@ -1,8 +1,8 @@
 """Open external checkpoints: names, dtypes, shapes and lazy views, whatever the container.
 
 A folder as transformers or timm saves it, one .safetensors file, an index of shards, a .npz of
-NumPy, or a file of torch.save. Opening reads no tensor's data, save that torch's files of before
-1.6 are read whole.
+NumPy, or a file of torch.save: a state dict, or a training checkpoint that holds one. Opening reads
+no tensor's data, save that torch's files of before 1.6 are read whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from blox.converters.sources.container import open_file
 from blox.converters.sources.files import check_object, inside, read_json, read_object
 from blox.converters.sources.shards import INDEX, open_shards
+from blox.converters.sources.states import Contents, under_prefix, without_averages
 from blox.converters.sources.tensor import Tensor
 from blox.tensorfile import fail
 
@@ -31,12 +32,16 @@ class Source:
     Attributes:
       config: the content of config.json.
       files: other JSON files by name, of a folder that is not written yet.
+      notes: plain values that a training checkpoint holds beside its weights.
+      prefix: what the names of the state that was asked for start with, '' for all names.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ''
 
     def has(self, name: str) -> bool:
         """Return whether the checkpoint is a folder with a file of this name."""
@@ -53,18 +58,28 @@ class Source:
         return check_object(self.path / name, self.read_json(name))
 
 
-def open_source(path: str | os.PathLike[str]) -> Source:
+def open_source(path: str | os.PathLike[str], state: str = '') -> Source:
     """Open the checkpoint at `path`: a folder or a file.
+
+    A training checkpoint holds several states: 'state_dict' or 'model', and perhaps an average such as
+    'model_ema'. `state` names the one to take, by its entry in a torch file or by what its names
+    start with; '' takes the plain one. The log says which, and what lies beside it.
 
     Raises CheckpointError, which names the file, for what is malformed or of an unknown kind,
     and OSError for what cannot be read.
     """
     path = Path(path)
-    if not path.is_dir():
-        return Source(path, _open(path))
     config = path / 'config.json'
-    fields = read_object(config) if os.path.lexists(config) else {}
-    return Source(path, _open(_weights_in(path)), fields)
+    fields = read_object(config) if path.is_dir() and os.path.lexists(config) else {}
+    contents = _open(_weights_in(path) if path.is_dir() else path, state)
+    is_prefix = bool(state) and not contents.is_chosen
+    tensors = (
+        under_prefix(path, contents, state)
+        if is_prefix
+        else without_averages(path, contents.tensors)
+    )
+    prefix = f'{state}.' if is_prefix else ''
+    return Source(path, tensors, fields, notes=contents.notes, prefix=prefix)
 
 
 def _weights_in(folder: Path) -> Path:
@@ -81,5 +96,6 @@ def _weights_in(folder: Path) -> Path:
     return folder / safe[0]
 
 
-def _open(path: Path) -> dict[str, Tensor]:
-    return open_shards(path) if path.name.endswith(INDEX) else open_file(path)
+def _open(path: Path, state: str) -> Contents:
+    is_index = path.name.endswith(INDEX)
+    return Contents(open_shards(path)) if is_index else open_file(path, state)

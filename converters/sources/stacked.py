@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from functools import partial
 
@@ -48,7 +49,7 @@ def unstacked(source: Source, prefix: str) -> Source:
         if doubled := [one for one in slices if at >= 0 and one in source.tensors]:
             fail(source.path, f'expected either it or {doubled[0]!r}, found both', name)
         tensors |= slices
-    return Source(source.path, tensors, source.config)
+    return dataclasses.replace(source, tensors=tensors)
 
 
 def _slices(tensor: Tensor, name: str, at: int) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import blox as bx
-from blox.tensorfile import TensorFile
+from blox.converters.exporting import external
+from blox.tensorfile import TensorFile, write_tensors
 from blox.zoo.models import families
 
 # By folder: the family, and the format.
@@ -112,6 +113,22 @@ def test_convert_takes_weights_alone_by_name(tmp_path):
     weights, out = tmp_path / 'timm' / 'model.safetensors', tmp_path / 'a.safetensors'
     printed('convert', weights, out, '--as', 'vit-digits')
     assert (bx.zoo.load(out)[1]['vit/head/w'].value == params['vit/head/w'].value).all()
+
+
+def test_a_state_of_a_training_checkpoint_is_converted_and_explained_by_name(tmp_path):
+    model, params = bx.zoo.load('vit-digits')
+    names = external(model, params, 'timm')
+    both = {**names, **{f'ema_model.{name}': value + 1 for name, value in names.items()}}
+    weights, out = tmp_path / 'last.safetensors', tmp_path / 'a.safetensors'
+    write_tensors(weights, both, {})
+    chosen = ('--as', 'vit-digits', '--state', 'ema_model')
+    assert '  <-  ema_model.head.weight\n' in printed('explain', weights, *chosen)
+    printed('convert', weights, out, *chosen)
+    assert (bx.zoo.load(out)[1]['vit/head/w'].value == params['vit/head/w'].value + 1).all()
+    assert "expected a state 'other'" in fails('explain', weights, *chosen[:3], 'other')
+    for name in (weights, 'vit-digits'):
+        said = fails('convert', name, tmp_path / 'b.safetensors', '--state', 'ema_model')
+        assert 'is one of the states in a training checkpoint' in said
 
 
 @pytest.mark.parametrize('command', ['convert', 'explain'])

@@ -109,7 +109,7 @@ WTE = np.asarray(params_of(tiny('gpt2'))['gpt2/token_embed/w'].value)
 MASK = np.tril(np.ones((1, 1, 6, 6), np.float32))
 
 PROBLEMS = {
-    'missing': (gpt2_source(ln_f__weight=None), ['transformer.ln_f.weight: missing']),
+    'missing': (gpt2_source(ln_f__weight=None), ['ln_f.weight: missing']),
     'unexpected': (gpt2_source(more=WTE), ["'more': unexpected"]),
     'another block': (
         gpt2_source(h__2__ln_1__weight=WTE[0]),
@@ -117,7 +117,7 @@ PROBLEMS = {
     ),
     'a leading zero': (
         gpt2_source(h__1__ln_1__weight=None, h__01__ln_1__weight=WTE[0]),
-        ['transformer.h.1.ln_1.weight: missing', "'h.01.ln_1.weight': unexpected"],
+        ['h.1.ln_1.weight: missing', "'h.01.ln_1.weight': unexpected"],
     ),
     'a suffix of a name that is ignored': (
         gpt2_source(h__0__attn__more__bias=MASK),
@@ -157,7 +157,7 @@ PROBLEMS = {
         [
             'wte.weight: expected shape',
             'wpe.weight: expected a floating-point dtype',
-            'transformer.ln_f.bias: missing',
+            'ln_f.bias: missing',
             "'ln_f.scale': unexpected",
             "'transformer.ln_f.weight' and 'ln_f.weight': two for one parameter",
         ],

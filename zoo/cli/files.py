@@ -22,11 +22,18 @@ from blox.zoo.models import families
 
 _SOURCE = (
     'SOURCE is a folder that transformers or timm saved, a repository of the Hugging Face Hub '
-    '(org/name or org/name@revision), or, with --as, weights alone: a .safetensors, .npz, .pth or '
-    '.bin file, or an index of shards.'
+    '(org/name or org/name@revision), or, with --as, weights alone: a .safetensors, .npz, .pth, .pt, '
+    '.ckpt, .pth.tar or .bin file, or an index of shards.'
 )
 _AS = click.option(
     '--as', 'name', metavar='NAME', help='The catalog entry that SOURCE has weights of.'
+)
+
+_STATE = click.option(
+    '--state',
+    metavar='STATE',
+    default='',
+    help='The state of a training checkpoint to take, as model_ema.',
 )
 
 
@@ -34,8 +41,9 @@ _AS = click.option(
 @click.argument('source')
 @click.argument('out')
 @_AS
+@_STATE
 @DTYPE
-def convert(source: str, out: str, name: str | None, dtype: str | None) -> None:
+def convert(source: str, out: str, name: str | None, state: str, dtype: str | None) -> None:
     """Convert SOURCE to one new file, OUT.
 
     The file holds weights, config, labels, preprocessing and tokenizer; all commands and
@@ -48,7 +56,7 @@ def convert(source: str, out: str, name: str | None, dtype: str | None) -> None:
     if Path(out).suffix != '.safetensors':
         raise ValueError(f'expected OUT to end in .safetensors, found {out!r}')
     check_free(out)
-    found = find(name, source=source) if name else find(source)
+    found = find(name, source=source, state=state) if name else find(source, state=state)
     _check_says(found)
     model, params = read(found, source, dtype and jnp.dtype(dtype))
     with status(f'writing {out}'):
@@ -90,8 +98,9 @@ def export(model: str, out: str, format: str) -> None:
 @click.command(epilog=_SOURCE)
 @click.argument('source')
 @_AS
+@_STATE
 @AS_JSON
-def explain(source: str, name: str | None, as_json: bool) -> None:
+def explain(source: str, name: str | None, state: str, as_json: bool) -> None:
     """Show which name in SOURCE becomes what.
 
     Reads names and shapes alone, no weights. The exit code is 1 if a name is missing,
@@ -105,7 +114,11 @@ def explain(source: str, name: str | None, as_json: bool) -> None:
     if found.is_own:
         raise ValueError(f'{source!r} is of no other library: there is nothing to explain')
     # What was downloaded, not what a repository is converted to: that takes the weights.
-    place = BareWeights(found.folder, bx.zoo.card(name)) if name else resolve(found.folder)
+    place = (
+        BareWeights(found.folder, bx.zoo.card(name), state)
+        if name
+        else resolve(found.folder, state=state)
+    )
     _check_says(place)
     model = families()[place.card.family].build(place.card.config)
     explanation = converters.explain(place.source, model)

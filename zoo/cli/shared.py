@@ -38,9 +38,9 @@ def number(name: str, kind: click.ParamType, help: str, default: Any = None) -> 
     )
 
 
-def find(name: str, task: str = '', source: str | None = None) -> Place:
+def find(name: str, task: str = '', source: str | None = None, state: str = '') -> Place:
     """Return the place that a command's MODEL stands for; its model must be for `task`."""
-    place = resolve(name, source, task=task)
+    place = resolve(name, source, task=task, state=state)
     if task and place.card.task != task:
         raise ValueError(f'{name!r} is for {place.card.task}, expected a model for {task}')
     return place

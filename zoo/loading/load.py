@@ -19,7 +19,7 @@ from blox.initialization import init as init_module
 from blox.param import Param
 from blox.params import Params
 from blox.sharding import shard
-from blox.wording import differences
+from blox.wording import differences, some
 from blox.zoo.architecture.family import Family
 from blox.zoo.architecture.fit import shapes
 from blox.zoo.architecture.model import ZooModel
@@ -60,6 +60,7 @@ def load(
     rules: Mapping[str, PartitionSpec] | None = None,
     seed: int | jax.Array = 0,
     check: bool = False,
+    state: str = '',
     **overrides: Any,
 ) -> tuple[ZooModel, Params]:
     """Load a pretrained model and its Params.
@@ -67,7 +68,8 @@ def load(
     `name_or_path` is a name in the catalog, a repository of the Hugging Face Hub ('org/name' or
     'org/name@revision'), a folder as transformers or timm saves it, or a file that `save` wrote.
     `source`, one of the latter three or a file of weights alone, takes the place of a catalog
-    entry's own weights.
+    entry's own weights. If it is a training checkpoint, `state` names the one of its states to take,
+    such as 'model_ema'; without it that is the plain one, as `bx.converters.open_source` says.
 
     `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`, and so does
     another `task` of the family, such as 'text-classification', if the weights have no head for it;
@@ -90,7 +92,7 @@ def load(
     """
     if rules and mesh is None:
         raise ValueError('rules place Params on a mesh: pass mesh= too')
-    place = resolve(name_or_path, source, revision, overrides.get('task', ''))
+    place = resolve(name_or_path, source, revision, overrides.get('task', ''), state)
     if check:
         place.check()
     stored, family = place.card, families()[place.card.family]
@@ -102,7 +104,7 @@ def load(
         params = _resized(params, model, stored, seed)
         if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
             what = 'these overrides do not fit its weights'
-            raise ValueError(f'{str(name_or_path)!r}: {what}: {"; ".join(wrong)}')
+            raise ValueError(f'{str(name_or_path)!r}: {what}: {some(wrong, separator="; ")}')
     for change in _changes(stored, config):
         _LOG.info('%s: %s', name_or_path, change)
     params = params.merge(Params(seed)).finalize()
@@ -116,6 +118,7 @@ def read_card(
     *,
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    state: str = '',
     **overrides: Any,
 ) -> Card:
     """Read the card of what `load` gives for the same arguments, from the checkpoint itself.
@@ -125,7 +128,7 @@ def read_card(
     >>> read_card('vit-digits', num_classes=3).changes
     ('num_classes 10 -> 3: vit/head/* started anew',)
     """
-    found = resolve(name_or_path, source, revision, overrides.get('task', '')).card
+    found = resolve(name_or_path, source, revision, overrides.get('task', ''), state).card
     family = families()[found.family]
     config = family.override(found.config, overrides)
     count = family.count_classes(config)

@@ -70,11 +70,15 @@ class Place(abc.ABC):
 
 
 class LocalPlace(Place):
-    """A folder or file on this machine."""
+    """A folder or file on this machine; `state` names one of a training checkpoint's."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, state: str = '') -> None:
+        self._path, self._state = path, state
 
     @property
     def folder(self) -> Path:
         return self._path
+
+    @functools.cached_property
+    def source(self) -> Source:
+        return open_source(self._path, self._state)

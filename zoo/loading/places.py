@@ -12,6 +12,7 @@ from blox.zoo.loading.own import OWN_FILE, OwnFile, says_own
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.weights import BareWeights, ForeignFolder
 
+_SUFFIXES = ('.safetensors', '.npz', '.pth', '.pt', '.bin', '.ckpt', '.tar')
 _REPOSITORY = re.compile(r'([^/@\s]+/[^/@\s]+)(?:@(\S+))?')
 
 
@@ -20,10 +21,12 @@ def resolve(
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     task: str = '',
+    state: str = '',
 ) -> Place:
     """Return the place of a catalog name, path or repository; `source` takes that of its own.
 
-    If a folder of another library has several heads, or none, `task` says which is meant.
+    If a folder of another library has several heads, or none, `task` says which is meant. If `source`
+    is weights alone, a training checkpoint's, `state` names the one of its states to take.
 
     A path that exists goes before a repository of the same name; a name in the catalog goes
     before both, unless it is given as a Path.
@@ -35,8 +38,10 @@ def resolve(
         entry = card(name)
         place = _resolve(source, revision, task or entry.task)
         if place.is_bare:
-            return BareWeights(place.folder, entry)
+            return BareWeights(place.folder, entry, state)
+        _check_no_state(str(source), state)
         return Named(place, entry, ('paper', 'preprocessor'))
+    _check_no_state(name, state)
     if isinstance(name_or_path, str) and name in list_models():
         return _resolve_entry(card(name), revision, task)
     return _resolve(name_or_path, revision, task)
@@ -85,12 +90,20 @@ def _is_path(name: str | os.PathLike[str]) -> bool:
         or Path(name).is_absolute()
     ):
         return True
-    return Path(name).suffix in ('.safetensors', '.npz', '.pth', '.pt', '.bin')
+    return Path(name).suffix in _SUFFIXES
 
 
 def _check_no_revision(name: str, revision: str | None) -> None:
     if revision is not None:
         raise ValueError(f'{name!r} is no repository: only those have revisions')
+
+
+def _check_no_state(name: str, state: str) -> None:
+    if state:
+        raise ValueError(
+            f'state={state!r} is one of the states in a training checkpoint, which source= names; '
+            f'{name!r} is none'
+        )
 
 
 def _repository(repo: str, revision: str | None, task: str) -> Place:

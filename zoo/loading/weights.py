@@ -47,8 +47,8 @@ class ForeignFolder(LocalPlace):
 class BareWeights(LocalPlace):
     """Weights alone, which are those of a catalog entry's architecture."""
 
-    def __init__(self, path: Path, entry: Card) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, entry: Card, state: str = '') -> None:
+        super().__init__(path, state)
         self._entry = entry
 
     def _read_card(self) -> Card:

@@ -1,7 +1,10 @@
 """Files of torch.save, and others by their names."""
 
+import argparse
+import logging
 import os
 import pickle
+import re
 import struct
 import sys
 import warnings
@@ -26,6 +29,7 @@ from containers import (
     zipped,
 )
 
+import blox as bx
 from blox.converters import open_source
 
 
@@ -43,7 +47,7 @@ BOTH = pytest.mark.parametrize('zipped', [True, False])
 
 
 @BOTH
-@pytest.mark.parametrize('name', ['a.bin', 'a.pth', 'a.pt'])
+@pytest.mark.parametrize('name', ['a.bin', 'a.pth', 'a.pt', 'a.ckpt', 'a.pth.tar'])
 def test_a_state_dict_comes_back(tmp_path, torch, name, zipped):
     state = {'w': torch.from_numpy(W), 'n': torch.tensor(3), 'on': torch.tensor([True, False])}
     state |= {'none': torch.zeros(0, 2), 'half': torch.ones(2).half(), 'i': torch.arange(3).char()}
@@ -123,12 +127,22 @@ def nested(torch):
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.Adam(model.parameters())
     return {
-        'a state_dict within': ({'state_dict': {'w': w}, 'epoch': 3}, ["'state_dict': 'dict'"]),
+        'a state within that is none': (
+            {'state_dict': {'w': w, 'epoch': 3}},
+            ["in 'state_dict'", "'epoch': 'int'"],
+        ),
+        'states of other names': (
+            {'generator': {'w': w}, 'critic': {'w': w}},
+            ['state= takes one of generator, critic'],
+        ),
+        'states too deep': (
+            {'model': {'model': {'model': {'model': {'model': {'w': w}}}}}},
+            ["'model': 'dict'"],
+        ),
         'an optimizer beside it': (
             {'w': w, 'optimizer': optimizer.state_dict()},
             ["'optimizer': 'dict'"],
         ),
-        'an average beside it': ({'model': {'w': w}, 'ema': {'w': w}}, ["'ema': 'dict'"]),
         'a number': ({'w': w, 'epoch': 3}, ["'epoch': 'int'"]),
         'a list of tensors': ({'w': [w]}, ["'w': 'list'"]),
         'a list': ([w], ['found list']),
@@ -148,7 +162,8 @@ def nested(torch):
 
 
 CASES = [
-    *('a state_dict within', 'an optimizer beside it', 'an average beside it', 'a number'),
+    *('a state within that is none', 'states of other names', 'states too deep'),
+    *('an optimizer beside it', 'a number'),
     *('a list of tensors', 'a list', 'a tensor', 'nothing', 'null', 'numbers for names'),
     *('endless names', 'a whole model', 'an empty name', 'a name that climbs', 'ANSI in a name'),
     *('a sparse tensor', 'a tensor without data', 'an unknown dtype'),
@@ -163,9 +178,113 @@ def test_what_is_no_state_dict_is_refused(tmp_path, torch, case):
     assert [part for part in expected if part not in message] == []
 
 
-def test_a_nested_state_dict_is_refused_with_what_to_do(tmp_path, torch):
-    path = saved(torch, tmp_path / 'a.pth', {'state_dict': {'w': torch.zeros(2)}})
-    assert 'save that part alone, in a file of its own' in refusal(path)
+# Training checkpoints.
+
+
+def trained(torch):
+    """Checkpoints as training scripts write them, around weights of ones; averages are twos."""
+    ones, twos = {'w': torch.ones(2)}, {'w': torch.full((2,), 2.0)}
+    wrapped = {'module.w': torch.full((2,), 2.0)}
+    layer = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(layer.parameters())
+    layer(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    args = argparse.Namespace(lr=0.1, model='deit', data=None, betas=(0.9, 0.999))
+    common = {'epoch': 3, 'optimizer': optimizer.state_dict()}
+    return {
+        'timm': ('a.pth.tar', {**common, 'arch': 'x', 'state_dict': ones, 'version': 2, 'args': args,
+                 'state_dict_ema': twos, 'metric': 76.1}, 'state_dict_ema'),
+        'DeiT': ('a.pth', {**common, 'model': ones, 'model_ema': twos, 'args': args}, 'model_ema'),
+        'torchvision': ('a.pth', {**common, 'model': ones, 'model_ema': wrapped | {
+            'n_averaged': torch.tensor(7)}, 'lr_scheduler': {'last_epoch': 3}}, 'model_ema'),
+        'ImageNet of torch': ('a.pth.tar', {**common, 'state_dict': ones,
+                              'best_acc1': torch.tensor(76.1)}, ''),
+        'Lightning': ('a.ckpt', {'pytorch-lightning_version': '2.5', 'global_step': 9,
+                      'state_dict': ones, 'optimizer_states': [optimizer.state_dict()],
+                      'hyper_parameters': {'lr': 0.1, 'names': ['a']}, 'callbacks': {},
+                      'loops': {'fit_loop': {'state_dict': {}}}}, ''),
+        'nanoGPT': ('ckpt.pt', {'model': ones, 'optimizer': optimizer.state_dict(),
+                    'model_args': {'n_layer': 2}, 'iter_num': 7, 'config': {'lr': 0.1}}, ''),
+        'twice within': ('a.pt', {'state_dict': {'model': ones, 'ema': twos}}, 'ema'),
+        'an average alone': ('a.pth', {**common, 'state_dict_ema': ones}, 'state_dict_ema'),
+        'parameters in a module dict': ('a.pth', {'net': ones, 'acc': 0.9, 'epoch': 1}, 'net'),
+    }  # fmt: skip
+
+
+SCRIPTS = (
+    *('timm', 'DeiT', 'torchvision', 'ImageNet of torch', 'Lightning', 'nanoGPT', 'twice within'),
+    *('an average alone', 'parameters in a module dict'),
+)
+
+
+@BOTH
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_a_training_checkpoint_is_its_plain_weights(tmp_path, torch, caplog, script, zipped):
+    name, content, _ = trained(torch)[script]
+    path = saved(torch, tmp_path / name, content, _use_new_zipfile_serialization=zipped)
+    with caplog.at_level(logging.INFO, 'blox'):
+        found = read(path)
+    assert found.keys() == {'w'}
+    assert same(found['w'], np.ones(2, np.float32))
+    assert str(path) in caplog.text
+    taken = re.findall(r"took the weights in '(\w+)'; beside them: (.*)", caplog.text)
+    said = ' '.join(beside for _, beside in taken)
+    assert [entry for entry in content if f"'{entry}'" not in said] == [taken[0][0]]
+
+
+@pytest.mark.parametrize(
+    'script',
+    [name for name in SCRIPTS if name not in ('an average alone', 'parameters in a module dict')],
+)
+def test_another_state_of_a_training_checkpoint_is_taken_by_its_name(tmp_path, torch, script):
+    name, content, state = trained(torch)[script]
+    path = saved(torch, tmp_path / name, content)
+    if state:
+        (value,) = (x.read() for n, x in open_source(path, state).tensors.items() if n[-1] == 'w')
+        assert same(value, np.full(2, 2, np.float32))
+    with pytest.raises(bx.CheckpointError, match=r"expected a state 'nothing'.* found the states"):
+        open_source(path, 'nothing')
+
+
+def test_the_first_of_several_plain_states_is_taken(tmp_path, torch):
+    content = {
+        name: {'w': torch.full((2,), i)} for i, name in enumerate(('net', 'model', 'state_dict'))
+    }
+    path = saved(torch, tmp_path / 'a.pth', content)
+    assert read(path)['w'].tolist() == [2, 2]
+    assert open_source(path, 'net').tensors['w'].read().tolist() == [0, 0]
+
+
+def test_settings_by_the_name_of_a_state_are_no_state(tmp_path, torch):
+    content = {'model': {'width': 8}, 'net': {'w': torch.ones(2)}, 'params': {}}
+    assert read(saved(torch, tmp_path / 'a.pth', content)).keys() == {'w'}
+
+
+def test_what_lies_beside_the_weights_is_kept_as_notes(tmp_path, torch):
+    content = trained(torch)['nanoGPT'][1]
+    path = saved(torch, tmp_path / 'ckpt.pt', content)
+    notes = open_source(path).notes
+    assert notes == {'model_args': {'n_layer': 2}, 'iter_num': 7, 'config': {'lr': 0.1}}
+
+
+def test_a_number_of_numpys_in_a_checkpoint_is_named_with_what_to_do(tmp_path, torch):
+    content = {'state_dict': {'w': torch.ones(2)}, 'best_acc1': np.float64(76.1)}
+    message = refusal(saved(torch, tmp_path / 'a.pth.tar', content))
+    assert 'found numpy' in message
+    assert "torch.save(checkpoint['state_dict'], FILE)" in message
+
+
+def test_an_object_in_a_checkpoints_arguments_runs_no_code(tmp_path, torch):
+    args = argparse.Namespace(evil=Evil(tmp_path / 'ran'))
+    content = {'model': {'w': torch.ones(2)}, 'args': args}
+    assert 'system' in refusal(saved(torch, tmp_path / 'a.pth', content))
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_a_checkpoint_that_holds_itself_is_read(tmp_path, torch):
+    content = {'model': {'w': torch.ones(2)}, 'history': []}
+    content['history'].append(content['history'])
+    assert read(saved(torch, tmp_path / 'a.pth', content)).keys() == {'w'}
 
 
 @pytest.mark.filterwarnings('ignore')  # torch's own, on writing
@@ -203,6 +322,20 @@ def longer(name, content):
 
 def none_at_all(name, content):
     return b'' if name.endswith('data/0') else content
+
+
+@pytest.mark.parametrize('record', [0, 1, 2])
+def test_every_record_of_a_training_checkpoint_is_checked(tmp_path, torch, record):
+    args = argparse.Namespace(mean=torch.ones(3))
+    content = {
+        'model': {'w': torch.arange(6.0)},
+        'optimizer': {'state': [torch.ones(99)]},
+        'args': args,
+    }
+    path = saved(torch, tmp_path / 'a.pth', content)
+    assert read(path).keys() == {'w'}
+    repacked(path, lambda name, data: data[:4] if name.endswith(f'data/{record}') else data)
+    assert 'expected tensors of [12, 24, 396] bytes' in refusal(path)
 
 
 @pytest.mark.parametrize('change', [cut, longer, none_at_all])

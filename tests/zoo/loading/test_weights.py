@@ -1,6 +1,8 @@
 """Folders and weights of other libraries as models of the zoo."""
 
+import argparse
 import dataclasses
+import logging
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +98,45 @@ def test_float64_weights_load_in_a_dtype_that_jax_holds(tmp_path):
     )
     params = bx.zoo.load('gpt2', source=path, dtype=jnp.float32)[1]
     assert params['gpt2/token_embed/w'].dtype == jnp.float32
+
+
+# Training checkpoints.
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A training checkpoint of a wrapped GPT-2, with an average; and the Params of both."""
+    torch = pytest.importorskip('torch')
+    model = bx.zoo.create('gpt2')
+    plain = randomized(model)
+    average = plain.set('gpt2/norm/scale', plain['gpt2/norm/scale'].value + 1)
+    states = {
+        name: {f'module.{n}': torch.tensor(v) for n, v in external(model, params, 'hf').items()}
+        for name, params in (('model', plain), ('model_ema', average))
+    }
+    torch.save({**states, 'args': argparse.Namespace(lr=0.1)}, tmp_path / 'last.pth.tar')
+    return tmp_path / 'last.pth.tar', {'': plain, 'model': plain, 'model_ema': average}
+
+
+@pytest.mark.usefixtures('catalog')
+def test_a_training_checkpoint_is_loaded_by_the_state_that_is_named(checkpoint, caplog):
+    path, expected = checkpoint
+    for state, params in expected.items():
+        with caplog.at_level(logging.INFO, 'blox'):
+            found = bx.zoo.load('gpt2', source=path, state=state)[1]
+        assert bits(found) == bits(params)
+        assert f'took the weights in {state or "model"!r}' in caplog.text.splitlines()[-1]
+        assert bx.zoo.read_card('gpt2', source=path, state=state).layout == 'hf'
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'), [('vit-digits', {}), ('vit-digits', {'source': 'vit-digits.safetensors'})]
+)
+def test_a_state_of_what_is_no_training_checkpoint_is_refused(tmp_path, name, options, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bx.zoo.save('vit-digits.safetensors', *bx.zoo.load('vit-digits'))
+    said = message(ValueError, lambda: bx.zoo.load(name, state='model_ema', **options))
+    assert "state='model_ema' is one of the states in a training checkpoint" in said
 
 
 @pytest.mark.parametrize('write', [as_bare_file, as_bare_folder, as_npz, as_shards])

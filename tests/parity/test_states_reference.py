@@ -1,0 +1,106 @@
+"""Files as training writes them: wrappers of torch around models, averages and half precision.
+
+Other tests have the same files by hand; here torch, timm and transformers write them.
+"""
+
+import argparse
+import copy
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES, ours, randomized, timm, torch
+
+from blox.converters import convert
+
+
+def assert_same(a, b):
+    values = [
+        {path: np.asarray(x.value) for path, x in params.items() if path != 'rng'}
+        for params in (a, b)
+    ]
+    assert values[0].keys() == values[1].keys()
+    for path, x in values[0].items():
+        y = values[1][path]
+        assert (x.dtype, x.shape, x.tobytes()) == (y.dtype, y.shape, y.tobytes()), path
+
+
+class Task(torch.nn.Module):
+    """A model as a training script of Lightning holds it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+
+def compiled(model):
+    return torch.compile(model, backend='eager')
+
+
+WRAPPERS = {
+    'DataParallel': torch.nn.DataParallel,
+    'compiled': compiled,
+    'compiled, then parallel': lambda model: torch.nn.DataParallel(compiled(model)),
+    'parallel, then compiled': lambda model: compiled(torch.nn.DataParallel(model)),
+    'averaged by torch': torch.optim.swa_utils.AveragedModel,
+    'averaged by timm': lambda model: timm.utils.ModelEmaV3(model),
+    'a task': Task,
+    'a compiled task': lambda model: compiled(Task(compiled(model))),
+}
+
+
+@pytest.fixture(scope='module')
+def vit(tmp_path_factory):
+    """A ViT of timm, and ours of what timm saves."""
+    folder = tmp_path_factory.mktemp('vit')
+    reference = randomized(CASES['vit timm'].build())
+    saved = CASES['vit timm'].save(reference, folder)
+    model = ours(CASES['vit timm'], saved)
+    return reference, model, convert(saved, model)
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_what_wrappers_save_is_the_model_inside(vit, wrapper, tmp_path):
+    reference, model, params = vit
+    state = WRAPPERS[wrapper](copy.deepcopy(reference)).state_dict()
+    assert not set(state) & set(reference.state_dict())
+    torch.save({'state_dict': state, 'epoch': 3}, tmp_path / 'last.ckpt')
+    assert_same(convert(tmp_path / 'last.ckpt', model), params)
+
+
+def test_what_timms_trainer_saves_is_read(vit, tmp_path):
+    """Its own saver, with an optimizer, an average and the script's arguments."""
+    reference, model, params = vit
+    average = copy.deepcopy(reference)
+    with torch.no_grad():
+        average.norm.weight += 1
+    saver = timm.utils.CheckpointSaver(
+        reference,
+        torch.optim.AdamW(reference.parameters()),
+        argparse.Namespace(model='vit_tiny_patch16_224', lr=0.1),
+        timm.utils.ModelEmaV3(average),
+        checkpoint_dir=str(tmp_path),
+        recovery_dir=str(tmp_path),
+    )
+    saver.save_checkpoint(1, 76.1)
+    found = convert(tmp_path / 'last.pth.tar', model)
+    assert_same(found, params)
+    found = convert(tmp_path / 'last.pth.tar', model, state='state_dict_ema')
+    scale = np.asarray(params['vit/norm/scale'].value) + 1
+    assert (np.asarray(found['vit/norm/scale'].value) == scale).all()
+
+
+@pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16])
+def test_halves_in_a_torch_file_are_read_as_they_are(vit, kind, tmp_path):
+    reference, model, _ = vit
+    state = copy.deepcopy(reference).to(kind).state_dict()
+    mixed = {n: x.float() if 'norm' in n else x for n, x in state.items()}
+    torch.save(mixed, tmp_path / 'half.pth')
+    found = convert(tmp_path / 'half.pth', model)
+    name = str(kind).removeprefix('torch.')
+    assert found['vit/block0/attn/qkv/w'].dtype == jnp.dtype(name)
+    assert found['vit/block0/norm1/scale'].dtype == jnp.float32
+    expected = mixed['head.weight'].float().numpy().T
+    assert (np.asarray(found['vit/head/w'].value, np.float32) == expected).all()
+    cast = convert(tmp_path / 'half.pth', model, dtype=jnp.float32)
+    assert (np.asarray(cast['vit/head/w'].value) == expected).all()
