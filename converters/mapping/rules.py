@@ -88,6 +88,8 @@ class Table:
       companions: other JSON files that the library wants beside config.json, of our config.
       facts: fields of our config that hold for all checkpoints of this layout, where none of
         its files says more: an eps, an activation.
+      said: fields of our config that a training checkpoint of this layout says beside its weights, {}
+        for one of another; ValueError for what no model of ours has.
       layers: from paths of modules to the names of the library's modules, spelled as in `rules`,
         whose outputs are equal up to `via`; for comparisons layer by layer.
       spellings: how other files of this layout spell what `rules` names, applied in order.
@@ -112,6 +114,7 @@ class Table:
     unsaid: Callable[[Any], tuple[str, ...]] = lambda config: ()
     companions: Callable[[Any], dict[str, Any]] = lambda config: {}
     facts: Mapping[str, Any] | None = None
+    said: Callable[[Source], dict[str, Any]] = lambda source: {}
     layers: Callable[[Any], tuple[Rule, ...]] = lambda config: ()
     spellings: tuple[Respelling, ...] = ()
     published: Callable[[Any], tuple[Respelling, ...]] = lambda config: ()

@@ -1,17 +1,18 @@
-"""GPT-2: openai-community/gpt2 and kin, as transformers reads and writes them.
+"""GPT-2: openai-community/gpt2 and kin, as transformers reads and writes them, and nanoGPT's ckpt.pt.
 
-Their Conv1D weights are [inputs, outputs], as ours are, with q, k and v side by side.
+transformers' Conv1D weights are [inputs, outputs], as ours are, with q, k and v side by side; nanoGPT
+has the same names for torch's Linear, whose weights are [outputs, inputs].
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.mapping.fields import Field, Known, Via
+from blox.converters.mapping.fields import Field, Known, Via, fixed, read_fields
 from blox.converters.mapping.heads import Head, label_fields, read_classes_of, read_task
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import ACTIVATION, dense, norm
 from blox.converters.mapping.rules import Respelling, Rule, Table
-from blox.converters.mapping.transforms import IDENTITY, T
+from blox.converters.mapping.transforms import IDENTITY, T, Transform
 from blox.converters.sources.source import Source
 from blox.tensorfile import fail
 from blox.wording import cut
@@ -19,15 +20,24 @@ from blox.wording import cut
 
 def hf(config: Any) -> tuple[Rule, ...]:
     """Map to names as published: without the prefix 'transformer.'."""
+    return _rules(config, IDENTITY)
+
+
+def nanogpt(config: Any) -> tuple[Rule, ...]:
+    """Map to karpathy/nanoGPT's names, without that prefix too."""
+    return _rules(config, T)
+
+
+def _rules(config: Any, via: Transform) -> tuple[Rule, ...]:
     rules = (
         Rule('gpt2/token_embed/w', 'wte.weight'),
         Rule('gpt2/pos_embed/w', 'wpe.weight'),
         *norm('gpt2/block{i}/norm1', 'h.{i}.ln_1'),
-        *dense('gpt2/block{i}/attn/qkv', 'h.{i}.attn.c_attn', IDENTITY),
-        *dense('gpt2/block{i}/attn/proj', 'h.{i}.attn.c_proj', IDENTITY),
+        *dense('gpt2/block{i}/attn/qkv', 'h.{i}.attn.c_attn', via),
+        *dense('gpt2/block{i}/attn/proj', 'h.{i}.attn.c_proj', via),
         *norm('gpt2/block{i}/norm2', 'h.{i}.ln_2'),
-        *dense('gpt2/block{i}/mlp/fc1', 'h.{i}.mlp.c_fc', IDENTITY),
-        *dense('gpt2/block{i}/mlp/fc2', 'h.{i}.mlp.c_proj', IDENTITY),
+        *dense('gpt2/block{i}/mlp/fc1', 'h.{i}.mlp.c_fc', via),
+        *dense('gpt2/block{i}/mlp/fc2', 'h.{i}.mlp.c_proj', via),
         *norm('gpt2/norm', 'ln_f'),
     )
     return (*rules, *_head(config))
@@ -145,16 +155,46 @@ def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
+# The arguments of nanoGPT's model. Its attention and norms come without biases too; ours have them.
+_NANOGPT_FIELDS = (
+    Field('vocab_size', 'vocab_size', 50304),
+    Field('context', 'block_size', 1024),
+    Field('width', 'n_embd', 768),
+    Field('depth', 'n_layer', 12),
+    Field('heads', 'n_head', 12),
+    Field(('embed_dropout_rate', 'attention_dropout_rate', 'dropout_rate'), 'dropout', 0.0),
+    *fixed(bias=True),
+)
+
+
+def _read_model_args(source: Source) -> dict[str, Any]:
+    """Return the sizes that nanoGPT keeps in its checkpoints."""
+    found = source.notes.get('model_args')
+    if not isinstance(found, Mapping) or 'block_size' not in found:
+        return {}
+    try:
+        ours = read_fields(_NANOGPT_FIELDS, found, lambda name, value: False)
+    except ValueError as error:
+        raise ValueError(f"model_args: nanoGPT needs what blox's gpt2 lacks: {error}") from error
+    # Its texts end with GPT-2's token, if they are made of those.
+    ends = (50256,) if ours['vocab_size'] > 50256 else ()
+    return {**ours, 'mlp_dim': 4 * ours['width'], 'end_tokens': ends}
+
+
+_NAMES: dict[str, Any] = {
+    'spellings': ((r'^transformer\.', ''),),
+    'published': _published,
+    'heads': (r'(lm_head|score|classifier|qa_outputs|multiple_choice_head)\..*',),
+    # Causal masks, which old versions kept with the weights.
+    'ignored': (r'h\.\d+\.attn\.(bias|masked_bias)',),
+    'tied': lambda config: {'lm_head.weight': 'wte.weight'} if config.tied_head else {},
+}
+
 TABLES = {
     'hf': Table(
         hf,
+        **_NAMES,
         layers=lambda config: _LAYERS,
-        spellings=((r'^transformer\.', ''),),
-        published=_published,
-        heads=(r'(lm_head|score|classifier|qa_outputs|multiple_choice_head)\..*',),
-        # Causal masks, which old versions kept with the weights.
-        ignored=(r'h\.\d+\.attn\.(bias|masked_bias)',),
-        tied=lambda config: {'lm_head.weight': 'wte.weight'} if config.tied_head else {},
         library=TRANSFORMERS,
         kinds=('gpt2',),
         fields=_FIELDS,
@@ -163,5 +203,12 @@ TABLES = {
         beside=_read_beside,
         neutral=('reorder_and_upcast_attn', 'summary_.*', 'n_special', 'predict_special_tokens'),
         header=_header,
-    )
+    ),
+    'nanogpt': Table(
+        nanogpt,
+        **_NAMES,
+        # It took the tanh form until 2023: bx.zoo.load(..., activation='gelu_tanh').
+        facts={'activation': 'gelu', 'norm_eps': 1e-5},
+        said=_read_model_args,
+    ),
 }

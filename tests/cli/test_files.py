@@ -243,7 +243,7 @@ def test_what_no_library_has_is_one_line(tmp_path, command, format, setting):
 
 def test_export_refuses_a_library_without_such_models(folders, tmp_path):
     line = fails('export', folders / 'gpt2-hf', tmp_path / 'new', '--format', 'timm')
-    assert "'gpt2' has the layouts hf, not 'timm'" in line
+    assert "'gpt2' has the layouts hf, nanogpt, not 'timm'" in line
 
 
 def test_export_refuses_an_unknown_format(tmp_path):

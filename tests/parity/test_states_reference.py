@@ -1,4 +1,4 @@
-"""Files as training writes them: wrappers of torch around models, averages and half precision.
+"""Files as training writes them: wrappers of torch around models, averages, half precision, nanoGPT's names.
 
 Other tests have the same files by hand; here torch, timm and transformers write them.
 """
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cases import CASES, ours, randomized, timm, torch
 
+import blox as bx
 from blox.converters import convert
 
 
@@ -104,3 +105,27 @@ def test_halves_in_a_torch_file_are_read_as_they_are(vit, kind, tmp_path):
     assert (np.asarray(found['vit/head/w'].value, np.float32) == expected).all()
     cast = convert(tmp_path / 'half.pth', model, dtype=jnp.float32)
     assert (np.asarray(cast['vit/head/w'].value) == expected).all()
+
+
+# nanoGPT keeps these for torch's Linear, and its GPT is otherwise transformers' with an exact gelu.
+TURNED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_proj.weight')
+
+
+@pytest.mark.usefixtures('x64')
+def test_a_checkpoint_of_nanogpt_computes_as_there(tmp_path):
+    reference = randomized(CASES['gpt2 gelu'].build()).double()
+    config = reference.config
+    state = {
+        f'_orig_mod.{name}': x.T.contiguous() if name.endswith(TURNED) else x
+        for name, x in reference.state_dict().items()
+    }
+    sizes = {'n_layer': config.n_layer, 'n_head': config.n_head, 'n_embd': config.n_embd}
+    sizes |= {'block_size': config.n_positions, 'vocab_size': config.vocab_size}
+    content = {'model': state, 'model_args': {**sizes, 'bias': True, 'dropout': 0.0}}
+    torch.save({**content, 'iter_num': 9}, tmp_path / 'ckpt.pt')
+    model, params = bx.zoo.load('gpt2', source=tmp_path / 'ckpt.pt')
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 9))
+    with torch.no_grad():
+        expected = reference(torch.tensor(tokens)).logits.numpy()
+    found, _ = model(params, jnp.asarray(tokens, jnp.int32))
+    assert np.abs(np.asarray(found) - expected).max() < 1e-12 * np.abs(expected).max()

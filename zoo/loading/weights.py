@@ -9,6 +9,7 @@ from blox import converters, paths
 from blox.converters.sources.source import Source
 from blox.param import RNG
 from blox.params import Params
+from blox.tensorfile import fail
 from blox.zoo.architecture.family import Family
 from blox.zoo.catalog.card import Card
 from blox.zoo.loading import foreign
@@ -64,11 +65,20 @@ def _convert(source: Source, model: Any, dtype: Any) -> Params:
 
 
 def _card_of(source: Source, entry: Card) -> Card:
-    """Return the card of weights alone, those of a catalog entry's architecture."""
+    """Return the card of weights alone, those of a catalog entry's architecture.
+
+    Its sizes are the entry's, unless a training checkpoint says others.
+    """
     family = families()[entry.family]
-    explanation = converters.explain(source, family.build(entry.config))
-    facts = converters.layouts(family.name)[explanation.layout].facts or {}
-    config = family.override(entry.config, {**facts, **_classes(source, explanation, family)})
+    tables = converters.layouts(family.name)
+    try:
+        said = {name: x for table in tables.values() for name, x in table.said(source).items()}
+        config = family.override(entry.config, said)
+    except ValueError as error:
+        fail(source.path, str(error))
+    explanation = converters.explain(source, family.build(config))
+    facts = tables[explanation.layout].facts or {}
+    config = family.override(config, {**facts, **_classes(source, explanation, family)})
     # Of what the entry says only this holds for weights of whatever origin.
     return Card(
         entry.name,
