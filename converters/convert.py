@@ -6,7 +6,7 @@ import logging
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def convert(
 
     Raises CheckpointError before any data is read if names are missing, unexpected or of another
     shape: it counts all, and names the first of each, which `explain` does of all. It raises it too for
-    NaN, infinity, a negative variance, and tied weights that differ.
+    NaN, infinity, a negative variance, tied weights that differ, and several dtypes for one array.
     """
     source, explanation, tensors, expected = match(source, model, state)
     if not explanation.ok:
@@ -107,6 +107,8 @@ def _value(
     arrays = [tensor.read() for tensor in sources]
     for name, tensor, array in zip(names, sources, arrays):
         _check_finite(tensor.file, name, array)
+    if len({array.dtype for array in arrays}) > 1:
+        arrays = _in_one_dtype(sources[0].file, names, arrays, dtype)
     array = entry.via.forward(arrays)
     array = _in_dtype(sources[0].file, names[0], array, dtype)
     value = jax.device_put(_own(array) if array.flags.c_contiguous else array)
@@ -132,6 +134,19 @@ def _own(array: np.ndarray) -> np.ndarray:
 def _check_finite(file: Path, name: str, array: np.ndarray) -> None:
     if found := what_is_not_finite(array):
         fail(file, f'expected finite values, found {found}', name)
+
+
+def _in_one_dtype(
+    file: Path, names: Sequence[str], arrays: Sequence[np.ndarray], dtype: Any
+) -> list[np.ndarray]:
+    """Return several arrays, which become one of ours, in the `dtype` that the caller chose."""
+    if dtype is None:
+        kinds = ', '.join(f'{name!r} {array.dtype}' for name, array in zip(names, arrays))
+        what = (
+            'expected one dtype of what becomes one array here; pass dtype=, as jnp.float32; found '
+        )
+        fail(file, f'{what}{kinds}')
+    return [_in_dtype(file, name, array, dtype) for name, array in zip(names, arrays)]
 
 
 def _in_dtype(file: Path, name: str, array: np.ndarray, dtype: Any) -> np.ndarray:

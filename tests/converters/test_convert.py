@@ -328,3 +328,45 @@ def test_dtype_casts_every_value(dtype):
 def test_a_dtype_of_integers_is_refused():
     with pytest.raises(ValueError, match=r'expected a floating-point dtype, found .*int32'):
         convert(gpt2_source(), model_of(tiny('gpt2')), dtype=jnp.int32)
+
+
+HALVES = {
+    'gpt2/token_embed/w': jnp.float16,
+    'gpt2/pos_embed/w': jnp.bfloat16,
+    'gpt2/norm/scale': jnp.float32,
+}
+
+
+def test_a_file_of_mixed_dtypes_keeps_each():
+    source = gpt2_source(
+        wte__weight=WTE.astype(np.float16), wpe__weight=np.ones((6, 8), jnp.bfloat16)
+    )
+    found = convert(source, model_of(tiny('gpt2')))
+    assert {path: found[path].dtype for path in HALVES} == HALVES
+    assert (np.asarray(found['gpt2/token_embed/w'].value) == WTE.astype(np.float16)).all()
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_a_file_of_mixed_dtypes_is_cast_to_one(dtype):
+    source = gpt2_source(wte__weight=WTE.astype(np.float16))
+    found = convert(source, model_of(tiny('gpt2')), dtype=dtype)
+    assert {x.dtype for path, x in found.items() if path != 'rng'} == {jnp.dtype(dtype)}
+    expected = WTE.astype(np.float16).astype(dtype)
+    assert (np.asarray(found['gpt2/token_embed/w'].value) == expected).all()
+
+
+QUERY = 'vit.encoder.layer.1.attention.attention.query.weight'
+
+
+@pytest.mark.parametrize('narrow', [np.float16, jnp.bfloat16])
+def test_parts_of_one_array_in_several_dtypes_are_refused_by_name(narrow):
+    model = model_of(tiny('vit'))
+    arrays = external(model, params_of(tiny('vit')), 'hf')
+    source = source_of({**arrays, QUERY: arrays[QUERY].astype(narrow)})
+    message = refusal(source, model)
+    assert f"'{QUERY}' {np.dtype(narrow)}, '{QUERY.replace('query', 'key')}' float32" in message
+    assert 'pass dtype=' in message
+    found = convert(source, model, dtype=jnp.float32)['vit/block1/attn/qkv/w'].value
+    rows = np.split(np.asarray(found), 3, axis=1)[0].T
+    assert found.dtype == jnp.float32
+    assert (rows == arrays[QUERY].astype(narrow).astype(np.float32)).all()

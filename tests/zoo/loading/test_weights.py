@@ -100,6 +100,18 @@ def test_float64_weights_load_in_a_dtype_that_jax_holds(tmp_path):
     assert params['gpt2/token_embed/w'].dtype == jnp.float32
 
 
+@pytest.mark.usefixtures('catalog')
+@pytest.mark.parametrize('dtype', [None, jnp.float32, jnp.bfloat16])
+def test_weights_of_mixed_dtypes_load_as_stored_or_cast(tmp_path, dtype):
+    model = bx.zoo.create('gpt2')
+    values = external(model, randomized(model), 'hf')
+    halves = {n: v.astype(np.float16) if n.endswith('weight') else v for n, v in values.items()}
+    write_tensors(tmp_path / 'mixed.safetensors', halves, {})
+    params = bx.zoo.load('gpt2', source=tmp_path / 'mixed.safetensors', dtype=dtype)[1]
+    found = {params['gpt2/token_embed/w'].dtype, params['gpt2/norm/offset'].dtype}
+    assert found == ({jnp.dtype(dtype)} if dtype else {jnp.dtype('float16'), jnp.dtype('float32')})
+
+
 # Training checkpoints.
 
 
