@@ -79,10 +79,21 @@ class TimmName(NamedTuple):
     arguments: Mapping[str, Any] | None
 
 
+# A setting of timm's DeiT, which is no argument but a class of its own.
+DISTILLED = 'distilled'
+_IMPLIED = {'VisionTransformerDistilled': {DISTILLED: True}}
+
+
 @functools.cache
 def timm_names() -> Mapping[str, TimmName]:
-    """Return all names of timm, of the version in `timm_version`."""
-    return {name: TimmName(*row) for name, row in _timm_file()['names'].items()}
+    """Return all names of timm, of the version in `timm_version`.
+
+    What a class alone says is among the arguments.
+    """
+    return {
+        name: TimmName(kind, arguments and {**arguments, **_IMPLIED.get(kind, {})})
+        for name, (kind, arguments) in _timm_file()['names'].items()
+    }
 
 
 def timm_version() -> str:
@@ -132,7 +143,10 @@ def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     made_with = timm_names()[name].arguments
     if made_with is None:
         raise ValueError(f'expected a model whose arguments are known here, found {name}')
-    return {**made_with, **said, **_object(config, 'model_args')}
+    arguments = _object(config, 'model_args')
+    if DISTILLED in arguments:
+        raise ValueError(f'expected no {DISTILLED} in model_args, which timm has a class for')
+    return {**made_with, **said, **arguments}
 
 
 def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:

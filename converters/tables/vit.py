@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
-from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.libraries import DISTILLED, TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     ACTIVATION,
     NHWC,
@@ -29,7 +29,7 @@ def hf(config: Any) -> tuple[Rule, ...]:
     layer = 'encoder.layer.{i}'
     parts = tuple(f'{layer}.attention.attention.{name}' for name in ('query', 'key', 'value'))
     return (
-        *_class_token(config, 'embeddings.cls_token'),
+        *_tokens(config, 'embeddings.cls_token', 'embeddings.distillation_token'),
         Rule('vit/pos_embed', 'embeddings.position_embeddings'),
         *dense('vit/patch_embed', 'embeddings.patch_embeddings.projection', HWIO),
         *norm('vit/block{i}/norm1', f'{layer}.layernorm_before'),
@@ -40,14 +40,14 @@ def hf(config: Any) -> tuple[Rule, ...]:
         *dense('vit/block{i}/mlp/fc2', f'{layer}.output.dense'),
         *norm('vit/norm', 'layernorm'),
         *(dense('vit/pre_logits', 'pooler.dense') if config.pre_logits else ()),
-        *(dense('vit/head', 'classifier') if config.num_classes else ()),
+        *_heads(config, 'classifier', 'distillation_classifier'),
     )
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
     """Map to timm's names; average-pooled models call the last norm `fc_norm`."""
     return (
-        *_class_token(config, 'cls_token'),
+        *_tokens(config, 'cls_token', 'dist_token'),
         Rule('vit/pos_embed', 'pos_embed'),
         *dense('vit/patch_embed', 'patch_embed.proj', HWIO),
         *norm('vit/block{i}/norm1', 'blocks.{i}.norm1'),
@@ -58,7 +58,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
         *dense('vit/block{i}/mlp/fc2', 'blocks.{i}.mlp.fc2'),
         *norm('vit/norm', 'fc_norm' if config.pool == 'avg' else 'norm'),
         *(dense('vit/pre_logits', 'pre_logits.fc') if config.pre_logits else ()),
-        *(dense('vit/head', 'head') if config.num_classes else ()),
+        *_heads(config, 'head', 'head_dist'),
     )
 
 
@@ -67,7 +67,7 @@ def torchvision(config: Any) -> tuple[Rule, ...]:
     ours, layer = 'vit/block{i}', 'encoder.layers.encoder_layer_{i}'
     attention = f'{layer}.self_attention'
     return (
-        *_class_token(config, 'class_token'),
+        *_tokens(config, 'class_token', 'dist_token'),
         Rule('vit/pos_embed', 'encoder.pos_embedding'),
         *dense('vit/patch_embed', 'conv_proj', HWIO),
         *norm(f'{ours}/norm1', f'{layer}.ln_1'),
@@ -79,7 +79,7 @@ def torchvision(config: Any) -> tuple[Rule, ...]:
         *dense(f'{ours}/mlp/fc2', f'{layer}.mlp.3'),
         *norm('vit/norm', 'encoder.ln'),
         *(dense('vit/pre_logits', 'heads.pre_logits') if config.pre_logits else ()),
-        *(dense('vit/head', 'heads.head') if config.num_classes else ()),
+        *_heads(config, 'heads.head', 'heads.head_dist'),
     )
 
 
@@ -106,7 +106,7 @@ def _flax(config: Any) -> tuple[Rule, ...]:
     qkv_w = join_axes(1, config.heads) >> merge(axis=1)
     qkv_b = join_axes(0, config.heads) >> merge(axis=0)
     return (
-        *_class_token(config, 'cls'),
+        *_tokens(config, 'cls', 'dist'),
         *_flax_dense('vit/patch_embed', 'embedding'),
         *_flax_norm(f'{ours}/norm1', f'{block}/LayerNorm_0'),
         Rule(f'{ours}/attn/qkv/w', kernels, qkv_w),
@@ -119,11 +119,24 @@ def _flax(config: Any) -> tuple[Rule, ...]:
         *_flax_norm('vit/norm', 'Transformer/encoder_norm'),
         *(_flax_dense('vit/pre_logits', 'pre_logits') if config.pre_logits else ()),
         *(_flax_dense('vit/head', 'head') if config.num_classes else ()),
+        *(_flax_dense('vit/head_dist', 'head_dist') if _has_two_heads(config) else ()),
     )
 
 
-def _class_token(config: Any, name: str) -> tuple[Rule, ...]:
-    return (Rule('vit/cls_token', name),) if config.class_token else ()
+def _tokens(config: Any, *names: str) -> tuple[Rule, ...]:
+    """Map the tokens before the patches; the last name is that of a distilled model's second one."""
+    ours = (f'vit/{name}' for name in config.prefix_tokens)
+    return tuple(Rule(path, name) for path, name in zip(ours, names))
+
+
+def _heads(config: Any, *names: str) -> tuple[Rule, ...]:
+    """Map torch's heads; the last name is that of a distilled model's second one."""
+    first, second = (dense(*pair) for pair in zip(('vit/head', 'vit/head_dist'), names))
+    return (*(first if config.num_classes else ()), *(second if _has_two_heads(config) else ()))
+
+
+def _has_two_heads(config: Any) -> bool:
+    return config.distilled and config.num_classes > 0
 
 
 def _flax_dense(ours: str, theirs: str) -> tuple[Rule, ...]:
@@ -148,6 +161,7 @@ _TIMM_LAYERS = (
     *(Rule(f'vit/block{{i}}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
     Rule('vit/block{i}', 'blocks.{i}'),
     Rule('vit/head', 'head'),
+    Rule('vit/head_dist', 'head_dist'),
 )
 _TORCHVISION_LAYERS = (
     Rule('vit/patch_embed', 'conv_proj', NHWC),
@@ -199,6 +213,8 @@ _TIMM_FIELDS = (
     Field('mlp_dim', 'mlp_ratio', 4.0, times('width')),
     Field('pool', 'global_pool', 'token', one_of({'token': 'cls', 'avg': 'avg'})),
     Field('class_token', 'class_token', True),
+    # No argument, but a class of its own.
+    Field('distilled', DISTILLED, False),
     Field('qkv_bias', 'qkv_bias', True),
     Field('activation', 'act_layer', 'gelu', TIMM_ACTIVATION),
     Field('norm_eps', 'norm_layer', None, one_of({None: 1e-6})),
@@ -224,6 +240,19 @@ _TIMM_FIELDS = (
         scale_mlp_norm=False,
     ),
 )
+
+
+def _timm_header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    made = timm_header(
+        'patch_embed.proj',
+        'head',
+        lambda config: config.width,
+        fixed_size=True,
+        implied=(DISTILLED,),
+    )(config, theirs)
+    if config.distilled:
+        made['pretrained_cfg']['classifier'] = ['head', 'head_dist']
+    return made
 
 
 # On disk, and as transformers 5 calls its live modules; it can save by those names too.
@@ -271,13 +300,11 @@ TABLES = {
         layers=lambda config: _TIMM_LAYERS,
         facts={'activation': 'gelu', 'norm_eps': 1e-6},
         library=TIMM,
-        kinds=('VisionTransformer',),
+        kinds=('VisionTransformer', 'VisionTransformerDistilled'),
         fields=_TIMM_FIELDS,
         # They have a say in training's start, or for images of other sizes, which ours refuses.
         neutral=('dynamic_img_size', 'fix_init', 'strict_img_size', 'weight_init'),
-        header=timm_header(
-            'patch_embed.proj', 'head', lambda config: config.width, fixed_size=True, implied=()
-        ),
+        header=_timm_header,
     ),
     'torchvision': Table(
         torchvision,

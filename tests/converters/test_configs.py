@@ -206,6 +206,7 @@ def test_fields_are_honoured(family, layout, theirs, ours):
     [
         ('vit', {'something': 1}, 'something'),
         ('vit', {'model_args': [1]}, 'model_args'),
+        ('vit', {'model_args': {'distilled': True}}, 'distilled in model_args'),
         ('vit', {'pretrained_cfg': 'other'}, 'pretrained_cfg'),
         ('vit', {'pretrained_cfg': {'input_size': 8}}, 'input_size'),
         ('resnet', {'pretrained_cfg': {'input_size': [3, '8', 8]}}, 'input_size'),

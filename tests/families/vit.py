@@ -11,6 +11,8 @@ ODD = [
     {'pre_logits': 5},
     {'pool': 'avg'},
     {'qkv_bias': False},
+    {'distilled': True},
+    {'distilled': True, 'num_classes': 0},
     {'image_size': (8, 12), 'patch_size': (2, 4), 'in_channels': 1},
 ]
 TOLD = [
@@ -23,6 +25,8 @@ BROKEN = [
     ({'pre_logits': -1}, 'pre_logits >= 0'),
     ({'pool': 'max'}, "pool 'avg', or 'cls' with a class token"),
     ({'class_token': False}, "pool 'avg', or 'cls' with a class token"),
+    ({'distilled': True, 'pool': 'avg'}, "pool 'cls' and no pre_logits where distilled"),
+    ({'distilled': True, 'pre_logits': 5}, "pool 'cls' and no pre_logits where distilled"),
 ]
 NUM_PARAMS = {
     'vit-ti8': 5_719_720,
@@ -49,6 +53,8 @@ SOURCES = {
     r'google/vit-(\w+)-patch(\d+)-224-(in21k)': (r'vit-\1\2-\3', 5),
     r'facebook/deit-(\w+)-patch(\d+)-224': (r'deit-\1\2', 3),
     r'facebook/deit-(\w+)-patch(\d+)-(384)': (r'deit-\1\2-\3', 1),
+    r'timm/deit_([a-z]+)_distilled_patch(\d+)_224\.fb_in1k': (r'deit-\1\2-distilled', 3),
+    r'timm/deit_([a-z]+)_distilled_patch(\d+)_(384)\.fb_in1k': (r'deit-\1\2-distilled-\3', 1),
     r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': (r'vit-\1\2-\3', 9),
     r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': (r'vit-\1\2-\4-\3', 6),
     r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': (r'vit-\1\2-\3-\4', 7),
@@ -110,6 +116,8 @@ REFERENCES = {
     'timm qkv_bias=False': _TIMM.but(qkv_bias=False),
     'timm mlp_ratio=2.5': _TIMM.but(mlp_ratio=2.5),
     'timm num_classes=0': _TIMM.but(num_classes=0),
+    'timm distilled': _TIMM.of('deit_tiny_distilled_patch16_224'),
+    'timm distilled num_classes=0': _TIMM.of('deit_tiny_distilled_patch16_224', num_classes=0),
     'torchvision': _TORCHVISION,
     'torchvision pre-logits': _TORCHVISION.but(representation_size=12).saying(pre_logits=12),
 }
@@ -164,6 +172,7 @@ LACKS = {
     'hf': [
         ({'pool': 'avg'}, "pool 'avg', which would be 'cls'"),
         ({'pre_logits': 5}, 'pre_logits 5'),
+        ({'distilled': True}, 'distilled True, which would be False there'),
     ],
     'timm': [
         ({'pre_logits': 5}, 'pre_logits 5'),

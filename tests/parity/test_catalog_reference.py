@@ -40,9 +40,10 @@ def test_plain_resnets_are_timms_own_choice():
 
 # One of each size.
 AUGREG = {row.variant: row.name for row in TIMM_ROWS if '-augreg' in row.name}
+DISTILLED = [row.name for row in TIMM_ROWS if 'distilled' in row.name]
 
 
-@pytest.mark.parametrize('name', AUGREG.values())
+@pytest.mark.parametrize('name', [*AUGREG.values(), *DISTILLED])
 def test_timms_vits_have_as_many_parameters_and_the_same_epsilon(name):
     theirs = timm.create_model(published()[name].source.removeprefix('timm/'), device='meta')
     ours = FAMILY_OF[published()[name].variant].build(config_of(published()[name]))

@@ -94,7 +94,9 @@ def test_images_of_another_size_give_transformers_logits(square, size):
     np.testing.assert_allclose(logits(model, params, images), expected, rtol=0, atol=1e-12)
 
 
-@pytest.fixture(scope='module', params=['vit timm', 'vit timm avg, no class token'])
+@pytest.fixture(
+    scope='module', params=['vit timm', 'vit timm avg, no class token', 'vit timm distilled']
+)
 def timm_vit(request, tmp_path_factory):
     return pair(CASES[request.param], tmp_path_factory.mktemp('vit'))
 
@@ -136,6 +138,19 @@ def test_overrides_together_give_timms_logits(timm_vit):
         model, params = bx.zoo.load(timm_vit.saved, image_size=size, in_channels=count)
         reference = created(timm_vit, img_size=size, in_chans=count)
         assert_logits_equal(reference, model, params, size, count)
+
+
+def test_another_number_of_classes_starts_both_heads_of_a_distilled_vit(tmp_path):
+    made = pair(CASES['vit timm distilled'], tmp_path)
+    _, params = bx.zoo.load(made.saved, num_classes=4)
+    heads = {path: params[path].shape for path in params if 'head' in path}
+    both = {f'vit/{head}/w': (32, 4) for head in ('head', 'head_dist')}
+    assert heads == {**both, **{path.replace('/w', '/b'): (4,) for path in both}}
+    reference = created(made, num_classes=0)
+    bare, features = bx.zoo.load(made.saved, num_classes=0)
+    images = made.inputs[0].astype(np.float32)
+    found = logits(bare, features, images)
+    np.testing.assert_allclose(found, reference_logits(reference, images), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize('family', ['vit', 'resnet'])

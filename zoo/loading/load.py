@@ -126,7 +126,7 @@ def read_card(
     Its `changes` say what the overrides start anew or resize. Pass it to `save` to keep it.
 
     >>> read_card('vit-digits', num_classes=3).changes
-    ('num_classes 10 -> 3: vit/head/* started anew',)
+    ('num_classes 10 -> 3: vit/head*/* started anew',)
     """
     found = resolve(name_or_path, source, revision, overrides.get('task', ''), state).card
     family = families()[found.family]

@@ -4,8 +4,8 @@ Paper: Dosovitskiy et al., 2020, "An Image is Worth 16x16 Words" (arXiv:2010.119
 timm.models.vision_transformer, transformers.ViTForImageClassification, google-research/vision_transformer.
 
 Supported: class-token and average-pooled heads (the latter normalizes after pooling, as timm's
-`fc_norm` does), a tanh pre-logits layer (the in21k checkpoints), exact and tanh gelu, qkv bias
-or none, any image and patch size.
+`fc_norm` does), a tanh pre-logits layer (the in21k checkpoints), a second token and head (DeiT's
+distillation, arXiv:2012.12877), exact and tanh gelu, qkv bias or none, any image and patch size.
 """
 
 from collections.abc import Mapping
@@ -44,6 +44,8 @@ class ViTConfig(Config):
       image_size, patch_size: height and width; the patches tile the image.
       pool: 'cls' (the class token's output) or 'avg' (the mean over patches, normalized after).
       class_token: whether a learned token stands before the patches.
+      distilled: whether a second one stands after it, with a head of its own; outputs are the mean
+        of both heads', features that of both tokens'.
       pre_logits: width of a tanh layer before the head; 0 for none.
       activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
@@ -60,6 +62,7 @@ class ViTConfig(Config):
     mlp_dim: int = 3072
     pool: str = 'cls'
     class_token: bool = True
+    distilled: bool = False
     pre_logits: int = 0
     qkv_bias: bool = True
     activation: str = 'gelu'
@@ -75,7 +78,14 @@ class ViTConfig(Config):
             'pre_logits >= 0': self.pre_logits >= 0,
             "pool 'avg', or 'cls' with a class token": self.pool == 'avg'
             or (self.pool == 'cls' and self.class_token),
+            "pool 'cls' and no pre_logits where distilled": not self.distilled
+            or (self.pool == 'cls' and not self.pre_logits),
         }
+
+    @property
+    def prefix_tokens(self) -> tuple[str, ...]:
+        """Names of the learned tokens that stand before the patches."""
+        return ('cls_token',) * self.class_token + ('dist_token',) * self.distilled
 
 
 _trunc_normal = TruncatedNormal(0.02)
@@ -151,6 +161,8 @@ class ViT(ImageModel):
             self.pre_logits = Linear(graph.child('pre_logits'), config.pre_logits)
         if config.num_classes:
             self.head = Linear(graph.child('head'), config.num_classes, w_init=Zeros())
+        if config.num_classes and config.distilled:
+            self.head_dist = Linear(graph.child('head_dist'), config.num_classes, w_init=Zeros())
 
     def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
         x, params = self._embed(params, cast_like(images, params, f'{self.patch_embed.path}/w'))
@@ -162,14 +174,23 @@ class ViT(ImageModel):
         if self.config.pool == 'cls':
             x, params = self.norm(params, x)
             yield 'norm', x, params
-            x = x[:, 0]
+        tokens = x
+        if self.config.distilled:
+            x = tokens[:, :2].mean(1)
+        elif self.config.pool == 'cls':
+            x = tokens[:, 0]
         else:
-            x, params = self.norm(params, x[:, int(self.config.class_token) :].mean(1))
+            patches = tokens[:, len(self.config.prefix_tokens) :]
+            x, params = self.norm(params, patches.mean(1))
         if self.config.pre_logits:
             x, params = self.pre_logits(params, x)
             x = jnp.tanh(x)
         yield 'pre_logits', x, params
-        if self.config.num_classes:
+        if self.config.num_classes and self.config.distilled:
+            x, params = self.head(params, tokens[:, 0])
+            y, params = self.head_dist(params, tokens[:, 1])
+            yield 'logits', (x + y) / 2, params
+        elif self.config.num_classes:
             x, params = self.head(params, x)
             yield 'logits', x, params
 
@@ -183,12 +204,12 @@ class ViT(ImageModel):
             )
         x, params = self.patch_embed(params, images)
         x = x.reshape(x.shape[0], -1, config.width)  # [batch, patches, width]
-        if config.class_token:
-            shape = (1, 1, config.width)
-            token, params = self.get_param(params, 'cls_token', shape, _trunc_normal)
+        tokens = []
+        for name in config.prefix_tokens:
+            token, params = self.get_param(params, name, (1, 1, config.width), _trunc_normal)
             # Made of x, it is sharded as x is.
-            token = token + jnp.zeros_like(x[:, :1])
-            x = jnp.concatenate([token, x], axis=1)
+            tokens.append(token + jnp.zeros_like(x[:, :1]))
+        x = jnp.concatenate([*tokens, x], axis=1)
         shape = (1, x.shape[1], config.width)
         pos_embed, params = self.get_param(params, 'pos_embed', shape, _trunc_normal)
         return x + pos_embed, params
@@ -206,7 +227,7 @@ class ViT(ImageModel):
 
     def _as_map(self, x: Float[Array, 'batch tokens width']) -> jax.Array:
         rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))
-        patches = x[:, int(self.config.class_token) :]
+        patches = x[:, len(self.config.prefix_tokens) :]
         return patches.reshape(x.shape[0], rows, columns, self.config.width)
 
 
@@ -230,7 +251,7 @@ FAMILY = Family(
     ViTConfig,
     ViT,
     VARIANTS,
-    head=Head('num_classes', 'vit/head/*'),
+    head=Head('num_classes', 'vit/head*/*'),
     resized={
         'image_size': Resized('vit/pos_embed', resize_positions),
         'in_channels': Resized('vit/patch_embed/w', resize_channels),

@@ -26,7 +26,7 @@ def load_for_classes(
 
     >>> model, params, card = load_for_classes('vit-digits', ['cat', 'dog'])
     >>> params['vit/head/w'], card.changes
-    (Param(float32[96,2]), ('vit/head/* started anew for 2 other classes',))
+    (Param(float32[96,2]), ('vit/head*/* started anew for 2 other classes',))
     """
     return read_for_classes(resolve(name_or_path), labels, seed=seed)
 

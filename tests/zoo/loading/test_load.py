@@ -273,7 +273,7 @@ def test_channels_change_from_three_alone(edited):
 # What is said of changes.
 
 CHANGES: dict[str, Any] = {
-    'num_classes': (5, 'num_classes 3 -> 5: vit/head/* started anew'),
+    'num_classes': (5, 'num_classes 3 -> 5: vit/head*/* started anew'),
     'image_size': (16, 'image_size (8, 12) -> (16, 16): vit/pos_embed resized'),
     'in_channels': (1, 'in_channels 3 -> 1: vit/patch_embed/w resized'),
 }

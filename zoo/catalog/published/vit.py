@@ -1,7 +1,8 @@
 """Published ViTs.
 
 `vit-b16` is Google's, trained on ImageNet-21k and tuned on ImageNet-1k at 224 x 224; `vit-b16-augreg`
-is timm's copy of Google's later one, `-augreg2` was tuned by timm itself; `deit-b16` is Facebook's.
+is timm's copy of Google's later one, `-augreg2` was tuned by timm itself; `deit-b16` is Facebook's, `deit-b16-distilled`
+timm's copy of Facebook's with a teacher.
 `-384` was tuned at 384 x 384, `-in21k` is ImageNet-21k alone.
 """
 
@@ -154,5 +155,32 @@ ROWS: tuple[Published, ...] = (
         license='apache-2.0',
         paper='arXiv:2012.12877',
         summary='ImageNet-1k at 384 x 384, without distillation',
+    ),
+    *group(
+        {
+            'deit-ti16-distilled': ('vit-ti16', 'timm/deit_tiny_distilled_patch16_224.fb_in1k'),
+            'deit-s16-distilled': ('vit-s16', 'timm/deit_small_distilled_patch16_224.fb_in1k'),
+            'deit-b16-distilled': ('vit-b16', 'timm/deit_base_distilled_patch16_224.fb_in1k'),
+        },
+        layout='timm',
+        overrides={'distilled': True, 'image_size': (224, 224)},
+        preprocessor=square(224, 248, 'bicubic', IMAGENET, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2012.12877',
+        summary='ImageNet-1k at 224 x 224, distilled: a second token and head, of the teacher',
+    ),
+    *group(
+        {
+            'deit-b16-distilled-384': (
+                'vit-b16',
+                'timm/deit_base_distilled_patch16_384.fb_in1k',
+            ),
+        },
+        layout='timm',
+        overrides={'distilled': True, 'image_size': (384, 384)},
+        preprocessor=square(384, 384, 'bicubic', IMAGENET, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2012.12877',
+        summary='ImageNet-1k at 384 x 384, distilled: a second token and head, of the teacher',
     ),
 )
