@@ -112,12 +112,16 @@ def without_averages(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Ten
     rest = dict(tensors)
     for average in _AVERAGES:
         copy = {name for name in rest if name.startswith(f'{average}.')}
-        others = {_bare(name) for name in rest if name not in copy}
-        if copy and {_bare(name) for name in copy} - {*_COUNTERS} <= others:
+        if copy and _are_copies(copy, rest.keys() - copy):
             rest = {name: x for name, x in rest.items() if name not in copy}
             what = '%s: left out %d tensors under %r, an average: state=%r takes them instead'
             _LOG.info(what, path, len(copy), f'{average}.', average)
     return rest
+
+
+def _are_copies(names: Iterable[str], others: Iterable[str]) -> bool:
+    """Return whether each name, its prefixes and counters apart, is among the others too."""
+    return {_bare(name) for name in names} - {*_COUNTERS} <= {_bare(name) for name in others}
 
 
 def _bare(name: str) -> str:

@@ -61,6 +61,14 @@ def test_a_path_that_is_not_there_is_named(name, tmp_path, monkeypatch):
         assert name.removeprefix('./') in message(FileNotFoundError, lambda p=path: bx.zoo.load(p))
 
 
+@pytest.mark.parametrize('name', ['runs/last.ckpt', 'runs/best.pth.tar', 'runs/best.pth'])
+def test_names_of_training_checkpoints_are_paths_and_no_repositories(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for arguments in ({'name_or_path': name}, {'name_or_path': 'vit-b16', 'source': name}):
+        said = message(FileNotFoundError, lambda arguments=arguments: bx.zoo.load(**arguments))
+        assert name in said
+
+
 def test_no_name_is_no_folder(exported, monkeypatch):
     monkeypatch.chdir(exported['vit-hf'][3])
     for arguments in (('', None), ('vit-b16', '')):
