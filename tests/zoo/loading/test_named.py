@@ -57,7 +57,11 @@ def test_a_source_says_how_images_are_prepared_or_the_entry_does(exported, tmp_p
         'a family': ('vit-b16', 'gpt2-hf', ["'vit'", "'gpt2'"]),
         'a family, bare': ('gpt2', 'resnet-hf/model.safetensors', ['GPT2', 'resnet']),
         'a size': ('vit-s16-augreg', 'vit-timm', ['vit-s16-augreg', 'vit/block2/']),
-        'a size, bare': ('resnet18-microsoft', 'resnet-hf/model.safetensors', ['64', '8']),
+        'a size, bare': (
+            'resnet18-microsoft',
+            'resnet-hf/model.safetensors',
+            ['64', "'hf' of transformers"],
+        ),
     }
 )
 def test_a_source_of_another_model_is_refused_and_both_are_named(row, exported):
