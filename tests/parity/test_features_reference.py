@@ -57,12 +57,17 @@ def test_states_are_the_hidden_states_of_transformers(both):
             *reference_inputs(made.inputs, torch.float64), output_hidden_states=True
         )
     found, _ = made.model.features(params, *map(jnp.asarray, made.inputs))
+    normalized = found.pop('norm', None)
     first, *blocks, last = found
     # transformers' last state of GPT-2 is the normalized one.
     names = [first, *blocks[:-1], last if made.case.family == 'gpt2' else blocks[-1]]
     assert len(outputs.hidden_states) == len(names)
     for name, expected in zip(names, outputs.hidden_states):
         assert_equal(found[name], expected.numpy())
+    if made.case.family == 'vit':
+        with torch.no_grad():
+            states = reference.vit(*reference_inputs(made.inputs, torch.float64))
+        assert_equal(normalized, states.last_hidden_state.numpy())
 
 
 # Not of its ViT, which rounds the softmax to float32.

@@ -85,8 +85,8 @@ def predict(
     else:
         width = max((len(_shown(row)) for row in rows), default=0)
         for row in rows:
-            found = '  '.join(_said(answer, card.scores) for answer in row.answers)
-            say(f'{_shown(row):<{width}}  {found}')
+            said = '  '.join(_said(answer, card.scores) for answer in row.answers)
+            say(f'{_shown(row):<{width}}  {said}')
     if not is_whole:
         sys.exit(1)
 

@@ -270,7 +270,7 @@ def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
     if loading['missing_keys']:
         missing = ', '.join(sorted(loading['missing_keys']))
         raise ValueError(f'{folder}: expected all weights of {kind.__name__}, found no {missing}')
-    if reference.config.pad_token_id is None:
+    if getattr(reference.config, 'pad_token_id', 0) is None:
         # Without one GPT-2 classifies no more than one text.
         reference.config.pad_token_id = -1
     return reference.eval()

@@ -71,14 +71,14 @@ def answer(
     task = model.config.task
     _check_first(task, asked.first)
     encoded = prepare.encode([_pair(asked.first, text) for text in texts], prompt='')
+    mask = tokenizer.token_to_id(mask_token)
     sound = {}
     for i, one in enumerate(encoded):
         if one.is_cut:
             note(i, f'cut to its first {len(one.ids)} tokens')
-        wrong = trouble(one, model.config)
-        if not wrong and task == 'fill-mask' and tokenizer.token_to_id(mask_token) not in one.ids:
-            wrong = f'expected {mask_token} in the text, found none'
-        if wrong:
+        lacks_mask = task == 'fill-mask' and mask not in one.ids
+        lack = f'expected {mask_token} in the text, found none' if lacks_mask else ''
+        if wrong := trouble(one, model.config) or lack:
             note(i, wrong)
         else:
             sound[i] = one
@@ -90,7 +90,7 @@ def answer(
         'text-classification': _whole,
         'token-classification': _tokens,
         'question-answering': _span,
-        'fill-mask': functools.partial(_masked, tokenizer, mask_token),
+        'fill-mask': functools.partial(_masked, tokenizer, mask),
     }[task]
     run = TextBatches(model, params, len(texts), _scored(model, asked.scores))
     for keys, rows in run(sound):
@@ -132,14 +132,13 @@ def _tokens(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> l
 
 def _masked(
     tokenizer: Tokenizer,
-    mask_token: str,
+    mask: int | None,
     text: str,
     encoded: EncodedText,
     row: np.ndarray,
     asked: Asked,
 ) -> list[Part]:
     """Return a part for each mask, with the likeliest tokens in its place."""
-    mask = tokenizer.token_to_id(mask_token)
     parts = []
     for i in (i for i, token in enumerate(encoded.ids) if token == mask):
         found = best(row[i], (), asked.top)
@@ -147,7 +146,8 @@ def _masked(
             Answer(tokenizer.decode([int(token)], skip_special_tokens=False), p)
             for token, p in found
         ]
-        parts.append(Part(mask_token, *encoded.spans[i], words))
+        start, end = encoded.spans[i]
+        parts.append(Part(text[start:end], start, end, words))
     return parts
 
 
