@@ -84,7 +84,9 @@ def test_what_was_converted_opens_again_where_it_came_from(folders, tmp_path, na
 @pytest.mark.parametrize('format', ['hf', 'timm'])
 def test_verify_exports_what_no_library_saved(format):
     text = printed('verify', 'vit-digits', '--format', format)
-    assert text.startswith('compared with transformers' if format == 'hf' else 'compared with timm')
+    first, second, *_ = text.splitlines()
+    assert first == 'vit-digits: as it was saved, all values finite'
+    assert second.startswith(f'compared with {"transformers" if format == "hf" else "timm"} ')
     assert text.endswith(f'{VERDICT}\n')
 
 
