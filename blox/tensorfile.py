@@ -133,12 +133,14 @@ class TensorFile(MappedFile):
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def check_digests(self) -> None:
-        """Raise CheckpointError unless each tensor's bytes are those that were saved; reads them all."""
+        """Raise CheckpointError unless the header and all bytes are those that were saved."""
         if DIGESTS not in self.metadata:
             fail(self.path, 'expected a digest of each tensor, found none: blox.save writes them')
         stated = parse_json(self.path, self.metadata[DIGESTS], DIGESTS)
-        if stated.keys() != self.tensors.keys():
+        if stated.keys() != self.tensors.keys() | {_METADATA}:
             fail(self.path, f'{DIGESTS}: expected a digest of each tensor, found others')
+        if stated[_METADATA] != _header_digest(self.tensors, self.metadata):
+            fail(self.path, 'expected the header that was saved, found another')
         with ThreadPoolExecutor(_THREADS) as pool:
             for name, found in zip(self, pool.map(lambda name: _digest(self[name]), self)):
                 self.release(name)
@@ -190,7 +192,7 @@ def write_tensors(
         }
         position += array.nbytes
     # Of a digest only the length is known before its tensor is written.
-    found = dict.fromkeys(ordered, '0' * _DIGEST_LENGTH) if digests else {}
+    found = dict.fromkeys([*ordered, _METADATA], '0' * _DIGEST_LENGTH) if digests else {}
     encoded = _encoded(header, metadata, found)
     if len(encoded) > MAX_HEADER_BYTES:
         raise ValueError(
@@ -206,6 +208,8 @@ def write_tensors(
             if hashing:
                 found[name] = hashing.result()
         if digests:
+            infos = {n: TensorInfo(np.dtype(a.dtype), a.shape, 0, 0) for n, a in tensors.items()}
+            found[_METADATA] = _header_digest(infos, metadata)
             file.seek(8)
             file.write(_encoded(header, metadata, found))
 
@@ -220,6 +224,14 @@ def _encoded(
     about = {_METADATA: dict(sorted(entries.items()))} if entries else {}
     encoded = json.dumps({**about, **header}, separators=(',', ':'), allow_nan=False).encode()
     return encoded + b' ' * (-(len(encoded) + 8) % ALIGNMENT)
+
+
+def _header_digest(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> str:
+    """Hash what a header says beside where the bytes lie: dtypes, shapes and metadata."""
+    kinds = {n: [_CODES[x.dtype.newbyteorder('=')], list(x.shape)] for n, x in tensors.items()}
+    texts = {name: text for name, text in metadata.items() if name != DIGESTS}
+    about = json.dumps([sorted(kinds.items()), sorted(texts.items())])
+    return hashlib.sha256(about.encode()).hexdigest()
 
 
 def _digest(array: np.ndarray) -> str:

@@ -196,7 +196,7 @@ def _fit(
     loose = [name for name in tensors if name not in shapes]
     ignored = [name for name in loose if table.ignores(name) or name in tied]
     heads = [name for name in ignored if table.is_head(name) and name not in tied]
-    counters = [name for name in outside if is_counter(name)]
+    counters = [name for name in outside if is_counter(name.removeprefix(source.prefix))]
     names = {name: own[name] for name in shapes if name in own}
     published = table.published(model.config)
     spell = _speller(names, (published, (*published, *table.live), (), table.live), prefix)

@@ -74,6 +74,8 @@ class Recurrent(Module):
         is_reset: Bool[Array, 'batch time'] | None = None,
     ) -> tuple[tuple[Any, Any], Params]:
         """Run over a whole [batch, time, features] sequence, from `state` or the initial one."""
+        if not inputs.shape[1]:
+            raise ValueError(f'{self.path!r}: expected time steps, found inputs of {inputs.shape}')
         if state is None:
             state, params = self.initial_state(params, inputs)
         scan = static_scan if self.is_static else dynamic_scan

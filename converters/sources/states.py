@@ -21,7 +21,7 @@ _PLAIN = (
 # What they call running averages of the weights.
 _AVERAGES = ('state_dict_ema', 'model_ema', 'ema_state_dict', 'ema_model', 'ema', 'params_ema')
 # Names that wrappers put before those of the module that they wrap, in whatever order.
-_WRAPPERS = ('module', '_orig_mod', 'model', 'backbone', 'net')
+_WRAPPERS = ('module', '_orig_mod', '_forward_module', 'model', 'backbone', 'net')
 # What averages count beside the weights.
 _COUNTERS = ('n_averaged', 'num_updates', 'decay', 'initted', 'step')
 # States lie no deeper than this, and no more wrappers are around a model.

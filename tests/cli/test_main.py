@@ -227,13 +227,11 @@ ESCAPE = '\x1b[2J'
 def test_whatever_a_file_says_is_printable(encoder, writer, tmp_path):
     file = TensorFile(writer)
     fields = json.loads(file.metadata['blox.model'])
-    fields['metrics'] = {f'bits{ESCAPE}': 1.0}
-    fields['sha256'] = {f'a{ESCAPE}.bin': '0'}
+    fields['generation'] = {f'a{ESCAPE}\nlicense:  MIT': 1}
     path = tmp_path / f'odd{ESCAPE}.safetensors'
     write_tensors(path, dict(file), {**file.metadata, 'blox.model': json.dumps(fields)})
     text = printed('info', path)
-    assert r'bits\x1b[2J 1.0' in text
-    assert r'a\x1b[2J.bin 0' in text
+    assert r'a\x1b[2J\nlicense:  MIT 1' in text
     for command in (['info', path], ['show', path], ['explain', path], ['embed', encoder, ESCAPE]):
         result = blox(*command)
         assert result.output

@@ -554,7 +554,28 @@ def test_digests_of_other_tensors_are_refused(path, digests):
 def test_digests_are_those_of_the_bytes(path):
     bx.save(path, bx.Params.from_entries({'w': jnp.arange(5.0)}))
     stated = json.loads(TensorFile(path).metadata['blox.sha256'])
-    assert stated == {'w': hashlib.sha256(np.arange(5, dtype='<f4').tobytes()).hexdigest()}
+    assert stated.keys() == {'w', '__metadata__'}
+    assert stated['w'] == hashlib.sha256(np.arange(5, dtype='<f4').tobytes()).hexdigest()
+
+
+HEADERS = {
+    'a dtype': (b'"F16"', b'"U16"'),
+    'a shape': (b'[4,2]', b'[2,4]'),
+    'what is said': (b'said so', b'said no'),
+}
+
+
+@pytest.mark.parametrize(('before', 'after'), HEADERS.values(), ids=HEADERS)
+def test_a_check_finds_another_header(path, before, after):
+    entries = {'w': jnp.ones((4, 2), jnp.float16), 'v': jnp.ones(3)}
+    bx.save(path, bx.Params.from_entries(entries), {'about': 'said so'})
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], 'little')
+    header = content[8 : 8 + length].replace(before, after).rstrip().ljust(length)
+    path.write_bytes(content[:8] + header + content[8 + length :])
+    assert before in content
+    with pytest.raises(bx.CheckpointError, match='expected the header that was saved'):
+        bx.load(path, check=True)
 
 
 def test_the_entry_of_digests_is_no_ones_else(path):

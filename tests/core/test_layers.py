@@ -629,6 +629,15 @@ def test_a_step_without_a_state_is_refused(row):
 
 
 @table(RECURRENT)
+def test_a_sequence_of_no_steps_is_refused(row):
+    cls, _, _ = row
+    for is_static in (False, True):
+        core = cls(bx.Graph(f'core{is_static}'), 5, is_static=is_static)
+        with pytest.raises(ValueError, match='expected time steps, found inputs'):
+            core(bx.Params(seed=0), jnp.ones((3, 0, 2)))
+
+
+@table(RECURRENT)
 def test_is_static_chooses_the_python_loop_and_may_be_set_later(x64, row):
     cls, _, _ = row
     core, x = cls(layer(), 5), jnp.asarray(normal(3, 4, 2))

@@ -17,8 +17,8 @@ from blox.zoo.models import families, family_of
 
 # The header's metadata entry that says which model a file holds.
 HEADER_KEY = 'blox.model'
-# That which says where a model's values are not finite; most files have none.
-NOT_FINITE = 'blox.not_finite'
+# That which says whether a model's values were found finite when they were saved: which are not.
+FINITE = 'blox.finite'
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,14 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
             wrong.append(f'labels for each of {classes!r} classes')
     if not isinstance(fields['changes'], list) or not all(map(_is_text, fields['changes'])):
         wrong.append('changes a list of texts')
-    if not isinstance(fields['sha256'], dict) or not all(map(_is_text, fields['sha256'].values())):
+    digests = fields['sha256']
+    if not isinstance(digests, dict) or not all(map(_is_text, [*digests, *digests.values()])):
         wrong.append('sha256 an object of texts')
-    if not isinstance(metrics, dict) or not all(map(_is_finite, metrics.values())):
+    if (
+        not isinstance(metrics, dict)
+        or not all(map(_is_finite, metrics.values()))
+        or not all(map(_is_text, metrics))
+    ):
         wrong.append('metrics an object of finite numbers')
     wrong += [
         f'{name} an object'

@@ -7,7 +7,7 @@ import click
 
 import blox as bx
 from blox.converters.target import model_spec
-from blox.wording import format_bytes, some
+from blox.wording import format_bytes, printable, some
 from blox.zoo.cli.shared import AS_JSON, MODEL, find, say
 from blox.zoo.models import families
 
@@ -100,7 +100,7 @@ def info(model: str, as_json: bool) -> None:
     fields['scores'] = found.scores if found.labels else ''
     for name in FACTS:
         if fields[name]:
-            say(f'{name + ":":<13} {plain(fields[name])}')
+            say(f'{name + ":":<13} {printable(plain(fields[name]))}')
 
 
 def plain(value: Any) -> str:

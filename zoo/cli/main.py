@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import logging
 import os
 import sys
 import threading
@@ -14,6 +15,7 @@ import jax
 import blox as bx
 from blox.wording import printable
 from blox.zoo.cli import about, embed, files, generate, look, predict, serve, train
+from blox.zoo.cli.shared import say
 
 # Errors that a user can cause: files, names, numbers, libraries and memory that are not there.
 _MENDABLE = (
@@ -102,6 +104,13 @@ def _message(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+class _Terminal(logging.Handler):
+    """Print what the log says as all else is printed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage(), err=True)
+
+
 @click.group(
     cls=_Group,
     invoke_without_command=True,
@@ -112,6 +121,9 @@ def _message(error: BaseException) -> str:
 @click.pass_context
 def main(context: click.Context) -> None:
     """Pretrained models for JAX: run them, convert and compare them."""
+    log = logging.getLogger('blox')
+    if not any(isinstance(handler, _Terminal) for handler in log.handlers):
+        log.addHandler(_Terminal(logging.WARNING))
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 

@@ -281,7 +281,9 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith('I') or image.mode == 'F':
         # Pillow would clip 16-bit values at 255; keep their upper eight bits instead.
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535 or image.mode == 'F':
+        # Integers of 32 bits that need no more than eight may be of either.
+        is_narrow = image.mode == 'I' and 0 < values.max() < 256
+        if values.min() < 0 or values.max() > 65535 or image.mode == 'F' or is_narrow:
             raise ValueError(f'pixels of mode {image.mode} have no known range')
         image = Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode == 'P':

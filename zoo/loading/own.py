@@ -4,13 +4,16 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+
 from blox import checkpoint
 from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
-from blox.tensorfile import DIGESTS, TensorFile, fail
+from blox.tensorfile import TensorFile, fail
+from blox.wording import some
 from blox.zoo.architecture.fit import check_header, mismarked, not_finite
-from blox.zoo.catalog.card import HEADER_KEY, NOT_FINITE, Card
+from blox.zoo.catalog.card import FINITE, HEADER_KEY, Card
 from blox.zoo.loading.place import LocalPlace
 
 # What config.json says of a repository or folder that holds a file of our own.
@@ -48,14 +51,23 @@ class OwnFile(LocalPlace):
         checkpoint.check_described(self._file)
         params = checkpoint.params_of(self._file).partition(lambda path, _: path != RNG)[0]
         wrong = mismarked(expected, params)
-        if NOT_FINITE in self._file.metadata:
-            wrong.append(self._file.metadata[NOT_FINITE])
-        elif DIGESTS not in self._file.metadata:
+        if said := self._file.metadata.get(FINITE):
+            wrong.append(said)
+        elif said is None:
             # Nobody looked at these values when they were saved.
             wrong += not_finite(params)
         if wrong:
             fail(self._path, '; '.join(wrong))
-        return params if dtype is None else params.cast(dtype)
+        return params if dtype is None else self._cast(params, dtype)
+
+    def _cast(self, params: Params, dtype: Any) -> Params:
+        """Cast to `dtype`. CheckpointError for values that are too large for it."""
+        cast = params.cast(dtype)
+        widest = max(float(jnp.finfo(p.dtype).max) for p in params.values())
+        if float(jnp.finfo(dtype).max) < widest and (wrong := not_finite(cast)):
+            paths = some([clause.partition(':')[0] for clause in wrong], 4)
+            fail(self._path, f'values are too large for {jnp.dtype(dtype)}: {paths}')
+        return cast
 
     def check(self) -> None:
         """Raise CheckpointError unless all values are finite, and those that were saved."""

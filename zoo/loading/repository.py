@@ -12,7 +12,7 @@ from blox import checkpoint, converters
 from blox.converters.sources.source import WEIGHTS
 from blox.params import Params
 from blox.tensorfile import CheckpointError, fail
-from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.card import FINITE, Card
 from blox.zoo.loading import conversions, foreign
 from blox.zoo.loading.hub.cache import download_folder
 from blox.zoo.loading.hub.downloads import fetch
@@ -112,7 +112,9 @@ class Repository(Place):
         """Write the downloaded folder to one file of our own."""
         place = self._downloaded(folder)
         model = families()[place.card.family].build(place.card.config)
-        header = {**place.card.to_header(), **conversions.header(self._snapshot, self.family)}
+        # What does not convert to finite values is an error.
+        about = {**conversions.header(self._snapshot, self.family), FINITE: ''}
+        header = {**place.card.to_header(), **about}
         checkpoint.save(path, place.read(model).finalize(), header)
 
     def _downloaded(self, folder: Path) -> ForeignFolder:

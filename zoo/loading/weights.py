@@ -86,7 +86,8 @@ def _card_of(source: Source, entry: Card) -> Card:
         config,
         family.task_of(config),
         paper=entry.paper,
-        preprocessor=entry.preprocessor,
+        # How torchvision prepares images differs by weights, of which none says so itself.
+        preprocessor=None if explanation.layout == 'torchvision' else entry.preprocessor,
         tokenizer=entry.tokenizer,
         layout=explanation.layout,
     )

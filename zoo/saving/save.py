@@ -11,7 +11,7 @@ from blox.param import RNG
 from blox.params import Params
 from blox.wording import some
 from blox.zoo.architecture.fit import check_fit, mismarked, not_finite, not_floating
-from blox.zoo.catalog.card import NOT_FINITE, Card
+from blox.zoo.catalog.card import FINITE, Card
 
 _LOG = logging.getLogger('blox')
 
@@ -31,9 +31,8 @@ def save(
     wrong += not_floating({path: param.dtype for path, param in params.items() if path != RNG})
     if wrong:
         raise ValueError(f'params do not fit {model!r}: ' + '; '.join(wrong))
-    metadata = card.to_header()
-    if infinite := not_finite(params):
+    infinite = some(not_finite(params), 4, '; ')
+    if infinite:
         # What took long to train is not lost: bx.load reads it.
-        _LOG.warning('%s: bx.zoo.load will refuse it: %s', path, some(infinite, 4, '; '))
-        metadata[NOT_FINITE] = '; '.join(infinite[:4])
-    checkpoint.save(path, params, metadata)
+        _LOG.warning('%s: bx.zoo.load will refuse it: %s', path, infinite)
+    checkpoint.save(path, params, {**card.to_header(), FINITE: infinite})

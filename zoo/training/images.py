@@ -20,6 +20,10 @@ from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
 
 # Names of directories that are parts of the data, not classes.
 _TRAINING, _TEST = 'train', 'test'
+_LIKE_PARTS = (
+    *('train', 'training', 'val', 'valid', 'validation', 'dev', 'eval', 'evaluation'),
+    *('test', 'testing', 'holdout'),
+)
 _VALIDATION = ('val', 'valid', 'validation')
 
 Files: TypeAlias = Mapping[str, Sequence[Path]]
@@ -88,6 +92,7 @@ def _parts(root: Path, holdout: float, seed: int) -> _Parts:
     names = [entry.name for entry in _directories(root)]
     given = [name for name in names if name in _VALIDATION]
     if len(names) < 2 or _TRAINING not in names or {*names} - {_TRAINING, *given, _TEST}:
+        _check_no_parts(root, names)
         return _Parts(*_divided(root, _classes(root, others), holdout, seed), {}, others)
     if len(given) > 1:
         raise ValueError(f'{str(root)!r}: expected one of {", ".join(given)}, found all of them')
@@ -98,6 +103,17 @@ def _parts(root: Path, holdout: float, seed: int) -> _Parts:
         return _Parts(training, held_out, test, others, f', all of {given[0]}/')
     training, held_out = _divided(root / _TRAINING, training, holdout, seed)
     return _Parts(training, held_out, test, others, f' of {_TRAINING}/')
+
+
+def _check_no_parts(root: Path, names: Sequence[str]) -> None:
+    """Raise ValueError if several of what would be classes are called like parts, and hold classes."""
+    parts = [name for name in names if name.lower() in _LIKE_PARTS and _directories(root / name)]
+    if len(parts) > 1:
+        raise ValueError(
+            f'{str(root)!r}: expected directories of classes, or of parts alone that are called '
+            f'{_TRAINING}, {_VALIDATION[0]} and {_TEST}, found {some(names)}, of which '
+            f'{some(parts)} are called like parts'
+        )
 
 
 def _same_classes(root: Path, name: str, training: Files, others: Counter[str]) -> Files:

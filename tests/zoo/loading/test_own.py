@@ -146,9 +146,18 @@ def test_what_is_not_finite_is_saved_with_a_warning_and_refused(saved, tmp_path,
     assert not np.isfinite(bx.load(path)['vit/head/b'].value).any()
 
 
+def test_values_that_are_too_large_for_a_dtype_are_refused(saved, tmp_path):
+    model, params, _ = saved['vit']
+    large = np.full(params['vit/head/b'].shape, 70_000, np.float32)
+    bx.zoo.save(tmp_path / 'a.safetensors', model, params.set('vit/head/b', large))
+    bx.zoo.load(tmp_path / 'a.safetensors', dtype='bfloat16')
+    with pytest.raises(bx.CheckpointError, match='values are too large for float16: vit/head/b'):
+        bx.zoo.load(tmp_path / 'a.safetensors', dtype='float16')
+
+
 def test_values_that_nobody_looked_at_are_looked_at(saved, tmp_path):
     bad = np.full(saved['vit'][1]['vit/head/b'].shape, np.nan, np.float32)
-    changes = {'tensors': {'vit/head/b': bad}, 'metadata': {'blox.sha256': REMOVED}}
+    changes = {'tensors': {'vit/head/b': bad}, 'metadata': {'blox.finite': REMOVED}}
     path = tampered(saved['vit'][2], tmp_path / 'a.safetensors', **changes)
     with pytest.raises(bx.CheckpointError, match='vit/head/b: expected finite values, found NaN'):
         bx.zoo.load(path)

@@ -206,3 +206,16 @@ def test_a_fingerprint_tells_images_of_the_same_size_apart(tmp_path):
             Image.new('L', (8, 8), color).save(tmp_path / file)
         found.add(bx.zoo.image_folder(tmp_path, GRAY).fingerprint)
     assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    'names',
+    [('Train', 'Val'), ('training', 'validation'), ('train', 'val', 'extra'), ('val', 'test')],
+)
+def test_directories_called_like_parts_are_no_classes(tmp_path, names):
+    for name in names:
+        for label in ('a', 'b'):
+            (tmp_path / name / label).mkdir(parents=True)
+            Image.new('L', (4, 4)).save(tmp_path / name / label / 'x.png')
+    with pytest.raises(ValueError, match='are called like parts'):
+        bx.zoo.image_folder(tmp_path, GRAY)
