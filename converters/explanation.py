@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from blox.converters.mapping.rules import Entry, Respelling, plan, respell
 from blox.converters.sources.source import Source, open_source
@@ -193,6 +197,8 @@ def _fit(
         # Some keep only the other name of weights that are tied.
         if name in tensors and name not in shapes and other in shapes and other not in tensors:
             tensors[other], own[other] = tensors.pop(name), own.pop(name)
+    zeros = _zeros(table.zeros(source), tensors, shapes, own)
+    tensors, own = tensors | zeros, own | {name: f'{name} (zeros)' for name in zeros}
     loose = [name for name in tensors if name not in shapes]
     ignored = [name for name in loose if table.ignores(name) or name in tied]
     heads = [name for name in ignored if table.is_head(name) and name not in tied]
@@ -215,6 +221,25 @@ def _fit(
         table.library.name if table.library else '',
     )
     return explanation, tensors
+
+
+def _zeros(
+    patterns: Sequence[str],
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    own: Mapping[str, str],
+) -> dict[str, Tensor]:
+    """Return zeros for the names of these patterns, if none of them is there and all else fits."""
+    names = [name for name in shapes if any(re.fullmatch(pattern, name) for pattern in patterns)]
+    fits = {*shapes} - {*names} <= tensors.keys() and not mismatched(tensors, shapes, own)
+    if not fits or any(name in tensors for name in names):
+        return {}
+    first = next(iter(tensors.values()))
+    return {
+        name: Tensor(first.dtype, shape, partial(np.zeros, shape, first.dtype), first.file)
+        for name, shape in shapes.items()
+        if name in names
+    }
 
 
 class _Names(NamedTuple):

@@ -100,6 +100,8 @@ class Table:
       ignored: names that do not change the function, as regular expressions.
       heads: names of heads, which a model of another task does without, as regular expressions.
       buffers: those of the ignored that the library wants to find, by the exported names.
+      zeros: names that an open checkpoint may lack, all of them together, as regular expressions: a model
+        that was made without them computes what one does with zeros there.
       tied: names that may be absent in a model of a config, and those whose bits they must have;
         either may stand for both.
     """
@@ -123,6 +125,7 @@ class Table:
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}
+    zeros: Callable[[Source], tuple[str, ...]] = lambda source: ()
     tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
 
     def ignores(self, name: str) -> bool:

@@ -7,7 +7,7 @@ has the same names for torch's Linear, whose weights are [outputs, inputs].
 from collections.abc import Mapping
 from typing import Any
 
-from blox.converters.mapping.fields import Field, Known, Via, fixed, read_fields
+from blox.converters.mapping.fields import Field, Known, Via, read_fields
 from blox.converters.mapping.heads import Head, label_fields, read_classes_of, read_task
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import ACTIVATION, dense, norm
@@ -155,7 +155,7 @@ def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     return said
 
 
-# The arguments of nanoGPT's model. Its attention and norms come without biases too; ours have them.
+# The arguments of nanoGPT's model, but for `bias`, which the names of its weights tell.
 _NANOGPT_FIELDS = (
     Field('vocab_size', 'vocab_size', 50304),
     Field('context', 'block_size', 1024),
@@ -163,7 +163,6 @@ _NANOGPT_FIELDS = (
     Field('depth', 'n_layer', 12),
     Field('heads', 'n_head', 12),
     Field(('embed_dropout_rate', 'attention_dropout_rate', 'dropout_rate'), 'dropout', 0.0),
-    *fixed(bias=True),
 )
 
 
@@ -173,12 +172,20 @@ def _read_model_args(source: Source) -> dict[str, Any]:
     if not isinstance(found, Mapping) or 'block_size' not in found:
         return {}
     try:
-        ours = read_fields(_NANOGPT_FIELDS, found, lambda name, value: False)
+        is_bias = lambda name, value: name == 'bias' and isinstance(value, bool)  # noqa: E731
+        ours = read_fields(_NANOGPT_FIELDS, found, is_bias)
     except ValueError as error:
         raise ValueError(f"model_args: nanoGPT needs what blox's gpt2 lacks: {error}") from error
     # Its texts end with GPT-2's token, if they are made of those.
     ends = (50256,) if ours['vocab_size'] > 50256 else ()
     return {**ours, 'mlp_dim': 4 * ours['width'], 'end_tokens': ends}
+
+
+def _biases(source: Source) -> tuple[str, ...]:
+    """Return patterns of what nanoGPT leaves out of models without biases, unless it says they have some."""
+    found = source.notes.get('model_args')
+    has_biases = isinstance(found, Mapping) and found.get('bias') is True
+    return () if has_biases else (r'.*\.bias',)
 
 
 _NAMES: dict[str, Any] = {
@@ -210,5 +217,6 @@ TABLES = {
         # It took the tanh form until 2023: bx.zoo.load(..., activation='gelu_tanh').
         facts={'activation': 'gelu', 'norm_eps': 1e-5},
         said=_read_model_args,
+        zeros=_biases,
     ),
 }

@@ -112,16 +112,21 @@ TURNED = ('attn.c_attn.weight', 'attn.c_proj.weight', 'mlp.c_fc.weight', 'mlp.c_
 
 
 @pytest.mark.usefixtures('x64')
-def test_a_checkpoint_of_nanogpt_computes_as_there(tmp_path):
+@pytest.mark.parametrize('bias', [True, False])
+def test_a_checkpoint_of_nanogpt_computes_as_there(tmp_path, bias):
     reference = randomized(CASES['gpt2 gelu'].build()).double()
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            parameter *= 1.0 if bias or not name.endswith('.bias') else 0.0
     config = reference.config
     state = {
         f'_orig_mod.{name}': x.T.contiguous() if name.endswith(TURNED) else x
         for name, x in reference.state_dict().items()
+        if bias or not name.endswith('.bias')
     }
     sizes = {'n_layer': config.n_layer, 'n_head': config.n_head, 'n_embd': config.n_embd}
     sizes |= {'block_size': config.n_positions, 'vocab_size': config.vocab_size}
-    content = {'model': state, 'model_args': {**sizes, 'bias': True, 'dropout': 0.0}}
+    content = {'model': state, 'model_args': {**sizes, 'bias': bias, 'dropout': 0.0}}
     torch.save({**content, 'iter_num': 9}, tmp_path / 'ckpt.pt')
     model, params = bx.zoo.load('gpt2', source=tmp_path / 'ckpt.pt')
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (2, 9))

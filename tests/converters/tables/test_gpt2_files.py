@@ -72,8 +72,9 @@ def saved(tmp_path):
     """Writes a ckpt.pt with arguments of the model, as its training script does."""
     torch = pytest.importorskip('torch')
 
-    def save(**changes):
+    def save(left_out='-', **changes):
         arrays = nanogpt_arrays(CONFIG, '_orig_mod.')
+        arrays = {name: array for name, array in arrays.items() if not name.endswith(left_out)}
         content = {'model': {name: torch.tensor(x.copy()) for name, x in arrays.items()}}
         content |= {'model_args': {**ARGS, **changes}, 'iter_num': 10, 'config': {'lr': 1e-3}}
         content |= {'optimizer': {'state': {0: {'step': torch.tensor(1.0)}}, 'param_groups': []}}
@@ -97,6 +98,23 @@ def test_sizes_are_those_that_the_file_says(saved):
     assert_same(params, params_of(CONFIG))
 
 
+def test_a_model_without_biases_has_zeros(saved):
+    _, params = bx.zoo.load('gpt2', source=saved('.bias', bias=False))
+    expected = params_of(CONFIG)
+    for path, param in params_of(CONFIG).items():
+        if path.endswith(('/b', '/offset')):
+            expected = expected.set(path, np.zeros(param.shape, param.dtype))
+    assert_same(params, expected)
+
+
+@pytest.mark.parametrize(
+    ('left_out', 'said'), [('.bias', True), ('ln_f.bias', False), ('c_proj.bias', False)]
+)
+def test_biases_that_are_missing_otherwise_are_missing(saved, left_out, said):
+    with pytest.raises(bx.CheckpointError, match=r'\.bias: missing'):
+        bx.zoo.load('gpt2', source=saved(left_out, bias=said))
+
+
 def test_the_activation_of_old_versions_is_an_override(saved):
     assert bx.zoo.load('gpt2', source=saved(), activation='gelu_tanh')[0].config.activation == (
         'gelu_tanh'
@@ -106,7 +124,7 @@ def test_the_activation_of_old_versions_is_an_override(saved):
 @pytest.mark.parametrize(
     ('change', 'said'),
     [
-        ({'bias': False}, r'bias False \(expected True\)'),
+        ({'bias': 'no'}, "bias 'no'"),
         ({'n_layer': '2'}, "n_layer '2'"),
         ({'rotary': True}, 'rotary True'),
         ({'n_embd': 10**12}, 'width'),
