@@ -7,6 +7,7 @@ initializer, shape and dtype, is then drawn by one program, which is compiled on
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -67,12 +68,7 @@ class FirstPass:
     def check(self, result: Any, model: Callable[..., Any]) -> Params:
         """Return the Params that the call gave. Raises what helps if it lost some on its way."""
         name = getattr(model, '__name__', type(model).__name__)
-        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Params):
-            found = [type(x).__name__ for x in result] if isinstance(result, tuple) else ''
-            raise TypeError(
-                f'{name} must return (outputs, params), as every module does; '
-                f'found {type(result).__name__} {found}'.rstrip()
-            )
+        _check_pair(result, name)
         params = result[1]
         if lost := [path for path in self.requests if path not in params]:
             raise ValueError(
@@ -106,6 +102,20 @@ class FirstPass:
             else:
                 leaves.append(_draw(self.requests[path], key, path_words(path)))
         return jax.tree.unflatten(jax.tree.structure(self.spec), leaves)
+
+
+def _check_pair(result: Any, name: str) -> None:
+    """Raise TypeError unless a call gave outputs and Params."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], Params):
+        found = [type(x).__name__ for x in result] if isinstance(result, tuple) else ''
+        raise _NoPairError(
+            f'{name} must return (outputs, params), as every module does; '
+            f'found {type(result).__name__} {found}'.rstrip()
+        )
+
+
+class _NoPairError(TypeError):
+    """A call that broke the contract of modules."""
 
 
 FIRST_PASS: ContextVar[FirstPass | None] = ContextVar('first_pass', default=None)
@@ -161,8 +171,45 @@ def _first_pass(
         return first.check(result, model).finalize()
 
     with _during(first):
-        first.spec = jax.eval_shape(call)
+        try:
+            first.spec = jax.eval_shape(call)
+        except (TypeError, ValueError) as error:
+            _look_for_culprit(model, leaves, treedef, error)
+            raise
     return first
+
+
+def _look_for_culprit(model: Any, leaves: tuple[Any, ...], treedef: Any, error: Exception) -> None:
+    """Raise TypeError if an error comes of a module inside of a model that returned no pair.
+
+    Where it is unpacked Python knows nothing of modules: so a copy of the model is called, whose
+    modules look at what they return.
+    """
+    if not hasattr(model, 'graph'):
+        return
+    watched = copy.deepcopy(model)
+    for path, module in watched.graph.root.walk():
+        if module is not watched:
+            module.__class__ = _watching(type(module), path)
+    first = FirstPass()
+    with _during(first):
+        try:
+            jax.eval_shape(lambda: watched(first.start, *_zeros(treedef.unflatten(leaves)))[0])
+        except _NoPairError as found:
+            raise found from error
+        except Exception:  # The error is another, and is raised as it was.
+            return
+
+
+def _watching(kind: type[Any], path: str) -> type[Any]:
+    """Return a class of modules that raise TypeError where their call gives no pair."""
+
+    def call(module: Any, *args: Any, **kwargs: Any) -> Any:
+        result = kind.__call__(module, *args, **kwargs)
+        _check_pair(result, f'{kind.__name__} {path!r}')
+        return result
+
+    return type(kind.__name__, (kind,), {'__call__': call})
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import table
 
 import blox as bx
 
@@ -189,6 +190,58 @@ def test_a_call_that_returns_no_pair_is_told_the_contract(make, call):
     model = Wrapped(bx.Graph('net'), call)
     with pytest.raises(TypeError, match=r'Wrapped must return \(outputs, params\).*found'):
         make(model, jnp.ones((1, 3)))
+
+
+class NoPair(bx.Module):
+    """A module that forgets what modules return."""
+
+    def __init__(self, graph, result):
+        super().__init__(graph)
+        self.linear = bx.Linear(graph.child('linear'), 3)
+        self.result = result
+
+    def __call__(self, params, x):
+        y, params = self.linear(params, x)
+        return self.result(y, params)
+
+
+class Outer(bx.Module):
+    """A module that calls one of those."""
+
+    def __init__(self, graph, result):
+        super().__init__(graph)
+        self.inner = NoPair(graph.child('inner'), result)
+
+    def __call__(self, params, x):
+        y, params = self.inner(params, x)
+        return y, params
+
+
+RESULTS = {
+    'outputs alone': (lambda y, params: y, 'found .*Tracer'),
+    'three': (lambda y, params: (y, y, params), 'found tuple'),
+    'nothing': (lambda y, params: None, 'found NoneType'),
+    'the other way round': (lambda y, params: (params, y), 'found tuple'),
+}
+
+
+@table(RESULTS)
+def test_a_module_inside_that_returns_no_pair_is_named(row):
+    result, found = row
+    model = Outer(bx.Graph('outer'), result)
+    for call in (bx.init, bx.spec):
+        with pytest.raises(
+            TypeError, match=rf"NoPair 'outer/inner' must return \(outputs, params\).*{found}"
+        ):
+            call(model, jnp.ones((2, 4)))
+
+
+def test_an_error_of_another_kind_stays_what_it_is():
+    def wrong(y, params):
+        raise ValueError('something else')
+
+    with pytest.raises(ValueError, match=r'^something else'):
+        bx.init(Outer(bx.Graph('outer'), wrong), jnp.ones((2, 4)))
 
 
 def test_a_layer_may_be_called_twice():
