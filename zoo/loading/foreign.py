@@ -137,8 +137,11 @@ def _texts(source: Source, tokenizer: Mapping[str, Any]) -> TextSettings:
 
 def _includes_prompt(source: Source) -> bool:
     modules = source.read_json('modules.json') if source.has('modules.json') else []
+    modules = modules if isinstance(modules, list) else []
     paths = [m.get('path') for m in modules if str(m.get('type')).endswith('.Pooling')]
-    found = source.read_object(f'{paths[0]}/config.json') if paths else {}
+    # A folder without it is refused where pooling itself is read.
+    names = [name for path in paths if source.has(name := f'{path}/config.json')]
+    found = source.read_object(names[0]) if names else {}
     return found.get('include_prompt', True)
 
 
