@@ -5,8 +5,7 @@ from libraries import transformers
 TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12, 'vocab_size': 11, 'context': 6}
 TINY |= {'pool': 'mean', 'normalize': True}
 ODD = [
-    {'pooler': False},
-    {'token_types': 1},
+    {'pooler': False, 'token_types': 1},
     {'pool': 'first', 'normalize': False},
     {'task': 'fill-mask', 'pooler': False},
     {'task': 'multiple-choice'},

@@ -5,8 +5,7 @@ from libraries import transformers
 TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12, 'vocab_size': 11, 'context': 6}
 ODD = [
     {'tied_head': False},
-    {'mlp_dim': 20},
-    {'scale_attention': False},
+    {'mlp_dim': 20, 'scale_attention': False},
     {'task': 'text-classification', 'num_classes': 3},
 ]
 TOLD = [
