@@ -170,7 +170,8 @@ def write_tensors(
 ) -> None:
     """Write arrays, NumPy's or JAX's, to a safetensors file, atomically and durably.
 
-    With `digests` the header says the SHA-256 of each, for `TensorFile.check_digests`. The same tensors in the same order, with the same metadata, give the same bytes.
+    With `digests` the header says the SHA-256 of each, for `TensorFile.check_digests`. The same
+    tensors in the same order, with the same metadata, give the same bytes.
     """
     if not tensors:
         raise ValueError(f'{str(path)!r}: there are no tensors to save')

@@ -66,6 +66,8 @@ def _has(source: Source, head: Head) -> bool:
 
 # Classes.
 
+OF_CLASSES = ('text-classification', 'token-classification')
+
 
 def read_classes_of(source: Source) -> int:
     """Return how many classes a folder's head tells apart: its labels, 2 where nothing is said."""

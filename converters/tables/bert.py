@@ -5,6 +5,7 @@ from typing import Any
 
 from blox.converters.mapping.fields import Field, fixed
 from blox.converters.mapping.heads import (
+    OF_CLASSES,
     Head,
     architectures,
     label_fields,
@@ -125,10 +126,9 @@ def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
         task = 'token-classification'  # Their heads have one name.
     if task == 'fill-mask' and source.config.get('tie_word_embeddings') is False:
         raise ValueError('tie_word_embeddings False (expected True of a head for masked words)')
-    is_of_classes = task in ('text-classification', 'token-classification')
     return {
         'task': task,
-        'num_classes': read_classes_of(source) if is_of_classes else 0,
+        'num_classes': read_classes_of(source) if task in OF_CLASSES else 0,
         'pooler': has_pooler,
         **(_read_pooling(source) if task == 'sentence-embedding' else {}),
     }

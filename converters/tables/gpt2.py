@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import Field, Known, Via, read_fields
-from blox.converters.mapping.heads import Head, label_fields, read_classes_of, read_task
+from blox.converters.mapping.heads import OF_CLASSES, Head, label_fields, read_classes_of, read_task
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import ACTIVATION, dense, norm
 from blox.converters.mapping.rules import Respelling, Rule, Table
@@ -142,8 +142,7 @@ def _header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
 def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     heads = _heads(ours['tied_head'])
     task = read_task(source, heads, 'feature-extraction', ours.get('task', ''))
-    is_of_classes = task in ('text-classification', 'token-classification')
-    said = {'task': task, 'num_classes': read_classes_of(source) if is_of_classes else 0}
+    said = {'task': task, 'num_classes': read_classes_of(source) if task in OF_CLASSES else 0}
     if source.has(_GENERATION):
         # If it is there, transformers' `generate` goes by it alone.
         ends = source.read_object(_GENERATION).get('eos_token_id')

@@ -22,6 +22,7 @@ from blox.zoo.cli.shared import (
     read,
     report,
     say,
+    tokenizer_of,
 )
 from blox.zoo.inputs.text import EncodedText, is_utf8, trouble
 from blox.zoo.loading.load import text_preprocessor_of
@@ -67,7 +68,7 @@ def embed(
     if not (npy or as_json) and len(lines) > _MOST_IN_TABLE:
         raise ValueError(f'expected --npy or --json for {len(lines)} texts, found neither')
     found = find(model, 'sentence-embedding')
-    prepare = text_preprocessor_of(found.card, model)
+    prepare = text_preprocessor_of(found.card, tokenizer_of(found.card, model))
 
     def note(i: int, what: str) -> None:
         place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'

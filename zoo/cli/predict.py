@@ -141,7 +141,8 @@ def _answered(
     if wrong := [text for text in (first, *texts) if not is_utf8(text)]:
         raise ValueError(f'expected texts in UTF-8, found {wrong[0][:30]!r}')
     card = found.card
-    prepare, tokenizer = text_preprocessor_of(card, name), tokenizer_of(card, name)
+    tokenizer = tokenizer_of(card, name)
+    prepare = text_preprocessor_of(card, tokenizer)
     mask = special_token(card.tokenizer_config, 'mask_token', '[MASK]')
     asked = answers.Asked(card.labels, card.scores, top, first)
 

@@ -15,7 +15,7 @@ from blox import converters
 from blox.tensorfile import TensorFile, fail, parse_json
 from blox.wording import differences
 from blox.zoo.loading.foreign import needed
-from blox.zoo.loading.hub.cache import FULL_DISK, own_folder, read_record, write_record
+from blox.zoo.loading.hub.cache import FULL_DISK, own_folder, read_record, seen, write_record
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import Snapshot, all_recorded
 from blox.zoo.models import families
@@ -84,11 +84,10 @@ def check(snapshot: Snapshot, path: Path) -> None:
     expected = {'repository': snapshot.repo, 'key': path.name.partition('.')[0]}
     if wrong := differences(expected, {k: v for k, v in said.items() if k != 'commit'}):
         fail(path, f'{_HEADER_KEY}: {"; ".join(wrong)}')
-    stat, memory = path.stat(), own_folder(snapshot.repo) / 'verified' / f'{path.stem}.json'
-    seen = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
-    if read_record(memory) != seen:
+    memory, now = own_folder(snapshot.repo) / 'verified' / f'{path.stem}.json', seen(path)
+    if read_record(memory) != now:
         file.check_digests()
-        write_record(memory, seen)
+        write_record(memory, now)
 
 
 def converted(

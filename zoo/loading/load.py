@@ -194,14 +194,11 @@ def text_preprocessor(
     (2, 3)
     """
     found = read_card(name_or_path, source=source, revision=revision)
-    return text_preprocessor_of(found, str(name_or_path))
+    return text_preprocessor_of(found, _tokenizer_of(found, source or name_or_path))
 
 
-def text_preprocessor_of(found: Card, name: str) -> TextPreprocessor:
-    """Return the preprocessor of a card's texts. ValueError if it has no tokenizer."""
-    if not found.tokenizer:
-        raise ValueError(f'no tokenizer is known for {name!r} ({found.task})')
-    tokenizer = parse_tokenizer(Path(found.name), found.tokenizer)
+def text_preprocessor_of(found: Card, tokenizer: Tokenizer) -> TextPreprocessor:
+    """Return the preprocessor of a card's texts, which its tokenizer cuts."""
     said = found.tokenizer_config
     takes = said.get('model_input_names', ['token_type_ids'])
     return TextPreprocessor(
@@ -225,9 +222,13 @@ def tokenizer(
     ['for']
     """
     found = read_card(name_or_path, source=source, revision=revision)
+    return _tokenizer_of(found, source or name_or_path)
+
+
+def _tokenizer_of(found: Card, path: str | os.PathLike[str]) -> Tokenizer:
     if not found.tokenizer:
         raise ValueError(f'no tokenizer is known for {found.name!r} ({found.task})')
-    return parse_tokenizer(Path(source or name_or_path), found.tokenizer)
+    return parse_tokenizer(Path(path), found.tokenizer)
 
 
 # Overrides.

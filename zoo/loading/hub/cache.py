@@ -49,6 +49,12 @@ def _folder_name(repo: str) -> str:
     return 'models--' + repo.replace('/', '--')
 
 
+def seen(path: Path) -> dict[str, Any]:
+    """Return size and time of a file, by which one that was verified is known again."""
+    stat = path.stat()
+    return {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
+
+
 def read_record(path: Path) -> Any:
     """Return what `write_record` wrote, None if there is nothing or something else."""
     try:

@@ -16,6 +16,7 @@ from blox.zoo.loading.hub.cache import (
     download_root,
     own_folder,
     read_record,
+    seen,
     write_record,
 )
 from blox.zoo.loading.hub.client import ask, client
@@ -87,16 +88,15 @@ def _check_answer(answer: Any, snapshot: Snapshot, name: str) -> None:
 
 def _mismatch(path: Path, file: RemoteFile, memory: Path) -> str:
     """Return how a file differs from what the Hub states, '' if it does not."""
-    stat = path.stat()
-    if file.size != UNKNOWN and stat.st_size != file.size:
-        return f'expected {file.size} bytes, found {stat.st_size}'
-    seen = {'size': stat.st_size, 'mtime_ns': stat.st_mtime_ns}
-    if read_record(memory) == seen:
+    now = seen(path)
+    if file.size != UNKNOWN and now['size'] != file.size:
+        return f'expected {file.size} bytes, found {now["size"]}'
+    if read_record(memory) == now:
         return ''
-    found = _hash(path, stat.st_size, file)
+    found = _hash(path, now['size'], file)
     if found != file.digest:
         return f'expected {"sha256" if file.sha256 else "git hash"} {file.digest}, found {found}'
-    write_record(memory, seen)
+    write_record(memory, now)
     return ''
 
 
