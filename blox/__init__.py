@@ -37,6 +37,7 @@ from blox.lora import load_lora, lora, merge_lora, save_lora
 from blox.module import Module
 from blox.param import Param
 from blox.params import Params
+from blox.scan import scan
 from blox.sharding import shard, shardings
 from blox.tap import tap
 from blox.tensorfile import CheckpointError
@@ -84,6 +85,7 @@ __all__ = [
     'merge_lora',
     'save',
     'save_lora',
+    'scan',
     'shard',
     'shardings',
     'spec',

@@ -13,6 +13,7 @@ import numpy as np
 
 from blox.param import RNG, Param
 from blox.params import Params
+from blox.stacking import STACKED
 from blox.tensorfile import DIGESTS, TensorFile, fail, parse_json, write_tensors
 
 # The header's metadata entry that holds what tensors cannot: flags, metadata, the kind of rng.
@@ -28,7 +29,7 @@ def save(
     """Write Params with their flags, metadata and rng to one safetensors file.
 
     The file takes the place of an old one at once and whole, or not at all. The same Params
-    give the same bytes. `metadata` is more strings for the file's header, which has the SHA-256 of
+    give the same bytes; stacked blocks are written one by one. `metadata` is more strings for the file's header, which has the SHA-256 of
     each tensor too.
 
     >>> import tempfile, blox as bx
@@ -44,6 +45,7 @@ def save(
     """
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         raise TypeError('these Params are a spec: they have shapes, but no values to save')
+    params = params.unstack()
     tensors = {name: param.value for name, param in params.items() if name != RNG}
     description: dict[str, Any] = {
         'finalized': params.initialized,
@@ -109,6 +111,8 @@ def params_of(file: TensorFile, *, copy: bool = False) -> Params:
     if 'rng' in description:
         values[RNG] = _restored_rng(file.path, values, description['rng'])
     frozen, metadata = set(description['frozen']), description['metadata']
+    if stacked := [name for name, said in metadata.items() if STACKED in said]:
+        fail(file.path, 'expected entries of each block, found stacked ones', stacked[0])
     unknown = (frozen | set(metadata)) - set(values)
     if unknown:
         fail(file.path, f'{_KEY}: expected paths of tensors, found {sorted(unknown)}')

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.param import RNG
-from blox.params import Params, as_key, fold_path, path_words
+from blox.params import Params, as_key, fold_path, path_words, stacked_as
 from blox.wording import some
 
 
@@ -42,6 +42,7 @@ class FirstPass:
       requests: what it asked for, by path.
       spec: the Params that it gave.
       is_plain: whether it left the stand-ins and the key as they are.
+      stacks: the blocks that `bx.scan` ran: their pattern, and the first one's number.
     """
 
     def __init__(self) -> None:
@@ -51,6 +52,7 @@ class FirstPass:
         self._values: dict[str, jax.Array] = {}
         self.spec = Params()
         self.is_plain = True
+        self.stacks: list[tuple[str, int]] = []
 
     def answer(self, params: Params, path: str, request: Request) -> tuple[jax.Array, Params]:
         """Return a stand-in for the initial value at `path`, and Params with the counter moved on.
@@ -103,6 +105,14 @@ class FirstPass:
                 leaves.append(_draw(self.requests[path], key, path_words(path)))
         return jax.tree.unflatten(jax.tree.structure(self.spec), leaves)
 
+    def stacked(self, params: Params) -> Params:
+        """Return these Params with the blocks stacked that the model scans."""
+        if not self.stacks:
+            return params
+        entries = dict(params.items())
+        del params
+        return stacked_as(entries, self.stacks)
+
 
 def _check_pair(result: Any, name: str) -> None:
     """Raise TypeError unless a call gave outputs and Params."""
@@ -136,12 +146,15 @@ def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> 
     """
     call, key = _static(model, inputs), as_key(seed)
     first = _first_pass(*call, _widest())
-    return first.drawn(key) if first.is_plain and first.repeats else _initialize(*call, key)
+    if not (first.is_plain and first.repeats):
+        return _initialize(*call, key)
+    return first.stacked(first.drawn(key))
 
 
 def spec(model: Callable[..., Any], *inputs: Any) -> Params:
     """Return the Params of `init` as shapes and dtypes alone: nothing is computed or allocated."""
-    return _first_pass(*_static(model, inputs), _widest()).spec
+    first = _first_pass(*_static(model, inputs), _widest())
+    return first.stacked(first.spec)
 
 
 def _static(model: Callable[..., Any], inputs: Any) -> tuple[Any, tuple[Any, ...], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -25,8 +26,9 @@ from blox.adapters import (
     wider,
 )
 from blox.param import RNG, Param, describe, is_floating
-from blox.params import Params
+from blox.params import Params, stacked_as, stacks_of
 from blox.paths import Where
+from blox.stacking import unstack
 from blox.tensorfile import TensorFile, fail, parse_json
 from blox.wording import differences, some
 
@@ -70,9 +72,17 @@ def lora(
     if not weights:
         raise ValueError(f'{where!r} names no weights to adapt: of {len(chosen)} entries none')
     entries: dict[str, Param] = {}
-    for path, param in weights.items():
+    # Of stacked blocks each gets its own, as if it were alone.
+    for path, param in unstack({path: _shape_of(param) for path, param in weights.items()}):
         entries |= _new_adapters(path, param, rank, alpha / rank, Params(seed), parts)
-    return params.freeze().merge(Params.from_entries(entries, finalized=params.initialized))
+    stacks = stacks_of(Params.from_entries(weights))
+    adapters = stacked_as(entries, stacks, finalized=params.initialized)
+    return params.freeze().merge(adapters)
+
+
+def _shape_of(param: Param) -> Param:
+    value = jax.ShapeDtypeStruct(param.shape, param.dtype)
+    return dataclasses.replace(param, value=value)
 
 
 def _is_weight(param: Param) -> bool:
@@ -105,10 +115,13 @@ def merge_lora(params: Params) -> Params:
     Trainable flags stay as they are: what was frozen is; `unfreeze()` makes all trainable.
     """
     owners = {_owner(path) for path, param in params.items() if is_adapter(param)}
-    _, plain = params.partition(lambda path, param: is_adapter(param))
-    for path in owners:
-        plain = plain.set(path, adapted(params, path, params[path].value))
-    return plain
+    involved, rest = params.partition(lambda path, p: path in owners or is_adapter(p))
+    own = involved.unstack()
+    _, plain = own.partition(lambda _, param: is_adapter(param))
+    for path in {_owner(path) for path, param in own.items() if is_adapter(param)}:
+        plain = plain.set(path, adapted(own, path, own[path].value))
+    merged = stacked_as(dict(plain.items()), stacks_of(involved), finalized=params.initialized)
+    return rest.merge(merged)
 
 
 def _owner(path: str) -> str:
@@ -127,7 +140,7 @@ def save_lora(path: str | os.PathLike[str], params: Params) -> None:
     """
     if not is_adapted(params):
         raise ValueError('these Params have no adapters to save: bx.lora(params, where) adds some')
-    own, base = params.partition(lambda _, p: p.trainable or p.is_state or is_adapter(p))
+    own, base = params.unstack().partition(lambda _, p: p.trainable or p.is_state or is_adapter(p))
     metadata = {_KEY: json.dumps(_hashes(base), separators=(',', ':'), sort_keys=True)}
     checkpoint.save(path, own, metadata)
 
@@ -141,7 +154,7 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
     file = TensorFile(path)
     if _KEY not in file.metadata:
         fail(file.path, f'expected adapters saved by bx.save_lora, found no {_KEY!r} in its header')
-    own = checkpoint.params_of(file)
+    own, stacks, base = checkpoint.params_of(file), stacks_of(base), base.unstack()
     hashes = parse_json(file.path, file.metadata[_KEY], _KEY)
     if wrong := [name for name in own if name in base and own[name].shape != base[name].shape]:
         shapes = (f'{name} of {base[name].shape}, found {own[name].shape}' for name in wrong)
@@ -152,7 +165,7 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
     loaded = kept.freeze().merge(own).finalize()
     if wrong := [clause for path in own for clause in _unfit(loaded, path)]:
         fail(file.path, f'adapters that do not fit: {"; ".join(wrong)}')
-    return loaded
+    return stacked_as(dict(loaded.items()), stacks)
 
 
 def _unfit(params: Params, path: str) -> Iterator[str]:

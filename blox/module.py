@@ -102,7 +102,7 @@ class Module:
             value = getattr(self, name, parameter.default)
             if name in ('self', 'graph') or value is parameter.default:
                 continue
-            if not isinstance(value, Module) and not _equal(value, parameter.default):
+            if not isinstance(value, Module) and not equal(value, parameter.default):
                 kept[name] = value
         return kept
 
@@ -129,6 +129,6 @@ def short(value: Any) -> str:
     return repr(value)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Compare by ==; arrays and the like, whose == is no truth value, count as different."""
+def equal(a: Any, b: Any) -> bool:
+    """Compare by type and ==; arrays and the like, whose == is no truth value, differ."""
     return type(a) is type(b) and (a == b) is True

@@ -8,15 +8,16 @@ what it costs for a plain list and never retraces for an equal tree.
 from __future__ import annotations
 
 import bisect
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from blox import paths
+from blox import paths, stacking
 from blox.param import (
     RNG,
     Param,
@@ -75,12 +76,20 @@ class Params(Mapping[str, Param]):
         structure = self._structure
         i = structure.index.get(path)
         if i is None:
-            self._raise_unknown(path)
+            return self._member(path)
         return Param(self._values[i], structure.trainable[i], dict(structure.metadata[i]))
+
+    def _member(self, path: str) -> Param:
+        """Return a block's own part of a stacked entry."""
+        if path not in self._structure.members:
+            self._raise_unknown(path)
+        i, k = self._structure.members[path]
+        stacked = self[self._structure.paths[i]]
+        return stacking.member(stacked, stacking.part(stacked.value, k))
 
     def get(self, path: str, default: Any = None) -> Any:
         """Return the Param at `path`, or `default`."""
-        return default if self._structure.index.get(path) is None else self[path]
+        return self[path] if path in self else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._structure.paths)
@@ -89,7 +98,7 @@ class Params(Mapping[str, Param]):
         return len(self._values)
 
     def __contains__(self, path: object) -> bool:
-        return path in self._structure.index
+        return path in self._structure.index or path in self._structure.members
 
     # Equality of arrays is ambiguous, so Params compare by identity, as modules do.
     def __eq__(self, other: object) -> bool:
@@ -122,6 +131,8 @@ class Params(Mapping[str, Param]):
         structure = self._structure
         i = structure.index.get(path)
         if i is None:
+            if path in structure.members:
+                return self._set_member(path, value)
             if structure.finalized:
                 self._raise_unknown(path)
             return self._insert(path, as_param(path, value))
@@ -135,6 +146,19 @@ class Params(Mapping[str, Param]):
                 metadata=replaced(structure.metadata, i, freeze_metadata(path, param.metadata)),
             )
         return _make(structure, replaced(self._values, i, new))
+
+    def _set_member(self, path: str, value: Any) -> Params:
+        """Return Params with `value` in a block's own part of a stacked entry."""
+        i, k = self._structure.members[path]
+        stored = self._member(path)
+        param = value if isinstance(value, Param) else dataclasses.replace(stored, value=value)
+        if (param.trainable, dict(param.metadata)) != (stored.trainable, dict(stored.metadata)):
+            raise ValueError(
+                f'{path!r} is stacked with those of other blocks, whose flag and metadata it shares: '
+                f'set those of {self._structure.paths[i]!r}, or params.unstack() first'
+            )
+        new = like(path, stored.value, as_param(path, param).value)
+        return _make(self._structure, replaced(self._values, i, self._values[i].at[k].set(new)))
 
     def _insert(self, path: str, param: Param) -> Params:
         structure = self._structure
@@ -166,6 +190,30 @@ class Params(Mapping[str, Param]):
             ),
         )
 
+    # Blocks that are alike.
+
+    def stack(self, pattern: str, first: int = 0) -> Params:
+        """Stack what the blocks have in common: 'net/block{i}' makes entries 'net/block*/...'.
+
+        Values get a leading axis, one place for each block from `first` on; ValueError unless all
+        these have the same paths, shapes, dtypes, flags and metadata. `bx.scan` runs such blocks. A
+        block's own path still leads to its part of a value, but it is the stacked entry that is
+        partitioned, frozen and counted. `unstack` undoes it.
+
+        >>> params = Params(0).set('net/block0/w', jnp.ones(3)).set('net/block1/w', jnp.zeros(3))
+        >>> params = params.stack('net/block{i}')
+        >>> params['net/block*/w'], params['net/block1/w']
+        (Param(float32[2,3], metadata={'stacked': (0, 2)}), Param(float32[3]))
+        """
+        return stacked_as(dict(self.items()), [(pattern, first)], finalized=self.initialized)
+
+    def unstack(self) -> Params:
+        """Give each block its own entries again, as before `stack`."""
+        if not self._structure.members:
+            return self
+        entries = dict(stacking.unstack(self))
+        return Params.from_entries(entries, finalized=self.initialized)
+
     # Dividing and joining.
 
     def partition(self, where: Where) -> tuple[Params, Params]:
@@ -189,6 +237,8 @@ class Params(Mapping[str, Param]):
             raise TypeError(f'merge expects Params, found {type(other).__name__}')
         mine, theirs = self._structure, other._structure
         joined = join(mine, theirs)
+        if twice := [path for path in joined.members if path in joined.index]:
+            raise ValueError(f'{twice[0]!r} would be there twice: stacked, and of its own')
         values = dict(zip(mine.paths, self._values))
         for path, value in zip(theirs.paths, other._values):
             values[path] = like(path, values[path], value) if path in values else value
@@ -311,6 +361,29 @@ class Params(Mapping[str, Param]):
         if len(lines) > 40:
             lines[20:-20] = [f'  ... {len(lines) - 40} more ...']
         return '\n'.join([head, *lines])
+
+
+def stacked_as(
+    entries: dict[str, Param], stacks: Sequence[tuple[str, int]], *, finalized: bool = True
+) -> Params:
+    """Make Params of `entries`, with blocks stacked by pattern and first number.
+
+    Stacked entries are taken out of `entries`: where nobody else holds them, memory has no
+    more than one stack twice.
+    """
+    for pattern, first in stacks:
+        stacking.stack(entries, pattern, first)
+    return Params.from_entries(entries, finalized=finalized)
+
+
+def stacks_of(params: Params) -> list[tuple[str, int]]:
+    """Return pattern and first number of the blocks that are stacked in `params`."""
+    stacks = {
+        (path.partition('*')[0] + stacking.INDEX, param.metadata[stacking.STACKED][0])
+        for path, param in params.items()
+        if stacking.STACKED in param.metadata
+    }
+    return sorted(stacks)
 
 
 # Writing through the slots' descriptors gets past Params.__setattr__ and is as fast as can be.

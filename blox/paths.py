@@ -102,6 +102,8 @@ def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[st
         found = [path for path in paths if matches(pattern, path)]
         if not found and paths:
             hint = ', '.join(nearest(pattern, paths) or paths[:3])
+            if any('*' in path for path in paths):
+                hint += '; stacked blocks are one entry, which params.unstack() divides'
             raise ValueError(
                 f'pattern {pattern!r} matches none of {len(paths)} paths; nearest: {hint}'
             )

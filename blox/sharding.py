@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from blox.labels import first_matching, spread
 from blox.param import RNG
 from blox.params import Params
+from blox.stacking import STACKED
 
 
 def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) -> Params:
@@ -18,7 +19,14 @@ def shardings(params: Params, mesh: Mesh, rules: Mapping[str, PartitionSpec]) ->
     pattern that matches nothing, or a spec that does not fit a shape, is a ValueError.
     """
     # What no rule names is replicated, and the rng, a key and a counter, always.
-    chosen = dict.fromkeys(params, PartitionSpec()) | first_matching(params, rules)
+    ruled = first_matching(params, rules)
+    # A rule speaks of one block's shape: the axis of stacked ones goes before it.
+    ruled |= {
+        path: PartitionSpec(None, *spec)
+        for path, spec in ruled.items()
+        if STACKED in params[path].metadata
+    }
+    chosen = dict.fromkeys(params, PartitionSpec()) | ruled
     chosen |= {RNG: PartitionSpec()}
     for path, param in params.items():
         _check_fit(path, param.shape, chosen[path], mesh)

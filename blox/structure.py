@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeAlias
 
 from blox import paths
+from blox.stacking import members
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
 
@@ -22,13 +23,14 @@ class Structure:
     part of a pytree costs nothing.
     """
 
-    __slots__ = ('__weakref__', 'finalized', 'index', 'metadata', 'paths', 'trainable')
+    __slots__ = ('__weakref__', '_members', 'finalized', 'index', 'metadata', 'paths', 'trainable')
     _interned: ClassVar[weakref.WeakValueDictionary[Any, Structure]] = weakref.WeakValueDictionary()
 
     paths: tuple[str, ...]
     trainable: tuple[bool, ...]
     metadata: tuple[Metadata, ...]
     finalized: bool
+    _members: dict[str, tuple[int, int]] | None
 
     @classmethod
     def of(
@@ -48,10 +50,23 @@ class Structure:
             structure.metadata = metadata
             structure.finalized = finalized
             structure.index = {path: i for i, path in enumerate(paths)}
+            structure._members = None
             # Two threads may have come here with the same content; one object must win.
             with _lock:
                 structure = cls._interned.setdefault(key, structure)
         return structure
+
+    @property
+    def members(self) -> dict[str, tuple[int, int]]:
+        """Where each parameter of stacked blocks is: the entry's place, and the block's in it."""
+        if self._members is None:
+            self._members = {
+                path: (i, k)
+                for i, metadata in enumerate(self.metadata)
+                if metadata
+                for k, path in enumerate(members(self.paths[i], dict(metadata)))
+            }
+        return self._members
 
     def replace(self, **changes: Any) -> Structure:
         """Return this structure with some fields changed."""

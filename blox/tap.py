@@ -12,6 +12,7 @@ import jax
 from blox import paths
 from blox.module import Module
 from blox.params import Params
+from blox.scan import unrolled
 
 # Outputs travel in Params, so they get out of jax.checkpoint as everything else does.
 _ROOT = '__tap__'
@@ -27,7 +28,8 @@ def tap(model: Module, where: str | Sequence[str] | Callable[[str, Module], bool
     the same module is at 'path#2'. What attention weighs values with is what its
     'attention_dropout' gives, [batch, heads, queries, keys]. Neither the model nor its classes
     change, and jax.jit, jax.grad, jax.vmap and jax.checkpoint apply as to the model. What a
-    jax.lax.scan inside of the model calls, as LSTM does, cannot be tapped.
+    jax.lax.scan inside of the model calls, as LSTM does, cannot be tapped; blocks of `bx.scan` can, for
+    which they run one by one.
 
     `deltas`, from such paths to arrays, are added to those outputs: the gradient with respect to
     zeros there is the gradient by activation.
@@ -47,7 +49,8 @@ def tap(model: Module, where: str | Sequence[str] | Callable[[str, Module], bool
         params: Params, *args: Any, deltas: Mapping[str, Any] | None = None, **kwargs: Any
     ) -> tuple[tuple[Any, OrderedDict[str, Any]], Params]:
         recorder = _Recorder(chosen, deltas or {})
-        outputs, params = recorder.watch(model)(params, *args, **kwargs)
+        with unrolled():
+            outputs, params = recorder.watch(model)(params, *args, **kwargs)
         taps, params = recorder.collect(params)
         return (outputs, taps), params
 

@@ -120,7 +120,7 @@ def _check_expressed(table: Table, config: Any, made: Mapping[str, Any]) -> None
     wrong = [
         f'{name} {value!r}, which would be {back[name]!r} there'
         for name, value in _fields(config).items()
-        if name not in (*table.unsaid(config), 'remat') and back[name] != value
+        if name not in (*table.unsaid(config), *config.RUN_FIELDS) and back[name] != value
     ]
     if wrong:
         raise ValueError('; '.join(wrong))

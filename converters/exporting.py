@@ -78,7 +78,7 @@ def external(model: Any, params: Params, format: str) -> dict[str, np.ndarray]:
             'these Params have adapters: bx.merge_lora(params) makes them plain, '
             'bx.converters.export_peft writes them alone'
         )
-    table = table_of(model, format)
+    table, params = table_of(model, format), params.unstack()
     published = table.published(model.config)
     values: dict[str, np.ndarray] = {}
     for entry in plan(table.rules(model.config), model_spec(model)).values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -13,8 +14,11 @@ from blox.params import Params
 
 
 def model_spec(model: Any) -> Params:
-    """Return shapes and dtypes of the Params of a model of the zoo, without computing them."""
-    return _spec(type(model), model.path, model.config)
+    """Return shapes and dtypes of a model's Params, without computing them.
+
+    Each block has entries of its own, as in files, though the model may scan them.
+    """
+    return _spec(type(model), model.path, dataclasses.replace(model.config, scan=False))
 
 
 @functools.lru_cache(maxsize=16)

@@ -79,6 +79,7 @@ class Node:
 def build(graph: Graph | Module, params: Params, *, measured: bool = False) -> Node:
     """Build the tree of a graph, or of a module's graph, with its parameters."""
     graph = graph.graph if isinstance(graph, Module) else graph
+    params = params.unstack()
     places: dict[str, list[tuple[str, Leaf]]] = {}
     for path, param in params.items():
         above, _, name = path.rpartition('/')

@@ -2,11 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
 from blox.layers.mode import check_static
 from blox.module import Module
+from blox.param import RNG
 from blox.params import Params
 
 
@@ -27,11 +29,22 @@ class Dropout(Module):
         self, params: Params, inputs: Float[Array, '*shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*shape'], Params]:
         """Return inputs of any shape, in training with some of them dropped."""
-        check_static(self, is_training)
-        if not is_training or self.rate == 0:
+        if not self._is_active(is_training):
             return inputs, params
-        key, params = params.next_key()
+        key, params = self._next_key(params)
         return _drop(key, inputs, self.rate, inputs.shape), params
+
+    def _is_active(self, is_training: bool) -> bool:
+        check_static(self, is_training)
+        return is_training and (isinstance(self.rate, Tracer) or self.rate > 0)
+
+    def _next_key(self, params: Params) -> tuple[jax.Array, Params]:
+        key, after = params.next_key()
+        if isinstance(self.rate, Tracer):
+            # `bx.scan` gives it: where it is 0, no key is taken, as by a layer that knows its rate.
+            master, counter = params[RNG].value
+            after = params.set(RNG, (master, counter + (self.rate > 0).astype(counter.dtype)))
+        return key, after
 
 
 class DropPath(Dropout):
@@ -45,16 +58,19 @@ class DropPath(Dropout):
         self, params: Params, inputs: Float[Array, 'batch *shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, 'batch *shape'], Params]:
         """Return [batch, ...] inputs, in training with some of the examples dropped."""
-        check_static(self, is_training)
-        if not is_training or self.rate == 0:
+        if not self._is_active(is_training):
             return inputs, params
-        key, params = params.next_key()
+        key, params = self._next_key(params)
         shape = (inputs.shape[0],) + (1,) * (inputs.ndim - 1)
         return _drop(key, inputs, self.rate, shape), params
 
 
-def _drop(key: jax.Array, inputs: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
-    if rate == 1:
+def _drop(
+    key: jax.Array, inputs: jax.Array, rate: float | jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    if not isinstance(rate, Tracer) and rate == 1:
         return jnp.zeros_like(inputs)
     keep = jax.random.bernoulli(key, 1 - rate, shape)
-    return jnp.where(keep, inputs / (1 - rate), jnp.zeros_like(inputs))
+    # A traced rate may be 1: nothing is kept then, and the gradient is 0 and not NaN.
+    share = jnp.where(rate < 1, 1 - rate, 1) if isinstance(rate, Tracer) else 1 - rate
+    return jnp.where(keep, inputs / jnp.asarray(share, inputs.dtype), jnp.zeros_like(inputs))

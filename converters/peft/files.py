@@ -26,7 +26,7 @@ from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
 from blox.converters.sources.source import Source, open_source
 from blox.param import Param
-from blox.params import Params
+from blox.params import Params, stacked_as, stacks_of
 from blox.tensorfile import fail, write_tensors
 from blox.wording import misfits
 
@@ -54,7 +54,7 @@ def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> P
     if problems := fit.problems + _differences(source, fit):
         what = f'does not fit {type(model).__name__}: {"; ".join(problems)}'
         fail(source.path, what, most=50_000)
-    params = params.freeze()
+    stacks, params = stacks_of(params), params.freeze().unstack()
     for entry, keys in fit.saved:
         value = entry.via.forward([_array(source, key) for key in keys])
         params = params.set(entry.path, _replaced(params, entry, value), strict=False)
@@ -63,7 +63,8 @@ def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> P
         _check_base(source, params, module, site)
         a, b = site.ours(*(_array(source, key) for key in site.keys(module)))
         added |= adapter_entries(site.prefix, a, b, config.scale_of(module), site.start)
-    return params.merge(Params.from_entries(added, finalized=params.initialized))
+    params = params.merge(Params.from_entries(added, finalized=params.initialized))
+    return stacked_as(dict(params.items()), stacks, finalized=params.initialized)
 
 
 def export_peft(
@@ -85,7 +86,7 @@ def export_peft(
     tables = peft_tables(model)
     if format not in tables:
         raise ValueError(f'{model.path!r} goes out as {", ".join(tables)}, not {format!r}')
-    modules = Modules(model, tables[format])
+    modules, params = Modules(model, tables[format]), params.unstack()
     adapted, saved = _adapted(modules, params), _saved(modules, params)
     tensors = {key: array for pair in adapted for key, array in zip(pair.keys, pair.arrays)}
     sizes = {pair.module: (len(pair.b), pair.scale) for pair in adapted}

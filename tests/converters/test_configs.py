@@ -34,7 +34,7 @@ def check_return(config, layout, folder):
             raise
         return False
     found = family.override(family.config(), read_config(table, source))
-    unsaid = {name: getattr(config, name) for name in (*table.unsaid(config), 'remat')}
+    unsaid = {name: getattr(config, name) for name in (*table.unsaid(config), *config.RUN_FIELDS)}
     assert dataclasses.replace(found, **unsaid) == config
     return True
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from blox.layers import ACTIVATIONS
 from blox.zoo.architecture.validation import expect
@@ -26,9 +26,15 @@ class Config:
 
     Attributes:
       remat: whether a gradient computes blocks again instead of keeping their inner values.
+      scan: whether blocks that are alike run under one `bx.scan`, their parameters stacked.
+
+    These two, RUN_FIELDS, say how a model runs and not what it computes: no file holds them.
     """
 
+    RUN_FIELDS: ClassVar[tuple[str, ...]] = ('remat', 'scan')
+
     remat: bool = dataclasses.field(default=False, kw_only=True)
+    scan: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         """Raise ValueError that names what does not hold.

@@ -66,11 +66,12 @@ class Family(NamedTuple):
         return self.model(Graph(self.name), config)
 
     def parse_config(self, fields: Mapping[str, Any]) -> Any:
-        """Make a config of all of its fields, as a file's header has them.
+        """Make a config of all fields that a file's header has.
 
         Raises ValueError that names missing and unknown fields.
         """
         names = {field.name for field in dataclasses.fields(self.config)}
+        names -= {*self.config.RUN_FIELDS}
         expect_names(f'{self.name} config', names, fields)
         values: dict[str, Any] = {
             name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()

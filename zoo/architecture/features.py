@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from blox.params import Params
+from blox.scan import unrolled
 
 
 class Feature(NamedTuple):
@@ -47,11 +48,12 @@ def collect(
         )
     # A plain dict would come out of jit in the order of its keys.
     found = OrderedDict()
-    for name, x, params in steps:
-        if name in wanted:
-            found[name] = x
-        if len(found) == len(wanted):
-            return found, params
+    with unrolled():
+        for name, x, params in steps:
+            if name in wanted:
+                found[name] = x
+            if len(found) == len(wanted):
+                return found, params
     raise RuntimeError(f'the model gave no {", ".join(sorted(wanted - set(found)))}')
 
 

@@ -10,6 +10,7 @@ from blox.checkpoint import RNG_TENSORS
 from blox.converters.target import model_spec
 from blox.param import RNG
 from blox.params import Params
+from blox.stacking import members
 from blox.tensorfile import TensorFile, fail, holds_weights, what_is_not_finite
 from blox.wording import differences
 
@@ -39,8 +40,13 @@ def check_header(expected: Params, file: TensorFile) -> None:
 
 
 def shapes(params: Params) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every entry but the rng."""
-    return {path: param.shape for path, param in params.items() if path != RNG}
+    """Return the shape of every entry but the rng; of stacked ones those of each block's."""
+    return {
+        name: param.shape[1:] if name != path else param.shape
+        for path, param in params.items()
+        for name in members(path, param.metadata) or [path]
+        if path != RNG
+    }
 
 
 def not_floating(dtypes: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """The bases of all models, whose calls are made of one generator of named steps."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from blox.graph import Graph
 from blox.module import Module
 from blox.params import Params
+from blox.scan import is_unrolled, scan
 from blox.zoo.architecture.features import Feature, Steps, collect, finish, map_names
 
 
@@ -150,13 +151,32 @@ def check_tokens(model: Any, tokens: jax.Array, **others: jax.Array | None) -> N
             )
 
 
-def run_block(block: Module, config: Any, **options: Any) -> Callable[..., tuple[Any, Params]]:
-    """Return the call of `block` with `options`.
+def block_steps(
+    blocks: Sequence[Module], config: Any, params: Params, x: Any, *args: Any, **options: Any
+) -> Generator[tuple[str, Any, Params], None, tuple[Any, Params]]:
+    """Run `blocks`, yield a step after each, and return what the last one gives.
 
-    If the config says `remat`, its inner values are not kept for the gradient but computed again.
+    If the config says `remat`, inner values are not kept for the gradient but computed again. If it
+    says `scan`, the blocks run as one, and the last gives the only step, unless single ones are looked at.
     """
-    call = partial(block, **options)
-    return jax.checkpoint(call) if config.remat else call
+    if config.scan and len(blocks) > 1 and not is_unrolled():
+        x, params = scan(blocks, params, x, *args, remat=config.remat, **options)
+        yield blocks[-1].graph.name, x, params
+        return x, params
+    for block in blocks:
+        call = partial(block, **options)
+        x, params = (jax.checkpoint(call) if config.remat else call)(params, x, *args)
+        yield block.graph.name, x, params
+    return x, params
+
+
+def run_blocks(
+    blocks: Sequence[Module], config: Any, params: Params, x: Any, **options: Any
+) -> tuple[Any, Params]:
+    """Run `blocks` as `block_steps` does, and return what the last one gives."""
+    for _, x, params in block_steps(blocks, config, params, x, **options):
+        pass
+    return x, params
 
 
 def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:

@@ -101,6 +101,8 @@ class Card:
         """Return everything but `weights`, as a header has it."""
         fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         del fields['weights']
+        for name in self.config.RUN_FIELDS:
+            del fields['config'][name]
         return fields
 
     @classmethod

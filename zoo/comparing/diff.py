@@ -157,7 +157,7 @@ def _open(one: Comparable) -> tuple[Card | None, Params]:
         raise TypeError(
             'these Params are a spec, with no values to compare: bx.init or bx.zoo.load give some'
         )
-    return None, one
+    return None, one.unstack()
 
 
 def _config(a: Card, b: Card) -> dict[str, tuple[Any, Any]]:

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 from blox import paths
 from blox.converters.target import model_spec
 from blox.initialization import init as init_module
+from blox.initialization import spec
 from blox.param import Param
-from blox.params import Params
+from blox.params import Params, stacked_as, stacks_of
 from blox.sharding import shard
 from blox.wording import differences, some
 from blox.zoo.architecture.family import Family
@@ -96,7 +97,9 @@ def load(
     if check:
         place.check()
     stored, family = place.card, families()[place.card.family]
-    config = family.override(stored.config, overrides)
+    wanted = family.override(stored.config, overrides)
+    # Files have entries of each block.
+    config = dataclasses.replace(wanted, scan=False)
     model = family.build(stored.config)
     params = place.read(model, _precise(dtype) if config != stored.config else dtype)
     if config != stored.config:
@@ -110,6 +113,11 @@ def load(
     params = params.merge(Params(seed)).finalize()
     if dtype is not None:
         params = params.cast(dtype)
+    if wanted.scan:
+        model = family.build(wanted)
+        # Of `params` nothing stays, so that memory never holds the model twice.
+        entries, params = dict(params.items()), Params()
+        params = stacked_as(entries, stacks_of(spec(model, *model.example_inputs())))
     return model, params if mesh is None else shard(params, mesh, rules or {})
 
 

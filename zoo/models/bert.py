@@ -34,7 +34,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
 from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, collect, finish
-from blox.zoo.architecture.model import TextModel, check_tokens, run_block
+from blox.zoo.architecture.model import TextModel, block_steps, check_tokens
 
 # Tasks by what their heads are made for: classes, and the pooler's output.
 _WITH_CLASSES = ('text-classification', 'token-classification')
@@ -231,10 +231,9 @@ class BERT(TextModel):
         x, params = self._embed(params, tokens, types)
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'embed', x, params
-        for i, block in enumerate(self.blocks):
-            call = run_block(block, self.config, is_training=is_training)
-            x, params = call(params, x, mask[:, None, None])
-            yield f'block{i}', x, params
+        x, params = yield from block_steps(
+            self.blocks, self.config, params, x, mask[:, None, None], is_training=is_training
+        )
         pooled = None
         if self.config.pooler:
             pooled, params = self.pooler(params, x[:, 0])

@@ -25,7 +25,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
-from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_block
+from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_blocks
 from blox.zoo.architecture.resizing import resize_channels
 
 
@@ -138,16 +138,19 @@ class ConvNeXt(ImageModel):
         norm = LayerNorm(stem.child('norm'), eps=config.norm_eps)
         self.stem = Sequential(stem, [conv, norm])
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
-        self.stages: list[list[Sequential | Block]] = []
+        # The stem goes before the first stage, these before the others.
+        self.downsamples: list[Sequential] = []
+        self.stages: list[list[Block]] = []
         for s, (depth, width) in enumerate(zip(config.depths, config.widths)):
             node = graph.child(f'stage{s + 1}')
-            # The stem goes before the first stage.
-            down = [_downsample(node.child('downsample'), config, width)] if s else []
-            blocks = [
-                Block(node.child(f'block{b}'), config, width, drop_path_rate=next(rates))
-                for b in range(depth)
-            ]
-            self.stages.append([*down, *blocks])
+            if s:
+                self.downsamples.append(_downsample(node.child('downsample'), config, width))
+            self.stages.append(
+                [
+                    Block(node.child(f'block{b}'), config, width, drop_path_rate=next(rates))
+                    for b in range(depth)
+                ]
+            )
         self.norm = LayerNorm(graph.child('norm'), eps=config.head_eps)
         if config.num_classes:
             self.head = Linear(graph.child('head'), config.num_classes, w_init=_trunc_normal)
@@ -155,9 +158,10 @@ class ConvNeXt(ImageModel):
     def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
         images = cast_like(images, params, f'{self.stem.path}/conv/w')
         x, params = self.stem(params, images)
-        for s, stage in enumerate(self.stages):
-            for block in stage:
-                x, params = run_block(block, self.config, is_training=is_training)(params, x)
+        for s, blocks in enumerate(self.stages):
+            if s:
+                x, params = self.downsamples[s - 1](params, x)
+            x, params = run_blocks(blocks, self.config, params, x, is_training=is_training)
             yield f'stage{s + 1}', x, params
         x, params = self.norm(params, x.mean((1, 2)))
         yield 'pre_logits', x, params

@@ -34,7 +34,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
 from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, finish
-from blox.zoo.architecture.model import TextModel, check_tokens, run_block
+from blox.zoo.architecture.model import TextModel, block_steps, check_tokens
 
 _WITH_CLASSES = ('text-classification', 'token-classification')
 TASKS = ('text-generation', *_WITH_CLASSES, 'feature-extraction')
@@ -206,9 +206,9 @@ class GPT2(TextModel):
         x, params = self._embed(params, tokens, jnp.arange(tokens.shape[1])[None])
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'embed', x, params
-        for i, block in enumerate(self.blocks):
-            x, params = run_block(block, self.config, is_training=is_training)(params, x)
-            yield f'block{i}', x, params
+        x, params = yield from block_steps(
+            self.blocks, self.config, params, x, is_training=is_training
+        )
         x, params = self.norm(params, x)
         yield 'pre_logits', x, params
         match self.config.task:

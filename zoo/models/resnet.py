@@ -23,7 +23,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
-from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_block
+from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_blocks
 from blox.zoo.architecture.resizing import resize_channels
 
 
@@ -227,8 +227,9 @@ class ResNet(ImageModel):
         if self.config.stem == 'imagenet':
             x = max_pool(x, 3, stride=2, padding=1)
         for s, blocks in enumerate(self.stages):
-            for block in blocks:
-                x, params = run_block(block, self.config, is_training=is_training)(params, x)
+            # The first has a stride, a shortcut, or other channels; those after it are alike.
+            for alike in (blocks[:1], blocks[1:]):
+                x, params = run_blocks(alike, self.config, params, x, is_training=is_training)
             yield f'stage{s + 1}', x, params
         x = x.mean((1, 2))
         yield 'pre_logits', x, params

@@ -32,7 +32,7 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width, patches_tile_image
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
-from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_block
+from blox.zoo.architecture.model import ImageModel, block_steps, cast_like, drop_path_rates
 from blox.zoo.architecture.resizing import resize_channels, resize_positions
 
 
@@ -168,9 +168,9 @@ class ViT(ImageModel):
         x, params = self._embed(params, cast_like(images, params, f'{self.patch_embed.path}/w'))
         x, params = self.dropout(params, x, is_training=is_training)
         yield 'patch_embed', x, params
-        for i, block in enumerate(self.blocks):
-            x, params = run_block(block, self.config, is_training=is_training)(params, x)
-            yield f'block{i}', x, params
+        x, params = yield from block_steps(
+            self.blocks, self.config, params, x, is_training=is_training
+        )
         if self.config.pool == 'cls':
             x, params = self.norm(params, x)
             yield 'norm', x, params

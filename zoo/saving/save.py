@@ -25,7 +25,7 @@ def save(
     preprocessing, labels and tokenizer of the model that this one came from; labels must be as
     many as classes. NaN and infinity are saved with a warning.
     """
-    card = Card.of(model, Path(path).stem, card)
+    card, params = Card.of(model, Path(path).stem, card), params.unstack()
     check_fit(model, params)
     wrong = mismarked(model_spec(model), params)
     wrong += not_floating({path: param.dtype for path, param in params.items() if path != RNG})

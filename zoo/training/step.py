@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from blox.labels import spread
 from blox.param import BATCH_STATS
 from blox.params import Params
+from blox.stacking import STACKED
 from blox.zoo.training.data import IGNORED, Pair
 
 
@@ -29,11 +31,16 @@ def adamw(rate: float, steps: int, weight_decay: float = 0.05) -> Any:
     """
     warmup = min(steps // 10, 500)
     schedule = optax.warmup_cosine_decay_schedule(rate / (warmup + 1), rate, warmup, steps + 1)
-    decays = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=decays),
+        optax.adamw(schedule, weight_decay=weight_decay, mask=_decays),
     )
+
+
+def _decays(params: Params) -> Params:
+    """Tell of each value whether it is more than a vector; of stacked ones, each block's own."""
+    axes = {path: len(p.shape) - (STACKED in p.metadata) for path, p in params.items()}
+    return spread(params, {path: count > 1 for path, count in axes.items()})
 
 
 @functools.partial(

@@ -99,7 +99,7 @@ def test_a_config_names_all_that_is_wrong():
 
 def test_an_unknown_field_is_refused_with_the_known_ones():
     with pytest.raises(
-        TypeError, match='vit has no config field patches; it has remat, image_size, '
+        TypeError, match='vit has no config field patches; it has remat, scan, image_size, '
     ):
         bx.zoo.create('vit-b16', patches=16)
 

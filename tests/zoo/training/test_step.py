@@ -142,3 +142,14 @@ def test_values_that_are_not_known_are_left_out():
 def test_to_tell_nothing_is_not_to_be_right():
     logits = jnp.full((4, 10), -5.0)
     assert measures(logits, jnp.arange(4), 'sigmoid')[1] == 0.25
+
+
+def test_vectors_of_stacked_blocks_do_not_decay():
+    model = bx.zoo.create('vit-ti16', image_size=32, depth=3, width=6, mlp_dim=8, scan=True)
+    trainable, _ = jax.tree.map(jnp.ones_like, bx.zoo.init(model).split_trainable())
+    optimizer = adamw(1.0, 1, weight_decay=1.0)
+    zeros = jax.tree.map(jnp.zeros_like, trainable)
+    with jax.numpy_dtype_promotion('standard'):
+        updates, _ = optimizer.update(zeros, optimizer.init(trainable), trainable)
+    moved = {path for path, update in updates.items() if update.value.any()}
+    assert moved == {path for path in trainable if path.endswith(('/w', 'cls_token', 'pos_embed'))}
