@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from blox.memory import aligned
 from blox.param import Param, describe
@@ -137,7 +138,7 @@ def _joined(values: Sequence[Any]) -> Any:
 
 def _is_on_cpu(value: Any) -> bool:
     """Tell whether this is an array in the memory of one CPU device, and no tracer."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array):
+    if isinstance(value, Tracer) or not isinstance(value, jax.Array):
         return False
     devices = value.devices()
     return len(devices) == 1 and all(device.platform == 'cpu' for device in devices)

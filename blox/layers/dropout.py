@@ -43,7 +43,8 @@ class Dropout(Module):
         if isinstance(self.rate, Tracer):
             # `bx.scan` gives it: where it is 0, no key is taken, as by a layer that knows its rate.
             master, counter = params[RNG].value
-            after = params.set(RNG, (master, counter + (self.rate > 0).astype(counter.dtype)))
+            taken = jnp.asarray(self.rate > 0, counter.dtype)
+            after = params.set(RNG, (master, counter + taken))
         return key, after
 
 

@@ -174,9 +174,8 @@ def run_blocks(
     blocks: Sequence[Module], config: Any, params: Params, x: Any, **options: Any
 ) -> tuple[Any, Params]:
     """Run `blocks` as `block_steps` does, and return what the last one gives."""
-    for _, x, params in block_steps(blocks, config, params, x, **options):
-        pass
-    return x, params
+    steps = [('', x, params), *block_steps(blocks, config, params, x, **options)]
+    return steps[-1][1:]
 
 
 def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:

@@ -186,7 +186,7 @@ def test_adapters_go_to_peft_and_back(family, tmp_path):
 
 
 def test_rules_for_a_mesh_hold_for_stacked_blocks(tmp_path):
-    (model, params), (scanned, stacked), inputs = pair(deep('vit'))
+    (model, params), _, inputs = pair(deep('vit'))
     bx.zoo.save(tmp_path / 'vit.safetensors', model, params)
     mesh = jax.make_mesh((2, 2), ('data', 'model'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     rules = {'vit/block*/mlp/fc1/w': PartitionSpec(None, 'model')}
