@@ -16,10 +16,21 @@ from blox.params import Params
 
 
 class KVCache(NamedTuple):
-    """Keys and values of the tokens seen so far, with room for more."""
+    """Keys and values of the tokens seen so far, with room for more.
 
-    keys: Float[Array, 'batch room heads head_dim']
-    values: Float[Array, 'batch room heads head_dim']
+    Rows are the heads of the first sequence, then those of the second, and so on. The place
+    after the room takes what does not fit, and is never read.
+    """
+
+    # With batch and heads apart XLA's CPU backend copies the whole cache for every token: it fuses
+    # the write into the reshape before the product, and so makes two of it.
+    keys: Float[Array, 'rows places head_dim']
+    values: Float[Array, 'rows places head_dim']
+
+    @property
+    def room(self) -> int:
+        """Return how many tokens of each sequence it keeps at most."""
+        return self.keys.shape[1] - 1
 
 
 class MultiHeadAttention(Module):
@@ -78,7 +89,7 @@ class MultiHeadAttention(Module):
 
     def initial_state(self, batch_size: int, room: int, dtype: Any) -> KVCache:
         """Return an empty cache for `room` tokens."""
-        shape = (batch_size, room, self.heads, self.head_dim)
+        shape = (batch_size * self.heads, room + 1, self.head_dim)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def step(
@@ -93,12 +104,24 @@ class MultiHeadAttention(Module):
         `position` is how many tokens of each sequence the cache holds. Tokens past its
         room are not kept.
         """
-        (q, k, v), params = self._project(params, inputs)
-        state = KVCache(_write(state.keys, k, position), _write(state.values, v, position))
-        queries = position[:, None] + jnp.arange(inputs.shape[1], dtype=position.dtype)[None]
-        keys = jnp.arange(state.keys.shape[1], dtype=position.dtype)
-        mask = keys[None, None, None] <= queries[:, None, :, None]
-        outputs, params = self._attend(params, q, state.keys, state.values, mask, False)
+        batch, length, _ = inputs.shape
+        parts = (batch, length, 3, self.heads, self.head_dim)
+        qkv, params = self.qkv(params, inputs)
+        # [3, batch, heads, length, head_dim], then batch and heads in one as the cache has them
+        qkv = jnp.moveaxis(qkv.reshape(parts), (2, 3), (0, 2))
+        q, k, v = qkv.reshape(3, batch * self.heads, length, self.head_dim)
+        places = position[:, None] + jnp.arange(length, dtype=position.dtype)[None]
+        places = jnp.repeat(places, self.heads, axis=0)
+        state = KVCache(*(_write(old, new, places, batch) for old, new in zip(state, (k, v))))
+        scale = self.head_dim**-0.5 if self.scale is None else self.scale
+        # Keys first: so the product reads them as they lie, and they are not transposed for it.
+        logits = widen(jnp.einsum('rkd,rqd->rkq', state.keys, q * scale)).swapaxes(1, 2)
+        keys = jnp.arange(state.room + 1, dtype=position.dtype)
+        mask = keys[None, None] <= jnp.minimum(places, state.room - 1)[:, :, None]
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+        x = jax.nn.softmax(logits).astype(v.dtype) @ state.values
+        x = x.reshape(batch, self.heads, length, self.head_dim).swapaxes(1, 2)
+        outputs, params = self.proj(params, x.reshape(inputs.shape))
         return (outputs, state), params
 
     def _project(
@@ -129,8 +152,13 @@ class MultiHeadAttention(Module):
         return self.dropout(params, x, is_training=is_training)
 
 
-def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
-    """Return `cache` with `new` at each sequence's own position."""
-    batch = jnp.arange(cache.shape[0])[:, None]
-    places = position[:, None] + jnp.arange(new.shape[1], dtype=position.dtype)[None]
-    return cache.at[batch, places].set(new.astype(cache.dtype), mode='drop')
+def _write(cache: jax.Array, new: jax.Array, places: jax.Array, batch: int) -> jax.Array:
+    """Return `cache` with `new` at each row's own places, and what does not fit nowhere."""
+    last = cache.shape[1] - 1
+    # Zeros take the place of what does not fit: of NaN, weights of 0 would make NaN.
+    new = jnp.where(places[..., None] < last, new, 0).astype(cache.dtype)
+    places = jnp.minimum(places, last)
+    if batch == new.shape[1] == 1:
+        return jax.lax.dynamic_update_slice_in_dim(cache, new, places[0, 0], axis=1)
+    rows = jnp.arange(len(cache), dtype=places.dtype)[:, None]
+    return cache.at[rows, places].set(new)

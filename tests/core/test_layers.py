@@ -523,6 +523,22 @@ def test_attention_steps_know_the_position_of_each_sequence(x64):
     assert_agrees(steps, expected, normal(2, 5, 6))
 
 
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('length', [1, 2])
+def test_attention_steps_keep_no_token_past_the_room(x64, batch, length):
+    attention = bx.MultiHeadAttention(layer(), 6, 2)
+    x = jnp.asarray(normal(batch, 3, 6))
+    params = random_params(attention, x)
+    position = jnp.zeros(batch, int)
+    (_, kept), _ = attention.step(params, x, attention.initial_state(batch, 3, x.dtype), position)
+    past = jnp.full((batch, length, 6), jnp.nan)
+    (_, after), _ = attention.step(params, past, kept, position + 3)
+    assert kept.room == 3
+    for before, now in zip(kept, after):
+        assert np.array_equal(before[:, :3], now[:, :3])
+        assert np.isfinite(now).all()
+
+
 # Recurrence: class, reference step, parts of the state.
 
 RECURRENT = {

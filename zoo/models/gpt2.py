@@ -272,18 +272,31 @@ class GPT2(TextModel):
         tokens after those are padding, and their logits mean nothing. Going on past the state's
         room gives NaN.
         """
+        (x, state), params = self.advance(params, tokens, state, lengths)
+        logits, params = self.logits(params, x)
+        return (logits, state), params
+
+    def advance(
+        self,
+        params: Params,
+        tokens: Int[Array, 'batch length'],
+        state: GPT2State,
+        lengths: Int[Array, ' batch'] | None = None,
+    ) -> tuple[tuple[Float[Array, 'batch length width'], GPT2State], Params]:
+        """Step without the head: return what the last block makes of the tokens, and the state.
+
+        `logits` makes logits of these, of as few positions as are asked for.
+        """
         positions = state.position[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         # Past the cache's room there is no right answer: such positions embed as NaN.
-        room = state.caches[0].keys.shape[1]
-        positions = jnp.where(positions < room, positions, self.config.context)
+        positions = jnp.where(positions < state.caches[0].room, positions, self.config.context)
         x, params = self._embed(params, tokens, positions)
         caches = []
         for block, cache in zip(self.blocks, state.caches):
             (x, cache), params = block.step(params, x, cache, state.position)
             caches.append(cache)
-        logits, params = self.logits(params, x)
         advance = tokens.shape[1] if lengths is None else lengths
-        return (logits, GPT2State(state.position + advance, tuple(caches))), params
+        return (x, GPT2State(state.position + advance, tuple(caches))), params
 
     def _embed(
         self,

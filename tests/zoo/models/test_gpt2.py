@@ -60,6 +60,17 @@ def test_gpt2_step_by_step_equals_all_at_once(chunks, options):
     assert state.position.tolist() == [12, 12]
 
 
+@pytest.mark.usefixtures('x64')
+def test_gpt2_advances_to_the_states_that_its_logits_are_made_of():
+    model, params = gpt2_in_float64()
+    tokens, state = some_tokens(), model.initial_state(2, 12, jnp.float64)
+    (expected, after), _ = jax.jit(model.step)(params, tokens, state)
+    (x, advanced), _ = jax.jit(model.advance)(params, tokens, state)
+    found, _ = model.logits(params, x[:, -1:])
+    np.testing.assert_allclose(found, expected[:, -1:], rtol=0, atol=1e-12)
+    assert advanced.position.tolist() == after.position.tolist()
+
+
 def step_unevenly(model, params, tokens, advances, room):
     """Each row's logits, where row i goes on by `advances[n][i]` tokens in step n."""
     state, step = model.initial_state(len(tokens), room, jnp.float64), jax.jit(model.step)
@@ -104,7 +115,7 @@ def test_gpt2_past_its_room_gives_nan(chunks):
 
 def test_gpt2_has_room_for_its_context_by_default():
     model = gpt2()
-    assert model.initial_state(3).caches[0].keys.shape == (3, 8, 12, 4)
+    assert model.initial_state(3).caches[0].room == 8
 
 
 def test_gpt2_refuses_more_tokens_than_its_context():
