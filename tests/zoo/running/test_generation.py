@@ -88,8 +88,8 @@ def test_bfloat16_weights_generate(model, params):
     tokens, lengths = bx.zoo.generate(model, cast, PROMPTS, max_new_tokens=20, temperature=0)
     assert lengths.tolist() == [20, 20, 20]
     assert set(tokens.ravel().tolist()) <= set(range(VOCAB))
-    state = generation._prefill(model, cast, jnp.ones((1, 16), 'int32'), jnp.ones(1, 'int32'), 4)
-    assert state.state.caches[0].keys.dtype == jnp.bfloat16
+    state = model.initial_state(1, 4, cast.dtype)
+    assert state.caches[0].keys.dtype == jnp.bfloat16
 
 
 @pytest.mark.usefixtures('x64')
@@ -183,6 +183,35 @@ def test_the_rng_of_the_params_has_no_say(model, params):
     moved = params.next_key()[1]
     before, after = (bx.zoo.generate(model, p, PROMPTS, **SAMPLED) for p in (params, moved))
     assert np.array_equal(before.tokens, after.tokens)
+
+
+# What is computed.
+
+
+def test_the_head_reads_one_state_of_each_prompt(model, params):
+    tokens, lengths = jnp.ones((2, 16), jnp.int32), jnp.full(2, 3, jnp.int32)
+    sampling = generation._sampling(model.config, 0.0, 0, 1.0, ())
+    program = jax.make_jaxpr(generation._begin, static_argnums=(0, 6))(
+        model, params, tokens, lengths, sampling, jax.random.key(0), 4
+    )
+    assert f'f32[2,1,{VOCAB}]' in str(program)
+    assert f'f32[2,16,{VOCAB}]' not in str(program)
+
+
+def test_no_step_is_taken_after_the_last_token(model, params, monkeypatch):
+    taken = []
+    advance = generation._advance
+    monkeypatch.setattr(generation, '_advance', lambda *args: taken.append(1) or advance(*args))
+    assert len(list(bx.zoo.stream(model, params, PROMPTS[0], max_new_tokens=5))) == 5
+    assert len(taken) == 4
+
+
+def test_steps_of_a_stream_write_the_caches_where_they_are(model, params):
+    tokens, lengths = jnp.ones((1, 16), jnp.int32), jnp.ones(1, jnp.int32)
+    sampling, key = generation._sampling(model.config, 0.0, 0, 1.0, ()), jax.random.key(0)
+    chosen, state = generation._begin(model, params, tokens, lengths, sampling, key, 4)
+    generation._advance(model, params, chosen, state, sampling, key)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.caches))
 
 
 # Sampling.
@@ -357,6 +386,32 @@ def test_a_count_of_tokens_that_does_not_fit_is_refused(model, params, count):
 def test_stream_refuses_what_generate_refuses(model, params, prompt):
     with pytest.raises(ValueError, match='prompt 0'):
         next(bx.zoo.stream(model, params, prompt))
+
+
+@pytest.mark.parametrize('shape', [(1, 7), (3, 64), (2, 1001)], ids=str)
+@pytest.mark.parametrize('kind', ['distinct', 'tied', 'with some ruled out', 'flat'])
+def test_a_search_admits_what_a_sort_does(shape, kind):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, shape).astype(np.float32)
+    if kind == 'tied':
+        logits = logits.round()
+    elif kind == 'with some ruled out':
+        logits[:, ::3] = -np.inf
+    elif kind == 'flat':
+        logits[:] = 0
+    logits -= logits.max(1, keepdims=True)
+    search, order = jax.jit(generation._least_by_search), jax.jit(generation._least_by_sort)
+    for top_k in (0, 1, 2, 5, 63, 2000):
+        for top_p in (1e-6, 0.3, 0.9, 0.999, 1.0) if top_k else (1e-6, 0.3, 0.9, 0.999):
+            cuts = jnp.int32(top_k), jnp.float32(top_p)
+            assert np.array_equal(search(logits, *cuts), order(logits, *cuts)), cuts
+
+
+def test_the_noise_is_that_of_categorical():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(3, 101)), jnp.float32)
+    key = jax.random.key(5)
+    drawn, expected = generation._draw(logits, key), jax.random.categorical(key, logits)
+    assert np.array_equal(drawn, expected)
 
 
 def test_a_top_p_of_one_keeps_the_whole_tail():
