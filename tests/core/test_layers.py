@@ -134,10 +134,17 @@ def test_embed_adds_up_the_gradients_of_a_row_seen_twice(x64):
     assert_agrees(lambda p: embed(p, jnp.asarray(ids)), lambda p: [reference.embed(p, ids)])
 
 
-@pytest.mark.parametrize('shape', [(4,), (3, 4), (2, 3, 4)])
+@pytest.mark.parametrize('shape', [(4,), (3, 4), (2, 3, 4), (1, 1, 4)])
 def test_embed_attends_to_every_row(x64, shape):
     embed = bx.Embed(layer(), 7, 4)
     assert_agrees(embed.attend, reference.attend, normal(*shape))
+
+
+def test_embed_attends_to_the_table_first_for_one_row():
+    embed, x = bx.Embed(layer(), 7, 4), jnp.ones((1, 1, 4))
+    program = str(jax.make_jaxpr(embed.attend)(random_params(embed.attend, x, dtype=x.dtype), x))
+    assert 'transpose' not in program
+    assert 'f32[7,1] = dot_general' in program
 
 
 def test_embed_gives_nan_for_ids_outside_the_table():
