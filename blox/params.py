@@ -27,6 +27,7 @@ from blox.param import (
     like,
 )
 from blox.paths import Where
+from blox.settings import setting
 from blox.structure import Structure, freeze_metadata, inserted, join, replaced, subset
 
 # 'lane' in ASCII.
@@ -51,7 +52,8 @@ class Params(Mapping[str, Param]):
         """Hold only an rng made from `seed`, an int or a JAX key; without one, nothing."""
         entries = {}
         if seed is not None:
-            value = (as_key(seed), jnp.zeros((), jnp.uint32))
+            # zeros and asarray compile a program, for 0.04 to 0.15 s at a process's first Params.
+            value = (as_key(seed), jax.device_put(np.uint32(0)))
             entries[RNG] = Param(value, trainable=False, metadata={'tag': RNG})
         made = Params.from_entries(entries)
         _set_values(self, made._values)
@@ -431,6 +433,18 @@ def as_key(seed: Any) -> jax.Array:
     if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer):
         raise TypeError(f'a seed is an integer or a JAX key, not {seed!r}')
     try:
-        return jax.random.key(seed)
+        return _quick_key(seed) if type(seed) is int else jax.random.key(seed)
     except OverflowError as error:
         raise ValueError(f'a seed has at most 64 bits, found {seed}') from error
+
+
+def _quick_key(seed: int) -> jax.Array:
+    """Return `jax.random.key(seed)`: by Threefry it is the seed's bits, and takes no program.
+
+    JAX compiles some, for 0.1 s at a process's first key.
+    """
+    if setting('default_prng_impl') != 'threefry2x32' or setting('random_seed_offset'):
+        return jax.random.key(seed)
+    high, low = divmod(int(np.int64(seed)) % 2**64, 2**32)
+    words = np.array([high if setting('enable_x64') else 0, low], np.uint32)
+    return jax.random.wrap_key_data(jax.device_put(words), impl='threefry2x32')

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import blox as bx
+from blox.params import as_key
 
 
 def make(count: int = 12) -> bx.Params:
@@ -374,3 +375,12 @@ def test_the_dtype_is_that_of_floating_point_values():
     assert params.dtype == jnp.bfloat16
     with jax.numpy_dtype_promotion('standard'):
         assert params.set('net/b', jnp.zeros(2, jnp.float32)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize('is_wide', [False, True])
+@pytest.mark.parametrize('seed', [0, 1, -1, 2**31, 2**32 + 5, 2**63 - 1, -(2**63)])
+def test_an_integer_makes_the_key_that_jax_makes_of_it(seed, is_wide):
+    with jax.enable_x64(is_wide):
+        made, expected = as_key(seed), jax.random.key(seed)
+        assert made.dtype == expected.dtype
+        assert jnp.array_equal(jax.random.key_data(made), jax.random.key_data(expected))
