@@ -1,7 +1,8 @@
 """Initial Params of a model, and their shapes alone.
 
-A first call with stand-ins for values shows which parameters a model asks for. What is alike, by
-initializer, shape and dtype, is then drawn by one program, which is compiled once.
+A first call with stand-ins for values shows which parameters a model asks for. On a CPU they are
+then drawn in pieces. Elsewhere, and for initializers of the user's own, what is alike, by
+initializer, shape and dtype, is drawn by one program, which is compiled once.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -17,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from blox.drawing import Recipe, draw_pieces, draws_pieces
 from blox.param import RNG
 from blox.params import Params, as_key, fold_path, path_words, stacked_as
+from blox.paths import Where
 from blox.wording import some
 
 
@@ -32,6 +35,12 @@ class Request(NamedTuple):
     def draw(self, key: jax.Array) -> jax.Array:
         """Return the value that `key` gives."""
         return self.initializer(key, self.shape, self.dtype)
+
+    def recipe(self) -> Recipe | None:
+        """Return how to draw the value in pieces, if initializer, shape and dtype allow it."""
+        known = getattr(self.initializer, 'recipe', None)
+        found = known(self.shape) if known and np.dtype(self.dtype) == np.float32 else None
+        return found if found and found.fits(self.shape) else None
 
 
 class FirstPass:
@@ -64,7 +73,9 @@ class FirstPass:
             key, params = params.initial_key(path)
             return request.draw(key), params
         self.requests[path] = request
-        self._values[path] = jnp.zeros(request.shape, request.dtype)
+        # Less than half of what jnp.zeros takes, which was a seventh of a first pass.
+        zero = np.zeros((), request.dtype)
+        self._values[path] = jax.lax.broadcast_in_dim(zero, request.shape, ())
         return self._values[path], params.counted()
 
     def check(self, result: Any, model: Callable[..., Any]) -> Params:
@@ -87,23 +98,29 @@ class FirstPass:
     def _has_own_key(self, params: Params) -> bool:
         return params[RNG].value[0] is self.start[RNG].value[0]
 
-    @property
-    def repeats(self) -> bool:
-        """True if most requests are like another: then few programs draw all values."""
+    def takes_few_programs(self, key: jax.Array) -> bool:
+        """Return whether what cannot be drawn in pieces is alike: then few programs draw it."""
+        pieces = draws_pieces(key)
+        others = [r for r in self.requests.values() if not (pieces and r.recipe())]
         try:
-            return 2 * len({*self.requests.values()}) <= len(self.requests)
+            return 2 * len({*others}) <= len(self.requests)
         except TypeError:  # An initializer without a hash is like no other.
             return False
 
-    def drawn(self, key: jax.Array) -> Params:
-        """Return initial Params, drawn from `key`, where the model left the stand-ins as they are."""
+    def drawn(self, key: jax.Array, wanted: Params) -> Params:
+        """Return `wanted`, a part of the spec, with initial values drawn from `key`.
+
+        They are right where the model left the stand-ins as they are.
+        """
+        requests = {path: self.requests[path] for path in wanted if path != RNG}
+        values: dict[str, Any] = _drawn_in_pieces(requests, key)
+        for path, request in requests.items():
+            if path not in values:
+                values[path] = _draw(request, key, path_words(path))
         leaves: list[Any] = []
-        for path in self.spec:
-            if path == RNG:
-                leaves += [key, jnp.asarray(self._count)]
-            else:
-                leaves.append(_draw(self.requests[path], key, path_words(path)))
-        return jax.tree.unflatten(jax.tree.structure(self.spec), leaves)
+        for path in wanted:
+            leaves += [key, jax.device_put(self._count)] if path == RNG else [values[path]]
+        return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
 
     def stacked(self, params: Params) -> Params:
         """Return these Params with the blocks stacked that the model scans."""
@@ -146,9 +163,21 @@ def init(model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0) -> 
     """
     call, key = _static(model, inputs), as_key(seed)
     first = _first_pass(*call, _widest())
-    if not (first.is_plain and first.repeats):
-        return _initialize(*call, key)
-    return first.stacked(first.drawn(key))
+    if first.is_plain and first.takes_few_programs(key):
+        return first.stacked(first.drawn(key, first.spec))
+    return _initialize(*call, key)
+
+
+def init_part(
+    where: Where, model: Callable[..., Any], *inputs: Any, seed: int | jax.Array = 0
+) -> Params:
+    """Return those entries of `init` that `where` names, and draw no others."""
+    call, key = _static(model, inputs), as_key(seed)
+    first = _first_pass(*call, _widest())
+    if first.is_plain and first.takes_few_programs(key):
+        return first.drawn(key, first.spec.partition(where)[0])
+    # XLA drops the rest of the one program.
+    return jax.jit(lambda key: _initialize(*call, key).partition(where)[0])(key)
 
 
 def spec(model: Callable[..., Any], *inputs: Any) -> Params:
@@ -223,6 +252,16 @@ def _watching(kind: type[Any], path: str) -> type[Any]:
         return result
 
     return type(kind.__name__, (kind,), {'__call__': call})
+
+
+def _drawn_in_pieces(requests: Mapping[str, Request], key: jax.Array) -> dict[str, jax.Array]:
+    """Return the values that can be drawn in pieces, by path."""
+    if not draws_pieces(key):
+        return {}
+    recipes = {path: recipe for path, request in requests.items() if (recipe := request.recipe())}
+    words = np.array([path_words(path) for path in recipes], np.uint32).reshape(-1, 2)
+    shapes = [requests[path].shape for path in recipes]
+    return dict(zip(recipes, draw_pieces(key, words, [*recipes.values()], shapes)))
 
 
 @functools.partial(jax.jit, static_argnums=0)

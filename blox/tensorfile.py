@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.atomic import atomic_write
+from blox.memory import ALIGNMENT
 from blox.wording import cut, printable
 
-ALIGNMENT = 64
 # Hashing is bound by the processor, and lets go of Python's lock.
 _THREADS = min(os.cpu_count() or 1, 8)
 MAX_HEADER_BYTES = 16 * 2**20

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import blox as bx
-from blox.tensorfile import ALIGNMENT, DTYPES, MAX_HEADER_BYTES, TensorFile, write_tensors
+from blox.memory import ALIGNMENT
+from blox.tensorfile import DTYPES, MAX_HEADER_BYTES, TensorFile, write_tensors
 
 # Building files by hand.
 

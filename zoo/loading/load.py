@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from blox import paths
 from blox.converters.target import model_spec
 from blox.initialization import init as init_module
-from blox.initialization import spec
+from blox.initialization import init_part, spec
 from blox.param import Param
 from blox.params import Params, stacked_as, stacks_of
 from blox.sharding import shard
@@ -263,7 +263,7 @@ def restarted(
 ) -> Params:
     """Return `params` with initial values of `model` in the place of what the patterns name.
 
-    The latter may have other shapes. They are drawn in one program, from which XLA drops the rest.
+    The latter may have other shapes.
     """
     if not patterns:
         return params
@@ -271,7 +271,7 @@ def restarted(
     def is_new(path: str, param: Param) -> bool:
         return any(paths.matches(pattern, path) for pattern in patterns)
 
-    drawn = jax.jit(lambda: init(model, seed).partition(is_new)[0])()
+    drawn = init_part(is_new, model, *model.example_inputs(), seed=seed)
     return params.partition(is_new)[1].merge(drawn)
 
 
