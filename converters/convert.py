@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import mmap
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +19,17 @@ from blox.converters.mapping.rules import Entry, Table
 from blox.converters.sources.source import Source
 from blox.converters.sources.tensor import Tensor
 from blox.converters.target import table_of
+from blox.memory import aligned
 from blox.param import Param
 from blox.params import Params
-from blox.tensorfile import ALIGNMENT, fail, what_is_not_finite
+from blox.settings import setting
+from blox.tensorfile import fail, what_is_not_finite
 from blox.wording import printable, some
 
 # Copies and transposes are bound by memory: two threads keep it busy, more hold more of it.
 _THREADS = 2
+# Numbers that are copied at once: they are still in a core's cache when they are looked at.
+_PIECE = 1 << 18
 _LOG = logging.getLogger('blox')
 
 
@@ -96,7 +99,7 @@ def _check_tied(
 
 def _settings() -> tuple[Any, ...]:
     """Return the settings that decide where arrays are put, and in which dtype."""
-    return tuple(getattr(jax.config, f'jax_{name}') for name in ('enable_x64', 'default_device'))
+    return setting('enable_x64'), setting('default_device')
 
 
 def _value(
@@ -105,30 +108,37 @@ def _value(
     """Make our array of an entry, on the device."""
     names, sources = [own[name] for name in entry.names], [tensors[name] for name in entry.names]
     arrays = [tensor.read() for tensor in sources]
-    for name, tensor, array in zip(names, sources, arrays):
-        _check_finite(tensor.file, name, array)
+    is_as_stored = len(arrays) == 1 and dtype in (None, arrays[0].dtype)
+    if not is_as_stored:
+        for name, tensor, array in zip(names, sources, arrays):
+            _check_finite(tensor.file, name, array)
     if len({array.dtype for array in arrays}) > 1:
         arrays = _in_one_dtype(sources[0].file, names, arrays, dtype)
     array = entry.via.forward(arrays)
     array = _in_dtype(sources[0].file, names[0], array, dtype)
-    value = jax.device_put(_own(array) if array.flags.c_contiguous else array)
+    array, is_finite = _own(array) if array.flags.c_contiguous else (array, False)
+    if is_as_stored and not is_finite:
+        _check_finite(sources[0].file, names[0], arrays[0])
+    value = jax.device_put(array)
     value.block_until_ready()
     for tensor in sources:
         tensor.release()
     return value
 
 
-def _own(array: np.ndarray) -> np.ndarray:
-    """Copy an array so that JAX uses it in place on a CPU.
+def _own(array: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Copy an array so that JAX uses it in place on a CPU, and tell if its values are finite.
 
     A file's own memory will not do: it is rarely aligned, and others may write to the file.
     """
-    # NumPy asks for huge pages for large arrays, and waits for them where memory is in pieces.
-    memory = np.frombuffer(mmap.mmap(-1, array.nbytes + ALIGNMENT), np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    np.copyto(copy, array)
-    return copy
+    copy = aligned(array.shape, array.dtype)
+    source, target = array.reshape(-1), copy.reshape(-1)
+    is_finite = True
+    for start in range(0, source.size, _PIECE):
+        piece = target[start : start + _PIECE]
+        np.copyto(piece, source[start : start + _PIECE])
+        is_finite = is_finite and not what_is_not_finite(piece)
+    return copy, is_finite
 
 
 def _check_finite(file: Path, name: str, array: np.ndarray) -> None:
