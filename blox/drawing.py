@@ -32,6 +32,9 @@ _THREADS = min(os.cpu_count() or 1, 8)
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 _SQRT2 = np.float32(np.sqrt(2))
+# All of a wide processor, where XLA takes half by itself: 8 instead of 13 ns a number of a normal
+# distribution and the same bits.
+_OPTIONS = {'xla_cpu_prefer_vector_width': 512}
 # XLA unrolls loops over shorter last axes, and rounds some values in them otherwise.
 _NARROW = 8
 
@@ -103,7 +106,8 @@ def _program(distribution: str) -> Any:
         return None
     arguments = np.zeros(2, np.uint32), np.uint32(0), np.float32(1)
     with jax.default_device(jax.local_devices(backend='cpu')[0]):
-        return jax.jit(_DISTRIBUTIONS[distribution]).lower(*arguments).compile()
+        program = jax.jit(_DISTRIBUTIONS[distribution], compiler_options=_OPTIONS)
+        return program.lower(*arguments).compile()
 
 
 # JAX's distributions, operation by operation, so that XLA rounds alike.
