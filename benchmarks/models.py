@@ -233,7 +233,8 @@ def measure(row: Row, rounds: int, pythons: dict[str, str], is_small: bool) -> l
         for worker, result in active:
             answer = worker.do('turn', seconds=SECONDS)
             result.turns.append(answer['times'])
-            result.found['spun'] = max(answer['spun'], result.found.get('spun', 0.0))
+            for share in ('spun', 'others'):
+                result.found.setdefault(share, []).append(answer[share])
     for worker, result in active:
         result.found.update(worker.do('peak'))
         if not result.turns:
@@ -270,7 +271,7 @@ def lines(row: Row, results: list[Result]) -> list[list[str]]:
 
 
 def notes(row: Row, results: list[Result]) -> list[str]:
-    """Say what is missing, who has other weights than the first, and who kept the cores busy."""
+    """Say what is missing, who has other weights than the first, and what disturbed the measurement."""
     said, of_first = [], results[0].found.get('parameters')
     for entry, _, found in results:
         name = f'{row.title}, {entry.title}'
@@ -278,8 +279,10 @@ def notes(row: Row, results: list[Result]) -> list[str]:
             said.append(f'{name}: {found["missing"]}')
         elif entry.sizes == results[0].entry.sizes and found['parameters'] != of_first:
             said.append(f'{name}: {found["parameters"]:,} weights, the first has {of_first:,}')
-        if found.get('spun', 0) > 0.05:
-            said.append(f'{name}: computed in {100 * found["spun"]:.0f} % of its wait')
+        if (spun := max(found.get('spun', [0]))) > 0.05:
+            said.append(f'{name}: computed in {100 * spun:.0f} % of its wait')
+        if (others := median(found.get('others', [0]))) > 0.05:
+            said.append(f'{name}: NOISE, other processes took {100 * others:.0f} % of the cores')
     return said
 
 

@@ -22,6 +22,12 @@ def memory(field: str) -> int:
     raise ValueError(f'expected a field of /proc/self/status, found {field!r}')
 
 
+def busy() -> float:
+    """Return the seconds that all cores have computed since the machine started."""
+    _, user, nice, system, *_ = Path('/proc/stat').read_text().split(maxsplit=4)
+    return (int(user) + int(nice) + int(system)) / os.sysconf('SC_CLK_TCK')
+
+
 class Worker:
     """What one library does for one line of a table."""
 
@@ -63,18 +69,22 @@ class Worker:
     def turn(self, seconds: float) -> dict[str, Any]:
         """Call the program once, and again until `seconds` are over.
 
-        Returns the seconds of each call, and which share of the wait before was spent computing:
-        threads that spin would take it from the others.
+        Returns the seconds of each call, the share of the wait before that was spent computing
+        (threads that spin would take it from the others), and the share of the cores' time that
+        other processes took during the turn.
         """
         waited = time.perf_counter() - self.idle_since
         spun = (time.process_time() - self.idle_used) / waited
-        end, times = time.perf_counter() + seconds, []
+        begin, before, used = time.perf_counter(), busy(), time.process_time()
+        end, times = begin + seconds, []
         while not times or time.perf_counter() < end:
             start = time.perf_counter()
             self.program.call()
             times.append(time.perf_counter() - start)
         self.idle_since, self.idle_used = time.perf_counter(), time.process_time()
-        return {'times': times, 'spun': spun}
+        taken = busy() - before - (self.idle_used - used)
+        available = (self.idle_since - begin) * len(os.sched_getaffinity(0))
+        return {'times': times, 'spun': spun, 'others': max(taken, 0) / available}
 
     def peak(self) -> dict[str, Any]:
         """Return the most memory that was held beyond what the imports took."""

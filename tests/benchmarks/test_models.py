@@ -67,12 +67,14 @@ def test_ratios_are_of_turns_in_the_same_round(models):
     assert line[2:6] == ['2000.0', '1000.0-2000.0', '2.00', '0.50-3.00']
 
 
-def test_a_note_says_who_has_other_weights_and_who_was_busy_while_it_waited(models):
-    results = [result(models, [1.0]), result(models, [1.0], parameters=12, spun=0.5)]
+def test_notes_say_who_has_other_weights_and_what_disturbed_the_measurement(models):
+    disturbed = {'spun': [0.0, 0.5], 'others': [0.3, 0.2, 0.25]}
+    results = [result(models, [1.0]), result(models, [1.0], parameters=12, **disturbed)]
     said = models.notes(models.Row('work', []), results)
     assert [note.partition(': ')[2] for note in said] == [
         '12 weights, the first has 10',
         'computed in 50 % of its wait',
+        'NOISE, other processes took 25 % of the cores',
     ]
 
 
