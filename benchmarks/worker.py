@@ -35,8 +35,8 @@ class Worker:
         self.library, self.absent = None, ''
         try:
             self.library = importlib.import_module(f'programs.{library}')
-        except ImportError as error:
-            self.absent = f'not installed: {error}'
+        except Exception as error:  # Some fail in other ways beside a JAX that is too new for them.
+            self.absent = f'does not import: {type(error).__name__}: {error}'
         self.imported = memory('VmRSS')
         self.idle_since, self.idle_used = time.perf_counter(), time.process_time()
 

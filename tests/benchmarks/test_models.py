@@ -52,13 +52,13 @@ def test_a_row_of_processes_that_take_turns_is_printed_as_a_table():
     assert ours[-1] == by_hand[-1] != ''
 
 
-def test_a_library_that_is_not_installed_leaves_its_cells_empty(models, monkeypatch):
+def test_a_library_that_does_not_import_leaves_its_cells_empty(models, monkeypatch):
     monkeypatch.setitem(models.LIBRARIES, 'torch', 'no_such_library')
     row = models.ROWS['vit-b16']
     row = row._replace(entries=[entry for entry in row.entries if entry.library == 'torch'])
     (found,) = models.measure(row, 1, {}, True)
     assert set(models.lines(row, [found])[0][2:]) == {''}
-    assert 'not installed: No module named' in models.notes(row, [found])[0]
+    assert 'does not import: ModuleNotFoundError: No module named' in models.notes(row, [found])[0]
 
 
 def test_ratios_are_of_turns_in_the_same_round(models):
