@@ -51,18 +51,20 @@ def build(work: str, model: str, sizes: dict[str, Any]) -> Program:
     net = create(model, sizes)
     if work == 'init':
         return _anew(partial(bx.zoo.init, net), net)
+    x = jax.numpy.asarray(inputs(model, sizes))
+    if work == 'compile':
+        return _compile(net, x, jax.numpy.asarray(targets(model, sizes)))
     params = bx.zoo.init(net)
     match work:
         case 'forward':
-            return _forward(net, params, jax.numpy.asarray(inputs(model, sizes)))
+            return _forward(net, params, x)
         case 'greedy' | 'sampled':
             return _decode(net, params, sizes, work)
         case 'frozen':
             params = params.freeze().unfreeze('*/head/*')
         case 'adapters':
             params = bx.lora(params, '**/qkv/w').unfreeze('*/head/*')
-    step = _step(net, params, *(jax.numpy.asarray(f(model, sizes)) for f in (inputs, targets)))
-    return _anew(step.compile, net) if work == 'compile' else step
+    return _step(net, params, x, jax.numpy.asarray(targets(model, sizes)))
 
 
 def _forward(net: Any, params: bx.Params, x: jax.Array) -> Program:
@@ -74,8 +76,11 @@ def _forward(net: Any, params: bx.Params, x: jax.Array) -> Program:
     )
 
 
-def _step(net: Any, params: bx.Params, x: jax.Array, y: jax.Array) -> Program:
-    optimizer = optax.adamw(RATE, weight_decay=DECAY)
+OPTIMIZER = optax.adamw(RATE, weight_decay=DECAY)
+
+
+def _step_of(net: Any) -> Any:
+    """Return a jitted step of what is trainable."""
 
     @partial(jax.jit, donate_argnums=(0, 1))
     def step(params: bx.Params, state: Any, x: jax.Array, y: jax.Array) -> Any:
@@ -87,11 +92,16 @@ def _step(net: Any, params: bx.Params, x: jax.Array, y: jax.Array) -> Program:
             return losses.mean(), new.split_trainable()[1]
 
         (loss, rest), grads = jax.value_and_grad(loss_of, has_aux=True)(trainable)
-        updates, state = optimizer.update(grads, state, trainable)
+        updates, state = OPTIMIZER.update(grads, state, trainable)
         return optax.apply_updates(trainable, updates).merge(rest), state, loss
 
-    # Donated, the Params are gone; those that compile the program anew are shapes alone.
-    now = params, jax.jit(optimizer.init)(params.split_trainable()[0])
+    return step
+
+
+def _step(net: Any, params: bx.Params, x: jax.Array, y: jax.Array) -> Program:
+    step, parameters = _step_of(net), weights(params)
+    now = params, jax.jit(OPTIMIZER.init)(params.split_trainable()[0])
+    # Donated arrays are gone after a call: the program is compiled anew for their shapes.
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), now)
 
     def call() -> None:
@@ -99,7 +109,14 @@ def _step(net: Any, params: bx.Params, x: jax.Array, y: jax.Array) -> Program:
         *now, loss = step(*now, x, y)
         jax.block_until_ready((now, loss))
 
-    return Program(call, weights(params), lambda: step.lower(*shapes, x, y).compile())
+    return Program(call, parameters, lambda: step.lower(*shapes, x, y).compile())
+
+
+def _compile(net: Any, x: jax.Array, y: jax.Array) -> Program:
+    params = bx.spec(net, *net.example_inputs())
+    state = jax.eval_shape(OPTIMIZER.init, params.split_trainable()[0])
+    step = _step_of(net)
+    return _anew(lambda: step.lower(params, state, x, y).compile(), net)
 
 
 def _decode(net: Any, params: bx.Params, sizes: dict[str, Any], work: str) -> Program:
