@@ -14,6 +14,7 @@ be in another Python than JAX: name that one with `--torch-python`.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ from typing import Any, NamedTuple
 from common import machine, table
 
 SECONDS = 0.5  # A turn lasts as long, or one call.
+# Small models test the script: spend little time on making programs fast.
+QUICK = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 LIBRARIES = {
     'blox': 'blox',
     'torch': 'torch',
@@ -184,12 +187,15 @@ def small(model: str, sizes: dict[str, Any]) -> dict[str, Any]:
 class Worker:
     """A process of `worker.py`, which answers what it is told to do."""
 
-    def __init__(self, python: str, library: str) -> None:
+    def __init__(self, python: str, library: str, is_small: bool) -> None:
         self.library = library
         self.errors = tempfile.TemporaryFile('w+')  # noqa: SIM115
         command = [python, str(Path(__file__).with_name('worker.py')), LIBRARIES[library]]
         pipes = {'stdin': subprocess.PIPE, 'stdout': subprocess.PIPE}
-        self.process = subprocess.Popen(command, stderr=self.errors, text=True, **pipes)
+        environment = {**os.environ, 'XLA_FLAGS': QUICK} if is_small else None
+        self.process = subprocess.Popen(
+            command, stderr=self.errors, text=True, env=environment, **pipes
+        )
 
     def do(self, what: str, **arguments: Any) -> dict[str, Any]:
         """Return the worker's answer; end with its own last words if it dies."""
@@ -221,7 +227,8 @@ def measure(row: Row, rounds: int, pythons: dict[str, str], is_small: bool) -> l
     workers: list[Worker] = []
     results: list[Result] = []
     for entry in row.entries:
-        workers.append(Worker(pythons.get(entry.library, sys.executable), entry.library))
+        python = pythons.get(entry.library, sys.executable)
+        workers.append(Worker(python, entry.library, is_small))
         about = workers[-1].do('about')
         sizes = small(entry.model, entry.sizes) if is_small else entry.sizes
         order = {'work': entry.work, 'model': entry.model, 'sizes': sizes}

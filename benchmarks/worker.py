@@ -74,7 +74,8 @@ class Worker:
         other processes took during the turn.
         """
         waited = time.perf_counter() - self.idle_since
-        spun = (time.process_time() - self.idle_used) / waited
+        # In a short wait there is little but the order to read.
+        spun = (time.process_time() - self.idle_used) / waited if waited > 0.1 else 0.0
         begin, before, used = time.perf_counter(), busy(), time.process_time()
         end, times = begin + seconds, []
         while not times or time.perf_counter() < end:
