@@ -152,9 +152,22 @@ class BatchNorm(Module):
             unbiased = batch_var * (count / (count - 1))
             params = self.set_param(params, 'mean', self._moved(mean, batch_mean))
             params = self.set_param(params, 'var', self._moved(var, unbiased))
-            mean, var = batch_mean, batch_var
-        x = (x - _along_last(mean, x)) * jax.lax.rsqrt(_along_last(var, x) + self.eps)
-        return _scale_and_offset(self, params, x, inputs.dtype)
+            # Around a constant, so that the gradient needs no sums over elements but two, those for
+            # factor and shift.
+            center = jax.lax.stop_gradient(batch_mean)
+            x = x - _along_last(center, x)
+            mean, var = batch_mean - center, batch_var
+        # One multiplication and one addition for each element, whatever there is for each channel.
+        factor = jax.lax.rsqrt(var.astype(x.dtype) + self.eps)
+        if self.use_scale:
+            scale, params = self.get_param(params, 'scale', shape, _ones)
+            factor = factor * scale.astype(x.dtype)
+        shift = -mean.astype(x.dtype) * factor
+        if self.use_offset:
+            offset, params = self.get_param(params, 'offset', shape, _zeros)
+            shift = shift + offset.astype(x.dtype)
+        x = x * _along_last(factor, x) + _along_last(shift, x)
+        return x.astype(inputs.dtype), params
 
     def _is_frozen(self, params: Params) -> bool:
         """Tell whether there are parameters here, none of which is trainable."""
@@ -175,10 +188,12 @@ class BatchNorm(Module):
                 f'{self.path!r}: training needs more than one value per channel, '
                 f'found inputs of shape {x.shape}'
             )
-        var = jnp.square(x - _along_last(mean, x)).mean(axes)
+        # Around a constant: the gradient of the mean's own part is then one of channels, not of elements.
+        center = jax.lax.stop_gradient(mean)
+        var = jnp.square(x - _along_last(center, x)).mean(axes)
         if self.axis_name:
             var = jax.lax.pmean(var, self.axis_name)
-        return mean, var, count
+        return mean, var - jnp.square(mean - center), count
 
     def _moved(self, stored: jax.Array, batch: jax.Array) -> jax.Array:
         batch = jax.lax.stop_gradient(batch)
@@ -191,7 +206,7 @@ def _along_last(values: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _scale_and_offset(
-    layer: LayerNorm | RMSNorm | GroupNorm | BatchNorm,
+    layer: LayerNorm | RMSNorm | GroupNorm,
     params: Params,
     x: jax.Array,
     dtype: jnp.dtype,
