@@ -196,6 +196,8 @@ CONVS = {
     '1d-circular-even': ((2, 7, 4), 4, {'padding_mode': 'circular'}),
     '2d': ((2, 5, 4, 3), 3, {}),
     '2d-pointwise': ((2, 3, 4, 3), 1, {'use_bias': False}),
+    '2d-pointwise-stride': ((2, 5, 4, 3), 1, {'stride': (2, 3), 'dilation': 2}),
+    '2d-pointwise-padding': ((2, 3, 4, 3), 1, {'padding': (1, (0, 2)), 'stride': 2}),
     '2d-patches': ((2, 4, 6, 3), (2, 3), {'stride': (2, 3), 'padding': 'VALID'}),
     '2d-strides': ((2, 6, 5, 4), 3, {'stride': (2, 1)}),
     '2d-dilations': ((2, 6, 7, 4), (3, 2), {'dilation': (1, 3)}),
@@ -288,6 +290,7 @@ POOLS = {
     '2d-pairs': ((2, 5, 6, 3), (3, 2), {'stride': (2, 1), 'padding': ((0, 2), (1, 0))}),
     '2d-same-even-window': ((2, 5, 6, 3), 2, {'stride': 1, 'padding': 'SAME'}),
     '3d': ((1, 4, 3, 2, 3), 2, {'stride': 1, 'padding': (1, (0, 1), 0)}),
+    '1d-wide': ((2, 12, 3), 9, {'stride': 2, 'padding': 4}),
 }
 
 
@@ -316,6 +319,26 @@ def test_avg_pool_agrees(x64, row, counted):
 def test_padding_never_wins_in_max_pool():
     pooled = bx.max_pool(-jnp.ones((1, 2, 2, 1)), 2, padding=1)
     assert (pooled == -1).all()
+
+
+@table(POOLS)
+def test_the_first_of_equal_values_has_the_gradient_of_max_pool(x64, row):
+    shape, window, options = row
+    assert_agrees(
+        lambda params, x: (bx.max_pool(x, window, **options), params),
+        lambda p, x: reference.max_pool(x, window, **options),
+        np.round(normal(*shape)),
+    )
+
+
+def test_a_window_larger_than_the_inputs_fits_nowhere():
+    assert bx.max_pool(jnp.ones((1, 2, 6, 3)), 3).shape == (1, 0, 2, 3)
+
+
+@pytest.mark.parametrize('place', [0, 1, 2])
+def test_max_pool_passes_on_nan(place):
+    x = jnp.zeros((1, 3, 1)).at[0, place].set(jnp.nan)
+    assert jnp.isnan(bx.max_pool(x, 3)).all()
 
 
 # Normalization.
