@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from blox.graph import Graph
+from blox.layers.attend import causal_mask, exact, fused_or_exact, sum_weighed, weigh
 from blox.layers.dropout import Dropout
 from blox.layers.initializers import LecunNormal
 from blox.layers.linear import Linear
-from blox.layers.precision import widen
+from blox.layers.mode import check_static
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -39,9 +40,16 @@ class MultiHeadAttention(Module):
     Attributes:
       is_causal: each position sees itself and those before it.
       scale: what inner products are multiplied by; 1 / sqrt(head_dim) if None.
+      implementation: 'auto' takes the platform's fused kernel where it is right: that of cuDNN on
+        NVIDIA GPUs from Ampere on, and the TPU's for long sequences, both in half precision.
+        'exact' never does, which programs need that are differentiated forwards, or exported
+        with jax.export under its promise of compatibility.
 
     A mask is True where a query may see a key and broadcasts to [batch, heads, queries, keys];
     a query that may see none sees all of them alike. Softmax is computed in float32 at least.
+
+    A fused kernel has no weights to show or to drop: where `attention_dropout` is active, or is
+    replaced by what looks at them, as `bx.tap` does, the exact path is taken, as in `step`.
     """
 
     def __init__(
@@ -53,6 +61,7 @@ class MultiHeadAttention(Module):
         is_causal: bool = False,
         qkv_bias: bool = True,
         scale: float | None = None,
+        implementation: str = 'auto',
         attention_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
         qkv_init: Initializer = LecunNormal(),
@@ -60,6 +69,10 @@ class MultiHeadAttention(Module):
     ) -> None:
         if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')
+        if implementation not in ('auto', 'exact'):
+            raise ValueError(
+                f"{graph.path!r}: expected implementation 'auto' or 'exact', found {implementation!r}"
+            )
         super().__init__(graph)
         self.width = width
         self.heads = heads
@@ -67,6 +80,7 @@ class MultiHeadAttention(Module):
         self.qkv_bias = qkv_bias
         self.head_dim = width // heads
         self.scale = scale
+        self.implementation = implementation
         self.qkv = Linear(graph.child('qkv'), 3 * width, use_bias=qkv_bias, w_init=qkv_init)
         self.proj = Linear(graph.child('proj'), width, w_init=proj_init)
         self.attention_dropout = Dropout(graph.child('attention_dropout'), attention_dropout_rate)
@@ -82,10 +96,14 @@ class MultiHeadAttention(Module):
     ) -> tuple[Float[Array, 'batch length width'], Params]:
         """Attend over [batch, length, width], which is the shape of the outputs too."""
         (q, k, v), params = self._project(params, inputs)
-        if self.is_causal:
-            causal = jnp.tril(jnp.ones((1, 1, inputs.shape[1], inputs.shape[1]), bool))
-            mask = causal if mask is None else mask & causal
-        return self._attend(params, q, k, v, mask, is_training)
+        if self._uses_weights(is_training):
+            if self.is_causal:
+                causal = causal_mask(inputs.shape[1])
+                mask = causal if mask is None else mask & causal
+            return self._attend(params, q, k, v, mask, is_training)
+        attend = fused_or_exact if self.implementation == 'auto' else exact
+        x = attend(q, k, v, mask, is_causal=self.is_causal, scale=self._scale)
+        return self._merge(params, x, is_training)
 
     def initial_state(self, batch_size: int, room: int, dtype: Any) -> KVCache:
         """Return an empty cache for `room` tokens."""
@@ -141,15 +159,23 @@ class MultiHeadAttention(Module):
         mask: jax.Array | None,
         is_training: bool,
     ) -> tuple[jax.Array, Params]:
-        scale = self.head_dim**-0.5 if self.scale is None else self.scale
-        logits = widen(jnp.einsum('bqhd,bkhd->bhqk', q * scale, k))
-        if mask is not None:
-            logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
-        weights = jax.nn.softmax(logits).astype(v.dtype)
+        weights = weigh(q, k, mask, self._scale)
         weights, params = self.attention_dropout(params, weights, is_training=is_training)
-        x = jnp.einsum('bhqk,bkhd->bqhd', weights, v)
+        return self._merge(params, sum_weighed(weights, v), is_training)
+
+    def _merge(self, params: Params, x: jax.Array, is_training: bool) -> tuple[jax.Array, Params]:
         x, params = self.proj(params, x.reshape(*x.shape[:2], self.width))
         return self.dropout(params, x, is_training=is_training)
+
+    def _uses_weights(self, is_training: bool) -> bool:
+        """Tell whether `attention_dropout` does anything, or is replaced by what looks at weights."""
+        check_static(self.attention_dropout, is_training)
+        is_plain = type(self.attention_dropout) is Dropout
+        return not is_plain or (is_training and self.attention_dropout.rate > 0)
+
+    @property
+    def _scale(self) -> float:
+        return self.head_dim**-0.5 if self.scale is None else self.scale
 
 
 def _write(cache: jax.Array, new: jax.Array, places: jax.Array, batch: int) -> jax.Array:
