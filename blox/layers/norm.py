@@ -43,8 +43,18 @@ class LayerNorm(Module):
     ) -> tuple[Float[Array, '*batch width'], Params]:
         """Normalize [..., width] over its last axis."""
         x = widen(inputs)
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+        if inputs.dtype in (jnp.bfloat16, jnp.float16):
+            # Both sums in one pass: forward and back take 0.20 ms instead of 0.29 for [128, 197, 768]
+            # on an H200. Counted from the first number, the mean's square is at most `width` times
+            # the variance, so that their difference costs float32 less than the inputs' rounding.
+            x = x - x[..., :1]
+            mean = x.mean(-1, keepdims=True)
+            var = jnp.maximum(jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean), 0)
+            x = x - mean
+        else:
+            x = x - x.mean(-1, keepdims=True)
+            var = jnp.square(x).mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt(var + self.eps)
         return _scale_and_offset(self, params, x, inputs.dtype)
 
 

@@ -943,6 +943,11 @@ def between_two():
     return jnp.where(normal(4, 8, 32) < 0.5, 256, 258).astype(jnp.bfloat16)
 
 
+def outlier():
+    """A first number that is far from all others, which are far from zero."""
+    return jnp.asarray(128 + normal(4, 8, 768)).at[..., 0].set(4096).astype(jnp.bfloat16)
+
+
 def large():
     """Numbers whose squares are infinite in float16."""
     return jnp.asarray(400 * normal(4, 8, 32) + 500, jnp.float16)
@@ -964,7 +969,7 @@ NORMS = {
 }
 
 
-@pytest.mark.parametrize('inputs', [between_two, large])
+@pytest.mark.parametrize('inputs', [between_two, outlier, large])
 @table(NORMS)
 def test_norms_compute_statistics_in_float32(row, inputs):
     build, expected, options = row
