@@ -92,7 +92,9 @@ class Params(Mapping[str, Param]):
     def get(self, path: str, default: Any = None) -> Any:
         """Return the Param at `path`, or `default`."""
         # Mapping's own `get` would look for the nearest paths of what is not there.
-        return default if path not in self else self[path]
+        if path in self:
+            return self[path]
+        return default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._structure.paths)

@@ -11,7 +11,7 @@ from blox.layers.attend import causal_mask, exact, fused_or_exact, sum_weighed, 
 from blox.layers.dropout import Dropout
 from blox.layers.initializers import LecunNormal
 from blox.layers.linear import Linear
-from blox.layers.mode import check_static
+from blox.layers.precision import widen
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -96,13 +96,19 @@ class MultiHeadAttention(Module):
     ) -> tuple[Float[Array, 'batch length width'], Params]:
         """Attend over [batch, length, width], which is the shape of the outputs too."""
         (q, k, v), params = self._project(params, inputs)
+        scale = self._scale
+        if not isinstance(scale, float | int):
+            # `bx.scan` gives it where blocks differ in it, and kernels take no such number.
+            q, scale = q * scale.astype(q.dtype), 1.0
         if self._uses_weights(is_training):
             if self.is_causal:
                 causal = causal_mask(inputs.shape[1])
                 mask = causal if mask is None else mask & causal
-            return self._attend(params, q, k, v, mask, is_training)
+            weights = weigh(q, k, mask, scale)
+            weights, params = self.attention_dropout(params, weights, is_training=is_training)
+            return self._merge(params, sum_weighed(weights, v), is_training)
         attend = fused_or_exact if self.implementation == 'auto' else exact
-        x = attend(q, k, v, mask, is_causal=self.is_causal, scale=self._scale)
+        x = attend(q, k, v, mask, is_causal=self.is_causal, scale=scale)
         return self._merge(params, x, is_training)
 
     def initial_state(self, batch_size: int, room: int, dtype: Any) -> KVCache:
@@ -131,9 +137,8 @@ class MultiHeadAttention(Module):
         places = position[:, None] + jnp.arange(length, dtype=position.dtype)[None]
         places = jnp.repeat(places, self.heads, axis=0)
         state = KVCache(*(_write(old, new, places, batch) for old, new in zip(state, (k, v))))
-        scale = self.head_dim**-0.5 if self.scale is None else self.scale
         # Keys first: so the product reads them as they lie, and they are not transposed for it.
-        logits = widen(jnp.einsum('rkd,rqd->rkq', state.keys, q * scale)).swapaxes(1, 2)
+        logits = widen(jnp.einsum('rkd,rqd->rkq', state.keys, q * self._scale)).swapaxes(1, 2)
         keys = jnp.arange(state.room + 1, dtype=position.dtype)
         mask = keys[None, None] <= jnp.minimum(places, state.room - 1)[:, :, None]
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
@@ -150,31 +155,17 @@ class MultiHeadAttention(Module):
         qkv = qkv.reshape(*inputs.shape[:2], 3, self.heads, self.head_dim)
         return (qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]), params
 
-    def _attend(
-        self,
-        params: Params,
-        q: jax.Array,
-        k: jax.Array,
-        v: jax.Array,
-        mask: jax.Array | None,
-        is_training: bool,
-    ) -> tuple[jax.Array, Params]:
-        weights = weigh(q, k, mask, self._scale)
-        weights, params = self.attention_dropout(params, weights, is_training=is_training)
-        return self._merge(params, sum_weighed(weights, v), is_training)
-
     def _merge(self, params: Params, x: jax.Array, is_training: bool) -> tuple[jax.Array, Params]:
         x, params = self.proj(params, x.reshape(*x.shape[:2], self.width))
         return self.dropout(params, x, is_training=is_training)
 
     def _uses_weights(self, is_training: bool) -> bool:
         """Tell whether `attention_dropout` does anything, or is replaced by what looks at weights."""
-        check_static(self.attention_dropout, is_training)
-        is_plain = type(self.attention_dropout) is Dropout
-        return not is_plain or (is_training and self.attention_dropout.rate > 0)
+        dropout = self.attention_dropout
+        return type(dropout) is not Dropout or dropout.is_active(is_training)
 
     @property
-    def _scale(self) -> float:
+    def _scale(self) -> float | jax.Array:
         return self.head_dim**-0.5 if self.scale is None else self.scale
 
 

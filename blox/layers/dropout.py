@@ -29,12 +29,13 @@ class Dropout(Module):
         self, params: Params, inputs: Float[Array, '*shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*shape'], Params]:
         """Return inputs of any shape, in training with some of them dropped."""
-        if not self._is_active(is_training):
+        if not self.is_active(is_training):
             return inputs, params
         key, params = self._next_key(params)
         return _drop(key, inputs, self.rate, inputs.shape), params
 
-    def _is_active(self, is_training: bool) -> bool:
+    def is_active(self, is_training: bool) -> bool:
+        """Tell whether a call drops anything."""
         check_static(self, is_training)
         return is_training and (isinstance(self.rate, Tracer) or self.rate > 0)
 
@@ -59,7 +60,7 @@ class DropPath(Dropout):
         self, params: Params, inputs: Float[Array, 'batch *shape'], *, is_training: bool = False
     ) -> tuple[Float[Array, 'batch *shape'], Params]:
         """Return [batch, ...] inputs, in training with some of the examples dropped."""
-        if not self._is_active(is_training):
+        if not self.is_active(is_training):
             return inputs, params
         key, params = self._next_key(params)
         shape = (inputs.shape[0],) + (1,) * (inputs.ndim - 1)

@@ -11,6 +11,9 @@ from blox.layers.initializers import Normal
 from blox.module import Initializer, Module
 from blox.params import Params
 
+# Rows of inputs from which on a copy of the table costs little beside the product with it.
+_MANY = 256
+
 
 class Embed(Module):
     """Looks up rows of w, which is [vocab_size, width].
@@ -44,12 +47,19 @@ class Embed(Module):
     ) -> tuple[Float[Array, '*batch vocab'], Params]:
         """Return inner products of `inputs` with every row: a language model's tied head."""
         w, params = self._table(params)
-        if math.prod(inputs.shape[:-1]) == 1:
+        rows = math.prod(inputs.shape[:-1])
+        if rows == 1:
             # One row, as in decoding: with the table first, XLA's CPU backend runs its library's
             # product, and else a loop of its own. [50257, 768] takes 12 ms so and 17 the other way
             # round on two busy cores, on JAX 0.10 and 0.12 alike.
             products = w @ inputs.reshape(-1, 1)
             return products.reshape(*inputs.shape[:-1], self.vocab_size), params
+        # The rows of an exported program may be a symbol.
+        if isinstance(rows, int) and rows >= _MANY and jnp.finfo(w.dtype).bits < 32:
+            # An H100 takes 4.3 ms less of 28.8 for a step of GPT-2, 8 x 1024 tokens in bfloat16, where
+            # the table's 50,257 rows are filled up to a multiple of 128.
+            table = jnp.pad(w, ((0, -self.vocab_size % 128), (0, 0)))
+            return (inputs @ table.T)[..., : self.vocab_size], params
         return inputs @ w.T, params
 
     def _table(self, params: Params) -> tuple[jax.Array, Params]:
