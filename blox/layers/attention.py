@@ -15,6 +15,8 @@ from blox.layers.precision import widen
 from blox.module import Initializer, Module
 from blox.params import Params
 
+IMPLEMENTATIONS = ('auto', 'exact')
+
 
 class KVCache(NamedTuple):
     """Keys and values of the tokens seen so far, with room for more.
@@ -69,9 +71,10 @@ class MultiHeadAttention(Module):
     ) -> None:
         if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')
-        if implementation not in ('auto', 'exact'):
+        if implementation not in IMPLEMENTATIONS:
             raise ValueError(
-                f"{graph.path!r}: expected implementation 'auto' or 'exact', found {implementation!r}"
+                f'{graph.path!r}: expected implementation {" or ".join(IMPLEMENTATIONS)}, '
+                f'found {implementation!r}'
             )
         super().__init__(graph)
         self.width = width

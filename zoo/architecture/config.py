@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from blox.layers import ACTIVATIONS
+from blox.layers.attention import IMPLEMENTATIONS
 from blox.zoo.architecture.validation import expect
 
 _KINDS = {
@@ -28,10 +29,11 @@ class Config:
       remat: whether a gradient computes blocks again instead of keeping their inner values.
       scan: whether blocks that are alike run under one `bx.scan`, their parameters stacked.
 
-    These two, RUN_FIELDS, say how a model runs and not what it computes: no file holds them.
+    RUN_FIELDS, where a config has them, say how a model runs and not what it computes: no file holds
+    them.
     """
 
-    RUN_FIELDS: ClassVar[tuple[str, ...]] = ('remat', 'scan')
+    RUN_FIELDS: ClassVar[tuple[str, ...]] = ('remat', 'scan', 'attention')
 
     remat: bool = dataclasses.field(default=False, kw_only=True)
     scan: bool = dataclasses.field(default=False, kw_only=True)
@@ -82,6 +84,7 @@ _RATE: _Condition = ('in [0, 1)', lambda rate: 0 <= rate < 1)
 _ANY: _Condition = ('', lambda value: True)
 
 _CONDITIONS: Mapping[str, _Condition] = {
+    'attention': (f'of {", ".join(IMPLEMENTATIONS)}', lambda name: name in IMPLEMENTATIONS),
     'activation': (f'of {", ".join(ACTIVATIONS)}', lambda name: name in ACTIVATIONS),
     'context': _SIZE,
     'depth': ('in [1, 256]', lambda depth: 0 < depth <= 256),

@@ -102,7 +102,7 @@ class Card:
         fields = json.loads(json.dumps(dataclasses.asdict(self), default=str))
         del fields['weights']
         for name in self.config.RUN_FIELDS:
-            del fields['config'][name]
+            fields['config'].pop(name, None)
         return fields
 
     @classmethod

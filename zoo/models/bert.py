@@ -56,6 +56,7 @@ class BERTConfig(Config):
       pool: what the embedding is: 'first' (the first token's state), 'mean' (of the tokens that
         the mask keeps) or 'pooler' (its output).
       normalize: whether the embedding is scaled to length 1.
+      attention: 'auto', by the platform's own kernel where that is right, or 'exact'.
     """
 
     task: str = 'sentence-embedding'
@@ -76,6 +77,7 @@ class BERTConfig(Config):
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
     head_dropout_rate: float = 0.1
+    attention: str = 'auto'
 
     def conditions(self) -> Mapping[str, bool]:
         return {
@@ -115,6 +117,7 @@ class Block(Module):
             graph.child('attn'),
             config.width,
             config.heads,
+            implementation=config.attention,
             attention_dropout_rate=config.attention_dropout_rate,
             dropout_rate=config.dropout_rate,
             qkv_init=_trunc_normal,

@@ -54,6 +54,7 @@ class GPT2Config(Config):
       tied_head: whether the token table is the head of generation as well.
       end_tokens: tokens that end a text; `bx.zoo.generate` stops at them.
       pad_token: fills texts up; a text is classified by its last token that is another. -1 for none.
+      attention: 'auto', by the platform's own kernel where that is right, or 'exact'.
     """
 
     task: str = 'text-generation'
@@ -75,6 +76,7 @@ class GPT2Config(Config):
     attention_dropout_rate: float = 0.1
     dropout_rate: float = 0.1
     head_dropout_rate: float = 0.1
+    attention: str = 'auto'
 
     def conditions(self) -> Mapping[str, bool]:
         return {
@@ -112,6 +114,7 @@ class Block(Module):
             graph.child('attn'),
             config.width,
             config.heads,
+            implementation=config.attention,
             is_causal=True,
             scale=scale,
             attention_dropout_rate=config.attention_dropout_rate,

@@ -50,6 +50,7 @@ class ViTConfig(Config):
       activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
       drop_path_rate: the last block's; it grows from 0 with depth.
+      attention: 'auto', by the platform's own kernel where that is right, or 'exact'.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -70,6 +71,7 @@ class ViTConfig(Config):
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
+    attention: str = 'auto'
 
     def conditions(self) -> Mapping[str, bool]:
         return {
@@ -101,6 +103,7 @@ class Block(Module):
             graph.child('attn'),
             config.width,
             config.heads,
+            implementation=config.attention,
             qkv_bias=config.qkv_bias,
             attention_dropout_rate=config.attention_dropout_rate,
             dropout_rate=config.dropout_rate,

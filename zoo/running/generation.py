@@ -77,6 +77,7 @@ def generate(
     no room for `max_new_tokens` in the model's context.
     """
     tokens, lengths = _pad(model, prompts, max_new_tokens)
+    params = params.unstack()  # So a token does not take each block's part out of the whole.
     sampling = _sampling(model.config, temperature, top_k, top_p, stop_tokens)
     return _generate(model, params, tokens, lengths, sampling, _key(seed), max_new_tokens)
 
@@ -98,6 +99,7 @@ def stream(
     Arguments and errors are those of `generate`; a bad prompt is refused at the call.
     """
     tokens, lengths = _pad(model, [prompt], max_new_tokens)
+    params = params.unstack()  # So a token does not take each block's part out of the whole.
     sampling = _sampling(model.config, temperature, top_k, top_p, stop_tokens)
     key = _key(seed)
 

@@ -171,3 +171,16 @@ def test_noise_in_training_is_new_each_time_and_changes_state_alone(name, field)
     new_trainable, new_state = after.split_trainable()
     assert same(trainable, new_trainable)
     assert not same(state, new_state)
+
+
+@pytest.mark.parametrize('family', ['bert', 'gpt2', 'vit'])
+def test_attention_is_as_the_config_says_and_no_file_holds_it(family, tmp_path):
+    config = tiny(family, attention='exact')
+    model, params = model_of(config), random_params(config)
+    assert {block.attn.implementation for block in model.blocks} == {'exact'}
+    bx.zoo.save(tmp_path / 'x.safetensors', model, params)
+    loaded, _ = bx.zoo.load(tmp_path / 'x.safetensors')
+    assert loaded.config == tiny(family)
+    assert loaded.blocks[0].attn.implementation == 'auto'
+    with pytest.raises(ValueError, match='attention of auto, exact'):
+        tiny(family, attention='flash')
