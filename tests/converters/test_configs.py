@@ -34,7 +34,8 @@ def check_return(config, layout, folder):
             raise
         return False
     found = family.override(family.config(), read_config(table, source))
-    unsaid = {name: getattr(config, name) for name in (*table.unsaid(config), *config.RUN_FIELDS)}
+    names = (*table.unsaid(config), *config.RUN_FIELDS)
+    unsaid = {name: getattr(config, name) for name in names if hasattr(config, name)}
     assert dataclasses.replace(found, **unsaid) == config
     return True
 
