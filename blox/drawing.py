@@ -91,7 +91,7 @@ def _fill(programs: Mapping[str, Any], array: np.ndarray, recipe: Recipe, key: n
     """Fill a new array, which holds zeros."""
     program, flat = programs[recipe.distribution], array.reshape(-1)
     if program is None:
-        if recipe.factor:
+        if recipe.factor or np.signbit(recipe.factor):
             flat.fill(recipe.factor)
         return
     for start in range(0, flat.size, PIECE):

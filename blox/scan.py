@@ -36,7 +36,7 @@ def scan(
     that a first call makes come out stacked.
 
     Blocks are alike but for floating-point numbers that they keep, such as rates of dropout, which
-    are scanned too. With `remat` a gradient computes a block again instead of keeping its inner values.
+    are scanned too: a block gets such a number as a traced array, so its code cannot branch on it. With `remat` a gradient computes a block again instead of keeping its inner values.
     Where single blocks are looked at, as by `bx.tap`, they run one by one.
 
     Raises ValueError that names what differs, and for Params that are not stacked.
@@ -64,6 +64,11 @@ def scan(
             f'a scan over {blocks[0].path!r} and those after it takes stacked Params: '
             f"params.stack('{before}{{i}}'{f', first={first}' if first else ''}), "
             'or load the model with scan=True'
+        )
+    if own := [path for block in blocks for path in params if path.startswith(f'{block.path}/')]:
+        raise ValueError(
+            f'{own[0]!r} is there by itself beside stacked entries of its blocks: stack all that they '
+            'have, or none'
         )
     return _scan(blocks[0], stacked, numbers, len(blocks), params, x, args, kwargs, remat=remat)
 
@@ -193,26 +198,31 @@ def _numbers(blocks: Sequence[Module]) -> dict[tuple[str, str], jax.Array]:
                     f'{(below or "each")!r} is {short(a)} and {short(b)}; no more than numbers like '
                     'rates may differ, so run them one by one'
                 )
-    return {key: jnp.asarray([found[key] for found in kept]) for key in varying}
+    # Stacked one by one, they are of weak type as Python's are: bfloat16 times one of them stays so.
+    return {key: jnp.stack([jnp.asarray(found[key]) for found in kept]) for key in varying}
 
 
 def _attributes(block: Module) -> _Attributes:
-    """Return what the modules of a block keep, but for other modules, and their classes."""
+    """Return what the modules of a block keep, and their classes."""
     found: dict[tuple[str, str], Any] = {}
     for path, module in block.graph.walk():
         below = path[len(block.path) :]
         found[below, 'the class'] = type(module)
         for name, value in vars(module).items():
-            if name != 'graph' and not _holds_modules(value):
-                found[below, name] = value
+            if name != 'graph':
+                found[below, name] = _comparable(value, block.path)
     return found
 
 
-def _holds_modules(value: Any) -> bool:
-    inner = value.values() if isinstance(value, Mapping) else value
-    if isinstance(inner, Module):
-        return True
-    return isinstance(value, list | tuple | Mapping) and any(map(_holds_modules, inner))
+def _comparable(value: Any, path: str) -> Any:
+    """Return `value` with modules below `path` as their places there; others are themselves."""
+    if isinstance(value, Module) and value.path.startswith(f'{path}/'):
+        return 'a module at', value.path[len(path) :]
+    if isinstance(value, Mapping):
+        return {name: _comparable(item, path) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_comparable(item, path) for item in value]
+    return value
 
 
 def _with_numbers(block: Module, numbers: Mapping[tuple[str, str], jax.Array]) -> Module:

@@ -33,6 +33,10 @@ def stack(entries: dict[str, Param], pattern: str, first: int = 0) -> None:
     """
     for path, own in _groups(entries, pattern, first).items():
         one = entries[own[0]]
+        if STACKED in one.metadata:
+            raise ValueError(
+                f'{own[0]!r} is stacked already: blocks inside of blocks stay in a loop'
+            )
         for name in own[1:]:
             if (wrong := _kind(entries[name])) != _kind(one):
                 raise ValueError(

@@ -125,7 +125,7 @@ def _kernels(q: jax.Array, mask: jax.Array | None) -> Mapping[str, _Kernel]:
         return {}
     if mask is not None:
         # Float16 holds no number that bars a key; and kernels know of no other masks.
-        if q.dtype != jnp.bfloat16 or mask.shape[1:3] != (1, 1):
+        if q.dtype != jnp.bfloat16 or mask.ndim != 4 or mask.shape[1:3] != (1, 1):
             return {}
         head_dim += _EXTRA
     found: dict[str, _Kernel] = {}

@@ -57,9 +57,9 @@ class Constant:
         """Return `shape` of the value, whatever the key."""
         return initializers.constant(self.value)(key, shape, dtype)
 
-    def recipe(self, shape: Sequence[int]) -> Recipe:
-        """Return how float32 values are made."""
-        return Recipe('ones', np.float32(self.value))
+    def recipe(self, shape: Sequence[int]) -> Recipe | None:
+        """Return how float32 values are made; None for several, which JAX broadcasts or refuses."""
+        return Recipe('ones', np.float32(self.value)) if np.ndim(self.value) == 0 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +106,14 @@ class VarianceScaling:
         return draw(key, shape, dtype)
 
     def recipe(self, shape: Sequence[int]) -> Recipe | None:
-        """Return how float32 values are made; None for shapes that are refused."""
-        if len(shape) < 2 or 0 in shape:
+        """Return how float32 values are made; None for what JAX refuses."""
+        if len(shape) < 2 or 0 in shape or self.scale < 0:
             return None
         *kernel, inputs, outputs = shape
         fan_in, fan_out = (channels * math.prod(kernel) for channels in (inputs, outputs))
         fans = {'fan_in': fan_in, 'fan_out': fan_out, 'fan_avg': (fan_in + fan_out) / 2}
+        if self.mode not in fans:
+            return None
         variance = np.float32(self.scale / fans[self.mode])
         match self.distribution:
             case 'truncated_normal':

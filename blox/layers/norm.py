@@ -164,15 +164,18 @@ class BatchNorm(Module):
             params = self.set_param(params, 'var', self._moved(var, unbiased))
             # Around a constant, so that the gradient needs no sums over elements but two, those for
             # factor and shift.
-            center = jax.lax.stop_gradient(batch_mean)
-            x = x - _along_last(center, x)
-            mean, var = batch_mean - center, batch_var
-        # One multiplication and one addition for each element, whatever there is for each channel.
+            center, var = jax.lax.stop_gradient(batch_mean), batch_var
+            rest = batch_mean - center
+        else:
+            center, rest = mean, jnp.zeros_like(mean)
+        # The mean is taken off first, for a large one would leave few digits of a small difference; all
+        # else is for each channel what can be, and one multiplication and addition for each element.
+        x = x - _along_last(center, x)
         factor = jax.lax.rsqrt(var.astype(x.dtype) + self.eps)
         if self.use_scale:
             scale, params = self.get_param(params, 'scale', shape, _ones)
             factor = factor * scale.astype(x.dtype)
-        shift = -mean.astype(x.dtype) * factor
+        shift = -rest.astype(x.dtype) * factor
         if self.use_offset:
             offset, params = self.get_param(params, 'offset', shape, _zeros)
             shift = shift + offset.astype(x.dtype)

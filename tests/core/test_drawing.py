@@ -95,3 +95,23 @@ def test_a_part_of_init_has_the_values_of_the_whole(changes):
     assert jax.tree.structure(part) == jax.tree.structure(whole)
     for path, param in whole.items():
         assert jnp.array_equal(part[path].value, param.value)
+
+
+def bent(initializer, **fields):
+    """An initializer with what its annotations do not allow, as users may give it."""
+    for name, value in fields.items():
+        object.__setattr__(initializer, name, value)
+    return initializer
+
+
+def first_weights(initializer):
+    layer = bx.Linear(bx.Graph('net'), 16, w_init=initializer)
+    return bx.init(layer, jnp.ones((1, 2)))['net/w'].value
+
+
+def test_constants_of_several_numbers_and_bad_choices_go_the_former_way():
+    w = first_weights(bent(Constant(0.0), value=np.arange(16.0)))
+    np.testing.assert_array_equal(w, np.broadcast_to(np.arange(16.0), (2, 16)))
+    with pytest.raises(ValueError, match='invalid mode'):
+        first_weights(bent(VarianceScaling(1.0, 'fan_in', 'normal'), mode='fan'))
+    assert np.signbit(first_weights(Constant(-0.0))).all()

@@ -1039,3 +1039,15 @@ def test_a_traced_is_training_is_refused_with_the_remedy(row, monkeypatch):
     with pytest.raises(TypeError, match=r"jit\(model, static_argnames='is_training'\)"):
         jax.jit(model)(params, x, is_training=True)
     jax.jit(model, static_argnames='is_training')(params, x, is_training=True)
+
+
+def test_batch_norm_keeps_the_digits_of_a_small_difference_from_a_large_mean():
+    norm = bx.BatchNorm(layer(), use_scale=False, use_offset=False)
+    entries = {'mean': jnp.full(1, 1000.0), 'var': jnp.full(1, 1e-4)}
+    tag = {'tag': 'batch_stats'}
+    params = bx.Params.from_entries(
+        {f'layer/{name}': bx.Param(value, False, tag) for name, value in entries.items()}
+    )
+    x = jnp.asarray([[1000.01]], jnp.float32)
+    expected = (np.float64(x[0, 0]) - 1000) / np.sqrt(1e-4 + 1e-5)
+    np.testing.assert_allclose(norm(params, x)[0][0, 0], expected, rtol=1e-6)

@@ -180,6 +180,104 @@ def test_blocks_that_differ_are_refused(row):
         bx.scan(blocks_that(other), bx.Params(0), X)
 
 
+class Pair(bx.Module):
+    """Calls what it is given, in that order."""
+
+    def __init__(self, graph, make):
+        super().__init__(graph)
+        self.parts = make(graph)
+
+    def __call__(self, params, x):
+        for layer, factor in self.parts:
+            y, params = layer(params, x)
+            x = x + y * factor
+        return x, params
+
+
+def two(graph):
+    return bx.Linear(graph / 'a', 4), bx.Linear(graph / 'b', 4)
+
+
+@table(
+    {
+        'numbers in a list': lambda g, i: [(bx.Linear(g / 'a', 4), float(i))],
+        'another order': lambda g, i: [(layer, 1.0) for layer in two(g)[:: 1 - 2 * i]],
+        'other modules': lambda g, i: [(bx.Linear(g.root / f'outside{i}', 4), 1.0)],
+    }
+)
+def test_blocks_that_differ_in_what_they_call_are_refused(row):
+    graph = bx.Graph('net')
+    blocks = [
+        Pair(graph / f'block{i}', functools.partial(lambda g, i: row(g, i), i=i)) for i in range(2)
+    ]
+    with pytest.raises(ValueError, match="cannot run under one scan: parts of 'each' is"):
+        bx.scan(blocks, bx.Params(0), X)
+
+
+def test_one_module_may_serve_all_blocks():
+    graph = bx.Graph('net')
+    shared = bx.Linear(graph / 'shared', 4)
+    blocks = [
+        Pair(graph / f'block{i}', lambda g: [(bx.Linear(g / 'a', 4), 1.0), (shared, 1.0)])
+        for i in range(3)
+    ]
+    params = bx.init(lambda p, x: bx.scan(blocks, p, x), X)
+    assert 'net/shared/w' in list(params)
+    expected, own = X, params.unstack()
+    for block in blocks:
+        expected, own = block(own, expected)
+    np.testing.assert_allclose(bx.scan(blocks, params, X)[0], expected, rtol=1e-5)
+
+
+class Scaled(bx.Module):
+    """Adds its inputs times a number of its own."""
+
+    def __init__(self, graph, factor):
+        super().__init__(graph)
+        self.factor = factor
+
+    def __call__(self, params, x):
+        return x + x * self.factor, params
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_numbers_that_differ_leave_the_dtype_as_it_is(x64, dtype):
+    graph = bx.Graph('net')
+    blocks = [Scaled(graph / f'block{i}', 0.5**i) for i in range(3)]
+    found, _ = bx.scan(blocks, bx.Params(0).finalize(), X.astype(dtype))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, X.astype(dtype) * jnp.asarray(3.75, dtype), rtol=1e-2)
+
+
+def test_blocks_that_are_stacked_in_part_are_refused():
+    model = net()
+    params = bx.init(model, X)
+    own = params.unstack()
+    for part in ('net/block*/norm/scale', 'net/block*/linear/w'):
+        some = params.partition(part)[1].merge(own.partition(part)[0])
+        with pytest.raises(ValueError, match=r'is there by itself beside stacked entries'):
+            model(some, X)
+    adapted = bx.lora(own, 'net/block*/linear/w', rank=1).partition('**/*lora*')[0]
+    with pytest.raises(ValueError, match=r'block0/linear/w_lora_a. is there by itself'):
+        model(params.merge(adapted), X)
+
+
+def test_blocks_inside_of_blocks_stay_in_a_loop():
+    graph = bx.Graph('net')
+
+    class Outer(bx.Module):
+        def __init__(self, graph):
+            super().__init__(graph)
+            self.inner = [bx.Linear(graph / f'sub{j}', 4) for j in range(2)]
+
+        def __call__(self, params, x):
+            return bx.scan(self.inner, params, x)
+
+    blocks = [Outer(graph / f'block{i}') for i in range(2)]
+    with pytest.raises(ValueError, match=r'is stacked already: blocks inside of blocks'):
+        bx.init(lambda p, x: bx.scan(blocks, p, x), X)
+
+
 def test_params_that_are_not_stacked_are_refused():
     params = bx.init(net(scanned=False), X)
     with pytest.raises(ValueError, match=r"params.stack\('net/block{i}'\), or load the model"):
