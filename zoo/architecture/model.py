@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -174,8 +175,7 @@ def run_blocks(
     blocks: Sequence[Module], config: Any, params: Params, x: Any, **options: Any
 ) -> tuple[Any, Params]:
     """Run `blocks` as `block_steps` does, and return what the last one gives."""
-    steps = [('', x, params), *block_steps(blocks, config, params, x, **options)]
-    return steps[-1][1:]
+    return finish(chain([('', x, params)], block_steps(blocks, config, params, x, **options)))
 
 
 def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:

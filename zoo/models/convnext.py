@@ -160,7 +160,8 @@ class ConvNeXt(ImageModel):
         x, params = self.stem(params, images)
         for s, blocks in enumerate(self.stages):
             if s:
-                x, params = self.downsamples[s - 1](params, x)
+                down = self.downsamples[s - 1 : s]
+                x, params = run_blocks(down, self.config, params, x, is_training=is_training)
             x, params = run_blocks(blocks, self.config, params, x, is_training=is_training)
             yield f'stage{s + 1}', x, params
         x, params = self.norm(params, x.mean((1, 2)))
