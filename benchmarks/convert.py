@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 from common import machine, median, table
+from worker import memory
 
 import blox as bx
 from blox.converters import convert, open_source
@@ -87,8 +88,7 @@ WAYS = {
 def peak() -> int:
     """The most bytes of memory that this process ever held."""
     # getrusage would tell of the parent's memory before exec, too.
-    (line,) = [x for x in Path('/proc/self/status').read_text().split('\n') if 'VmHWM' in x]
-    return int(line.split()[1]) * 1024
+    return memory('VmHWM')
 
 
 def measure(way: str, folder: str) -> tuple[float, float, int]:

@@ -26,7 +26,7 @@ from blox.adapters import (
     wider,
 )
 from blox.param import RNG, Param, describe, is_floating
-from blox.params import Params, stacked_as, stacks_of
+from blox.params import Params, restacked, stacked_as, stacks_of
 from blox.paths import Where
 from blox.stacking import unstack
 from blox.tensorfile import TensorFile, fail, parse_json
@@ -120,8 +120,7 @@ def merge_lora(params: Params) -> Params:
     _, plain = own.partition(lambda _, param: is_adapter(param))
     for path in {_owner(path) for path, param in own.items() if is_adapter(param)}:
         plain = plain.set(path, adapted(own, path, own[path].value))
-    merged = stacked_as(dict(plain.items()), stacks_of(involved), finalized=params.initialized)
-    return rest.merge(merged)
+    return rest.merge(restacked(plain, involved))
 
 
 def _owner(path: str) -> str:
@@ -154,7 +153,7 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
     file = TensorFile(path)
     if _KEY not in file.metadata:
         fail(file.path, f'expected adapters saved by bx.save_lora, found no {_KEY!r} in its header')
-    own, stacks, base = checkpoint.params_of(file), stacks_of(base), base.unstack()
+    own, given, base = checkpoint.params_of(file), base, base.unstack()
     hashes = parse_json(file.path, file.metadata[_KEY], _KEY)
     if wrong := [name for name in own if name in base and own[name].shape != base[name].shape]:
         shapes = (f'{name} of {base[name].shape}, found {own[name].shape}' for name in wrong)
@@ -165,7 +164,7 @@ def load_lora(path: str | os.PathLike[str], base: Params) -> Params:
     loaded = kept.freeze().merge(own).finalize()
     if wrong := [clause for path in own for clause in _unfit(loaded, path)]:
         fail(file.path, f'adapters that do not fit: {"; ".join(wrong)}')
-    return stacked_as(dict(loaded.items()), stacks)
+    return restacked(loaded, given)
 
 
 def _unfit(params: Params, path: str) -> Iterator[str]:

@@ -381,6 +381,14 @@ def stacked_as(
     return Params.from_entries(entries, finalized=finalized)
 
 
+def restacked(params: Params, like: Params) -> Params:
+    """Return `params` with those blocks stacked that are stacked in `like`."""
+    stacks = stacks_of(like)
+    if not stacks:
+        return params
+    return stacked_as(dict(params.items()), stacks, finalized=params.initialized)
+
+
 def stacks_of(params: Params) -> list[tuple[str, int]]:
     """Return pattern and first number of the blocks that are stacked in `params`."""
     stacks = {

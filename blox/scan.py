@@ -36,8 +36,9 @@ def scan(
     that a first call makes come out stacked.
 
     Blocks are alike but for floating-point numbers that they keep, such as rates of dropout, which
-    are scanned too: a block gets such a number as a traced array, so its code cannot branch on it. With `remat` a gradient computes a block again instead of keeping its inner values.
-    Where single blocks are looked at, as by `bx.tap`, they run one by one.
+    are scanned too: a block gets such a number as a traced array, so its code cannot branch on it.
+    With `remat` a gradient computes a block again instead of keeping its inner values. Where single
+    blocks are looked at, as by `bx.tap`, they run one by one.
 
     Raises ValueError that names what differs, and for Params that are not stacked.
 

@@ -39,12 +39,7 @@ def create(model: str, sizes: dict[str, Any]) -> Any:
     # The catalog's ViT is Hugging Face's, the others' is timm's.
     overrides |= {'vit': {'norm_eps': 1e-6}, 'bert': {'pooler': False}}.get(model, {})
     name = {**NAMES, 'bert': 'all-minilm-l6'}[model]
-    try:
-        return bx.zoo.create(name, **overrides)
-    except (TypeError, ValueError) as error:
-        if 'scan' not in overrides:
-            raise
-        raise NotImplementedError(f'no stacked blocks yet: {error}') from None
+    return bx.zoo.create(name, **overrides)
 
 
 def build(work: str, model: str, sizes: dict[str, Any]) -> Program:

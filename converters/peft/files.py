@@ -26,7 +26,7 @@ from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
 from blox.converters.sources.source import Source, open_source
 from blox.param import Param
-from blox.params import Params, stacked_as, stacks_of
+from blox.params import Params, restacked
 from blox.tensorfile import fail, write_tensors
 from blox.wording import misfits
 
@@ -54,7 +54,7 @@ def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> P
     if problems := fit.problems + _differences(source, fit):
         what = f'does not fit {type(model).__name__}: {"; ".join(problems)}'
         fail(source.path, what, most=50_000)
-    stacks, params = stacks_of(params), params.freeze().unstack()
+    given, params = params, params.freeze().unstack()
     for entry, keys in fit.saved:
         value = entry.via.forward([_array(source, key) for key in keys])
         params = params.set(entry.path, _replaced(params, entry, value), strict=False)
@@ -64,7 +64,7 @@ def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> P
         a, b = site.ours(*(_array(source, key) for key in site.keys(module)))
         added |= adapter_entries(site.prefix, a, b, config.scale_of(module), site.start)
     params = params.merge(Params.from_entries(added, finalized=params.initialized))
-    return stacked_as(dict(params.items()), stacks, finalized=params.initialized)
+    return restacked(params, given)
 
 
 def export_peft(
