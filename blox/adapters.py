@@ -16,6 +16,7 @@ import numpy as np
 
 from blox.param import Param, cast_value
 from blox.params import Params
+from blox.product import product
 
 TAG = 'lora'
 # The thirds of an attention's fused projection, in their order.
@@ -46,7 +47,7 @@ class Adapter(NamedTuple):
         """Add this adapter to a layer's `outputs`; `apply(inputs, w)` is the layer itself."""
         dtype = wider(inputs.dtype, self.a.dtype)
         hidden = apply(inputs.astype(dtype), self.a.astype(dtype))
-        added = hidden @ self.b.astype(dtype) * self.scale
+        added = product(hidden, self.b.astype(dtype)) * self.scale
         return self._add(outputs, added.astype(outputs.dtype))
 
     def merged(self, w: jax.Array) -> jax.Array:

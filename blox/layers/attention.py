@@ -154,9 +154,9 @@ class MultiHeadAttention(Module):
         self, params: Params, inputs: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Params]:
         qkv, params = self.qkv(params, inputs)
-        # [batch, length, 3, heads, head_dim]
-        qkv = qkv.reshape(*inputs.shape[:2], 3, self.heads, self.head_dim)
-        return (qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]), params
+        parts = (*inputs.shape[:2], self.heads, self.head_dim)
+        q, k, v = (part.reshape(parts) for part in jnp.split(qkv, 3, axis=-1))
+        return (q, k, v), params
 
     def _merge(self, params: Params, x: jax.Array, is_training: bool) -> tuple[jax.Array, Params]:
         x, params = self.proj(params, x.reshape(*x.shape[:2], self.width))

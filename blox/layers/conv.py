@@ -22,6 +22,7 @@ from blox.graph import Graph
 from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
+from blox.product import product
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
@@ -251,7 +252,7 @@ def _pointwise(x: jax.Array, w: jax.Array, stride: tuple[int, ...]) -> jax.Array
     """
     if max(stride) > 1:
         x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
-    return x @ w.reshape(w.shape[-2:])
+    return product(x, w.reshape(w.shape[-2:]))
 
 
 @jax.custom_jvp
@@ -288,7 +289,7 @@ def _of_patches(x: jax.Array, w: jax.Array) -> jax.Array:
     x = x.reshape(x.shape[0], *itertools.chain(*zip(sizes, kernel)), inputs)
     x = x.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
     x = x.reshape(x.shape[0], *sizes, math.prod(kernel) * inputs)
-    return x @ w.reshape(-1, outputs)
+    return product(x, w.reshape(-1, outputs))
 
 
 def _kernel_shape(

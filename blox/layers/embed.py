@@ -10,6 +10,7 @@ from blox.graph import Graph
 from blox.layers.initializers import Normal
 from blox.module import Initializer, Module
 from blox.params import Params
+from blox.product import product
 
 # Rows of inputs from which on a copy of the table costs little beside the product with it.
 _MANY = 256
@@ -59,8 +60,8 @@ class Embed(Module):
             # An H100 takes 4.3 ms less of 28.8 for a step of GPT-2, 8 x 1024 tokens in bfloat16, where
             # the table's 50,257 rows are filled up to a multiple of 128.
             table = jnp.pad(w, ((0, -self.vocab_size % 128), (0, 0)))
-            return (inputs @ table.T)[..., : self.vocab_size], params
-        return inputs @ w.T, params
+            return product(inputs, table.T)[..., : self.vocab_size], params
+        return product(inputs, w.T), params
 
     def _table(self, params: Params) -> tuple[jax.Array, Params]:
         return self.get_param(params, 'w', (self.vocab_size, self.width), self.w_init)

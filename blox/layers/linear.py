@@ -13,6 +13,7 @@ from blox.layers.dropout import Dropout
 from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
+from blox.product import product
 
 
 class Linear(Module):
@@ -47,9 +48,9 @@ class Linear(Module):
         """Map [..., inputs] to [..., output_size]."""
         shape = (inputs.shape[-1], self.output_size)
         w, params = self.get_param(params, 'w', shape, self.w_init, merged=False)
-        outputs = inputs @ w
+        outputs = product(inputs, w)
         for adapter in adapters(params, f'{self.path}/w'):
-            outputs = adapter(outputs, inputs, jnp.matmul)
+            outputs = adapter(outputs, inputs, product)
         if self.use_bias:
             b, params = self.get_param(params, 'b', (self.output_size,), self.b_init)
             outputs = outputs + jnp.expand_dims(b, range(outputs.ndim - 1))
