@@ -22,9 +22,7 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 
 @_gelu.defjvp
-def _gelu_jvp(
-    primals: tuple[jax.Array], tangents: tuple[jax.Array]
-) -> tuple[jax.Array, jax.Array]:
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (change,) = primals, tangents
     share = _normal_distribution(x)
     density = jnp.exp(-0.5 * jnp.square(x)) * (2 * math.pi) ** -0.5

@@ -3,26 +3,21 @@
 w is [*kernel, inputs / groups, outputs] (HWIO for images), for ConvTranspose too.
 """
 
-import functools
-import itertools
-import math
-import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from blox.adapters import adapters
 from blox.graph import Graph
+from blox.layers.convolve import Window, channels_last, convolution
 from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
-from blox.product import product
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
@@ -93,7 +88,8 @@ class Conv(Module):
         if self.padding_mode != 'zeros':
             x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=_PAD_MODES[self.padding_mode])
             pads = [(0, 0)] * rank
-        convolve = _convolution(x.shape[1:-1], kernel, stride, pads, dilation, self.groups)
+        window = Window(kernel, stride, tuple(pads), dilation)
+        convolve = convolution(x.shape, window, self.groups)
         outputs = convolve(*_in_one_dtype(x, w))
         # The groups of an adapter's own convolution would not add up to one of this weight's.
         for adapter in () if grouped else adapters(params, f'{self.path}/w'):
@@ -156,7 +152,7 @@ class ConvTranspose(Module):
             self._pads(inputs.shape[1:-1], kernel, stride, dilation),
             lhs_dilation=stride,
             rhs_dilation=dilation,
-            dimension_numbers=_channels_last(rank),
+            dimension_numbers=channels_last(rank),
             feature_group_count=self.groups,
         )
         return _add_bias(self, params, outputs)
@@ -218,80 +214,6 @@ def explicit_padding(
     return [(int(p), int(p)) if isinstance(p, int | np.integer) else (p[0], p[1]) for p in padding]
 
 
-def _convolution(
-    spatial: Sequence[int],
-    kernel: tuple[int, ...],
-    stride: tuple[int, ...],
-    pads: list[tuple[int, int]],
-    dilation: tuple[int, ...],
-    groups: int,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Choose how to convolve [batch, *spatial, inputs] with [*kernel, inputs / groups, outputs]."""
-    rank = len(kernel)
-    if groups == 1 and not any(itertools.chain(*pads)):
-        if math.prod(kernel) == 1:
-            return functools.partial(_pointwise, stride=stride)
-        is_dense = stride == kernel and dilation == (1,) * rank
-        if is_dense and not any(map(operator.mod, spatial, kernel)):
-            return _convolve_patches
-    return functools.partial(
-        lax.conv_general_dilated,
-        window_strides=stride,
-        padding=pads,
-        rhs_dilation=dilation,
-        dimension_numbers=_channels_last(rank),
-        feature_group_count=groups,
-    )
-
-
-def _pointwise(x: jax.Array, w: jax.Array, stride: tuple[int, ...]) -> jax.Array:
-    """Convolve with a kernel of one place: a matrix product over the channels.
-
-    The gradient of weights takes 3 ms so, and 14 as a convolution, for [8, 56, 56, 64] to 128 with
-    stride 2; values 2.1 and 4.4 for [4, 7, 7, 2048] to 512 (two CPU cores, JAX 0.12).
-    """
-    if max(stride) > 1:
-        x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
-    return product(x, w.reshape(w.shape[-2:]))
-
-
-@jax.custom_jvp
-def _convolve_patches(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve with a kernel that moves by its own size and leaves nothing out."""
-    stride = w.shape[:-2]
-    numbers = _channels_last(len(stride))
-    return lax.conv_general_dilated(x, w, stride, 'VALID', dimension_numbers=numbers)
-
-
-# Values are faster as a convolution, gradients as a matrix product over each patch: 2.4 and 3.3 ms for
-# [4, 56, 56, 96] to 192 in patches of 2x2, but 11.6 and 4.6 for the weights' gradient (two CPU cores,
-# JAX 0.12).
-@functools.partial(_convolve_patches.defjvp, symbolic_zeros=True)
-def _convolve_patches_jvp(
-    primals: tuple[Any, Any], tangents: tuple[Any, Any]
-) -> tuple[jax.Array, Any]:
-    (x, w), (dx, dw) = primals, tangents
-    outputs = _convolve_patches(x, w)
-    changes = []
-    if not isinstance(dx, SymbolicZero):
-        changes.append(_of_patches(dx, w))
-    if not isinstance(dw, SymbolicZero):
-        changes.append(_of_patches(x, dw))
-    return outputs, functools.reduce(operator.add, changes)
-
-
-def _of_patches(x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve by a matrix product over each patch that the kernel covers."""
-    *kernel, inputs, outputs = w.shape
-    rank = len(kernel)
-    sizes = tuple(n // k for n, k in zip(x.shape[1:-1], kernel))
-    # [batch, rows, height, columns, width, inputs] for images
-    x = x.reshape(x.shape[0], *itertools.chain(*zip(sizes, kernel)), inputs)
-    x = x.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
-    x = x.reshape(x.shape[0], *sizes, math.prod(kernel) * inputs)
-    return product(x, w.reshape(-1, outputs))
-
-
 def _kernel_shape(
     layer: Conv | ConvTranspose, kernel: tuple[int, ...], inputs: int
 ) -> tuple[int, ...]:
@@ -307,12 +229,6 @@ def _in_one_dtype(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Promote to one dtype, as `@` does by itself and a convolution does not."""
     dtype = jnp.promote_types(x.dtype, w.dtype)
     return x.astype(dtype), w.astype(dtype)
-
-
-def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
-    spatial = tuple(range(1, rank + 1))
-    activations = (0, rank + 1, *spatial)
-    return lax.ConvDimensionNumbers(activations, (rank + 1, rank, *range(rank)), activations)
 
 
 def _add_bias(
