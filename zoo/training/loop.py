@@ -16,6 +16,7 @@ import tqdm
 from blox.params import Params
 from blox.zoo.training.data import Data, Example, batches_to_measure, training_batches
 from blox.zoo.training.folder import Folder
+from blox.zoo.training.interrupts import interrupts_held
 from blox.zoo.training.plan import Plan
 from blox.zoo.training.state import DivergedError, Epoch, State, best_of
 from blox.zoo.training.step import adamw, divide, measure, train_step
@@ -36,14 +37,15 @@ def train(
     state = first_state(params, plan)
     if folder:
         state = folder.restore(state, plan.steps)
-    left = states(model, params, data, plan, state)
+    latest = _Latest(state)
+    left = states(model, params, data, plan, latest)
     bar = tqdm.tqdm(total=plan.steps, initial=state.step, unit='step', leave=False, disable=None)
     try:
         with bar:
             for state in left:
                 if folder:
                     folder.keep_if_due(state)
-                if bar.update():
+                if bar.update(state.step - bar.n):
                     bar.set_postfix_str(_described(state), refresh=False)
                 if on_epoch and state.ends_epoch:
                     on_epoch(state.history[-1])
@@ -52,7 +54,7 @@ def train(
     except BaseException:
         if folder:
             with contextlib.suppress(Exception):  # What ended the training tells more.
-                folder.keep(state)
+                folder.keep(latest.state)
         raise
     if folder:
         folder.keep(state)
@@ -66,31 +68,53 @@ def first_state(params: Params, plan: Plan) -> State:
     return State(0, changing, optimized, jnp.zeros(3, jnp.float32), best=changing)
 
 
-def states(model: Any, params: Params, data: Data, plan: Plan, state: State) -> Iterator[State]:
-    """Yield the state after each step that is left."""
+class _Latest:
+    """The state after the last step that was taken, whatever has ended the training since.
+
+    The ones before have given the memory of their optimizer's state to the next.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+
+def states(model: Any, params: Params, data: Data, plan: Plan, latest: _Latest) -> Iterator[State]:
+    """Yield the state after each step that is left, and keep it in `latest`."""
     _, frozen = divide(params)
+    state = latest.state
     dtype, optimizer = plan.dtype or None, _optimizer(plan)
     take = functools.partial(
         train_step, dtype=dtype, freeze_statistics=plan.freeze_statistics, scores=plan.scores
     )
+
+    def finish_epoch(state: State) -> State:
+        state.check_finite()
+        found = score(model, state.params.merge(frozen), data, data.held_out, plan)
+        latest.state = _with_epoch(state, *found, by_accuracy=bool(data.labels))
+        return latest.state
+
+    if state.step and _is_due(state, plan):  # It was kept while its epoch was scored.
+        yield (state := finish_epoch(state))
     batches = training_batches(data, plan.batch_size, plan.seed, state.step)
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, plan.steps - state.step):
             number = np.uint32(state.step)
-            changing, optimized, measured = take(
-                model, optimizer, state.params, state.optimizer, frozen, *batch, number
-            )
-            state = state._replace(
-                step=state.step + 1,
-                params=changing,
-                optimizer=optimized,
-                totals=state.totals + measured,
-            )
-            if state.step == plan.end(len(state.history) + 1):
-                state.check_finite()
-                found = score(model, state.params.merge(frozen), data, data.held_out, plan)
-                state = _with_epoch(state, *found, by_accuracy=bool(data.labels))
-            yield state
+            with interrupts_held():
+                changing, optimized, measured = take(
+                    model, optimizer, state.params, state.optimizer, frozen, *batch, number
+                )
+                latest.state = state = state._replace(
+                    step=state.step + 1,
+                    params=changing,
+                    optimizer=optimized,
+                    totals=state.totals + measured,
+                )
+            yield (state := finish_epoch(state) if _is_due(state, plan) else state)
+
+
+def _is_due(state: State, plan: Plan) -> bool:
+    """Tell whether the last step was the last of an epoch, which is not in the history yet."""
+    return state.step == plan.end(len(state.history) + 1)
 
 
 def score(

@@ -44,7 +44,9 @@ def _decays(params: Params) -> Params:
 
 
 @functools.partial(
-    jax.jit, static_argnames=('model', 'optimizer', 'dtype', 'freeze_statistics', 'scores')
+    jax.jit,
+    static_argnames=('model', 'optimizer', 'dtype', 'freeze_statistics', 'scores'),
+    donate_argnames='optimized',
 )
 def train_step(
     model: Any,
@@ -65,7 +67,8 @@ def train_step(
     The model computes in `dtype`, unless that is None; parameters and optimizer keep their own.
     Gradients are taken with respect to the trainable ones of `params` alone; the others are batch
     statistics. Those of norms that are frozen move only without `freeze_statistics`. What is drawn
-    depends on the rng in `frozen` and on `step`.
+    depends on the rng in `frozen` and on `step`. The memory of `optimized` is given away; that of
+    `params` is not, for they may be the caller's, or the best so far.
     """
     trainable, stats = params.split_trainable()
 

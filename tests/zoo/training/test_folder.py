@@ -91,6 +91,25 @@ def test_a_state_that_is_not_finite_takes_no_good_ones_place(done, tmp_path):
     assert files(tmp_path) == files(done)
 
 
+@pytest.mark.parametrize('epoch', [1, 2, 3])
+def test_an_epoch_is_scored_once_though_its_scoring_was_interrupted(done, tmp_path, epoch):
+    seen, good = [], shades()
+
+    def read(i, rng):
+        seen.append(i)
+        if seen.count(1000) == epoch:
+            raise GoneError
+        return good.read(i, rng)
+
+    rows = []
+    with pytest.raises(GoneError):
+        finetune(tmp_path / 'm.safetensors', data=dataclasses.replace(good, read=read))
+    _, history = finetune(tmp_path / 'm.safetensors', on_epoch=rows.append)
+    assert [row.epoch for row in rows] == [*range(epoch, 4)]
+    assert [row.step for row in history] == [3, 6, 9]
+    assert files(tmp_path) == files(done)
+
+
 @pytest.fixture(scope='module')
 def half_done(tmp_path_factory):
     out = tmp_path_factory.mktemp('half') / 'm.safetensors'

@@ -35,6 +35,16 @@ def test_frozen_parameters_have_no_optimizer_state_and_no_gradient_in_the_progra
     assert sum(leaf.size for leaf in whole) > 1000
 
 
+def test_the_memory_of_the_optimizers_state_is_given_to_the_next_and_that_of_params_is_not():
+    optimizer = adamw(1e-3, 10)
+    changing, frozen = divide(PARAMS)
+    optimized = optimizer.init(changing.split_trainable()[0])
+    batch = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32), np.uint32(0)
+    train_step(MODEL, optimizer, changing, optimized, frozen, *batch)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(optimized))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((changing, frozen)))
+
+
 def steps(model, params, numbers):
     """Params after steps of these numbers, and the loss in each."""
     optimizer = adamw(1e-2, len(numbers))
