@@ -50,7 +50,7 @@ class _Ways(NamedTuple):
 
 
 def convolution(shape: Sequence[Any], window: Window, groups: int) -> _Convolve:
-    """Choose how to convolve inputs of this shape, which may have symbols in an exported program."""
+    """Choose how to convolve inputs of this shape, which may be symbols in an exported program."""
     if groups > 1:
         return functools.partial(_by_xla, window, groups=groups)
     is_unpadded = not any(itertools.chain(*window.pads))
@@ -73,9 +73,10 @@ _FEW, _CHANNELS, _COLUMNS, _MANY = 256, 64, 2**23, 4096
 
 def _ways(shape: Sequence[Any], window: Window) -> _Ways:
     batch, *spatial, channels = shape
-    places = math.prod(window.positions(spatial))
-    if not isinstance(batch * places, int) or batch * places == 0:
+    sizes = batch, *window.positions(spatial)
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
         return _Ways(_by_xla, _by_xla, _by_xla)
+    places = math.prod(sizes[1:])
     columns = batch * places * math.prod(window.kernel) * channels
     if places <= _FEW and channels >= _CHANNELS and columns <= _COLUMNS:
         return _Ways(_on_cpu(_by_columns), _on_cpu(_by_columns), _on_cpu(_by_columns_again))
