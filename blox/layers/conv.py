@@ -89,7 +89,7 @@ class Conv(Module):
             x = jnp.pad(x, ((0, 0), *pads, (0, 0)), mode=_PAD_MODES[self.padding_mode])
             pads = [(0, 0)] * rank
         window = Window(kernel, stride, tuple(pads), dilation)
-        convolve = convolution(x.shape, window, self.groups)
+        convolve = convolution(x.shape, w.shape, window)
         outputs = convolve(*_in_one_dtype(x, w))
         # The groups of an adapter's own convolution would not add up to one of this weight's.
         for adapter in () if grouped else adapters(params, f'{self.path}/w'):

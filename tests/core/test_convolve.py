@@ -19,6 +19,7 @@ def plain(window, x, w):
         window.pads,
         rhs_dilation=window.dilation,
         dimension_numbers=convolve.channels_last(len(window.kernel)),
+        feature_group_count=x.shape[-1] // w.shape[-2],
     )
 
 
@@ -38,6 +39,11 @@ WINDOWS = {
         (2, 3, 2, 64),
         Window((5, 5), (1, 1), ((0, 0), (0, 0)), (1, 1)),
     ),
+    'each channel': ((2, 9, 8, 5), Window((7, 3), (1, 1), ((3, 3), (1, 1)), (1, 1)), 5),
+    'each channel, strided': ((2, 9, 8, 5), Window((3, 2), (2, 3), ((1, 0), (0, 2)), (1, 1)), 5),
+    'each channel, dilated': ((2, 9, 9, 5), Window((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2)), 5),
+    'each channel, one axis': ((2, 9, 5), Window((3,), (1,), ((1, 1),), (1,)), 5),
+    'groups': ((2, 9, 8, 6), Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)), 2),
     'one place': ((2, 9, 8, 3), Window((1, 1), (2, 3), ((0, 0), (0, 0)), (1, 1))),
     'patches': ((2, 8, 6, 3), Window((2, 3), (2, 3), ((0, 0), (0, 0)), (1, 1))),
 }
@@ -45,9 +51,11 @@ WINDOWS = {
 
 @table(WINDOWS)
 def test_values_and_gradients_are_those_of_xla(x64, row):
-    shape, window = row
-    x, w = jnp.asarray(normal(*shape)), jnp.asarray(normal(*window.kernel, shape[-1], 4))
-    way = convolve.convolution(shape, window, 1)
+    shape, window, groups = *row, *[1] * (3 - len(row))
+    outputs = shape[-1] if groups > 1 else 4
+    x, w = normal(*shape), normal(*window.kernel, shape[-1] // groups, outputs)
+    x, w = jnp.asarray(x), jnp.asarray(w)
+    way = convolve.convolution(shape, w.shape, window)
     outputs, back = jax.vjp(lambda x, w: plain(window, x, w), x, w)
     found, found_back = jax.vjp(way, x, w)
     np.testing.assert_allclose(found, outputs, rtol=1e-12, atol=1e-12)
@@ -76,14 +84,14 @@ def test_second_derivatives_and_vmap_are_those_of_xla(x64, size, channels):
 
         return jax.vmap(jax.grad(slope, (0, 1)))(x, w)
 
-    found = second(convolve.convolution(x.shape[1:], window, 1))
+    found = second(convolve.convolution(x.shape[1:], w.shape[1:], window))
     for a, b in zip(found, second(lambda x, w: plain(window, x, w))):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
-def lowered(platform, shape):
+def lowered(platform, shape, groups):
     """Return the program of a step of a convolution, as text, for a platform."""
-    conv = bx.Conv(bx.Graph('conv'), 4, 3)
+    conv = bx.Conv(bx.Graph('conv'), 4, 3, groups=groups)
     params = bx.spec(conv, jnp.ones(shape))
 
     def loss(params, x):
@@ -102,17 +110,21 @@ def lowered(platform, shape):
         'pieces': ((4, 40, 40, 3), 4, 1),
         'many places': ((4, 70, 70, 3), 1, 1),
         'large columns': ((32, 16, 16, 256), 4, 1),
+        'each channel': ((4, 7, 7, 4), 0, 1),
     }
 )
 def test_other_ways_are_for_cpus_alone(row):
     shape, on_cpu, elsewhere = row
     for platform, count in (('cpu', on_cpu), ('cuda', elsewhere), ('tpu', elsewhere)):
-        assert lowered(platform, shape).count('stablehlo.convolution') == count, platform
+        assert (
+            lowered(platform, shape, 4 if shape[-1] == 4 else 1).count('stablehlo.convolution')
+            == count
+        ), platform
 
 
 def test_columns_are_not_kept_for_the_gradient():
     window = Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1))
-    way = convolve.convolution((2, 7, 7, 64), window, 1)
+    way = convolve.convolution((2, 7, 7, 64), (3, 3, 64, 4), window)
     x, w = jnp.ones((2, 7, 7, 64)), jnp.ones((3, 3, 64, 4))
     _, back = jax.vjp(way, x, w)
     assert sum(leaf.size for leaf in jax.tree.leaves(back)) < 2 * (x.size + w.size)

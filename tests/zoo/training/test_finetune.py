@@ -195,8 +195,10 @@ def test_a_network_that_knows_other_digits_learns_new_ones_better(digits, tmp_pa
     model = bx.zoo.create('vit-ti16', **sizes, image_size=8, in_channels=1, num_classes=5)
     pretrained = digits.pretrain(tmp_path, model, epochs=14)
     methods = ('from scratch', 'fine-tuned')
-    found = digits.compare(model, pretrained, 0, methods, epochs=5)
-    assert found['fine-tuned'] > found['from scratch'] + 0.1
+    # Of one draw of images alone, the last bits of a processor's rounding decide too much.
+    found = [digits.compare(model, pretrained, seed, methods, epochs=5) for seed in range(3)]
+    scratch, tuned = (np.mean([row[method] for row in found]) for method in methods)
+    assert tuned > scratch + 0.1
 
 
 def test_the_images_to_measure_with_are_all_that_are_not_trained_on(digits, tmp_path):
