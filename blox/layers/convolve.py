@@ -79,20 +79,22 @@ _FEW, _CHANNELS, _COLUMNS, _MANY = 256, 64, 2**23, 4096
 
 def _ways(shape: Sequence[Any], window: Window) -> _Ways:
     batch, *spatial, channels = shape
-    sizes = batch, *window.positions(spatial)
+    # The batch of an exported program may be a symbol: of a few images it gives what a model does.
+    images = batch if isinstance(batch, int) else 1
+    sizes = images, *window.positions(spatial)
     if not _are_known(sizes):
         return _BY_XLA
     places = math.prod(sizes[1:])
-    columns = batch * places * math.prod(window.kernel) * channels
+    columns = math.prod(sizes) * math.prod(window.kernel) * channels
     if places <= _FEW and channels >= _CHANNELS and columns <= _COLUMNS:
         return _Ways(_on_cpu(_by_columns), _on_cpu(_by_columns), _on_cpu(_by_columns_again))
-    return _Ways(_by_xla, _by_xla, _on_cpu(_by_pieces) if places < _MANY else _by_xla)
+    has_pieces = places < _MANY and isinstance(batch, int)
+    return _Ways(_by_xla, _by_xla, _on_cpu(_by_pieces) if has_pieces else _by_xla)
 
 
 def _depthwise_ways(shape: Sequence[Any], window: Window) -> _Ways:
-    sizes = shape[0], *window.positions(shape[1:-1])
     # Each place of the kernel makes the program longer.
-    if not _are_known(sizes) or math.prod(window.kernel) > 64:
+    if not _are_known(window.positions(shape[1:-1])) or math.prod(window.kernel) > 64:
         return _BY_XLA
     return _Ways(_on_cpu(_by_shifts), _on_cpu(_by_shifts), _on_cpu(_by_rows_of_shifts))
 

@@ -128,3 +128,14 @@ def test_columns_are_not_kept_for_the_gradient():
     x, w = jnp.ones((2, 7, 7, 64)), jnp.ones((3, 3, 64, 4))
     _, back = jax.vjp(way, x, w)
     assert sum(leaf.size for leaf in jax.tree.leaves(back)) < 2 * (x.size + w.size)
+
+
+@table({'few places': (64, 1), 'each channel': (8, 8), 'pieces': (3, 1)})
+def test_a_program_of_any_batch_goes_the_same_way(row):
+    channels, groups = row
+    conv = bx.Conv(bx.Graph('conv'), 8, 3, groups=groups)
+    x = jnp.asarray(normal(3, 9, 9, channels), jnp.float32)
+    params = bx.init(conv, x)
+    shape = jax.ShapeDtypeStruct((*jax.export.symbolic_shape('b'), *x.shape[1:]), jnp.float32)
+    program = jax.export.export(jax.jit(lambda x: conv(params, x)[0]))(shape)
+    np.testing.assert_array_equal(program.call(x), jax.jit(conv)(params, x)[0])
