@@ -93,10 +93,10 @@ def _ways(shape: Sequence[Any], window: Window) -> _Ways:
 
 
 def _depthwise_ways(shape: Sequence[Any], window: Window) -> _Ways:
-    # Each place of the kernel makes the program longer.
+    # Each place in a row of the kernel makes the program longer.
     if not _are_known(window.positions(shape[1:-1])) or math.prod(window.kernel) > 64:
         return _BY_XLA
-    return _Ways(_on_cpu(_by_shifts), _on_cpu(_by_shifts), _on_cpu(_by_rows_of_shifts))
+    return _Ways(*[_on_cpu(_by_shifts)] * 3)
 
 
 def _are_known(sizes: Sequence[Any]) -> bool:
@@ -213,29 +213,19 @@ def _by_pieces(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     return outputs.reshape(batch, *outputs.shape[2:])
 
 
-def _by_shifts(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve each channel by itself, by sums of shifted inputs times weights.
-
-    For 7x7 places values take 2.4 ms so and 49 by XLA, for [4, 56, 56, 96], the gradient of inputs 12 and
-    49; for [4, 7, 7, 768] values 0.9 and 7.4.
-    """
-    padded, w = _padded(window, widen(x)), _broadcasting(widen(w))
-    places = itertools.product(*map(range, window.kernel))
-    terms = [_shifted(window, padded, place) * w[place] for place in places]
-    return functools.reduce(operator.add, terms).astype(x.dtype)
-
-
 def _broadcasting(w: jax.Array) -> jax.Array:
     """Give each channel's weight at a place the axes of outputs: [*kernel, 1, *ones, channels]."""
     *kernel, _, channels = w.shape
     return w.reshape(*kernel, 1, *[1] * len(kernel), channels)
 
 
-def _by_rows_of_shifts(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
-    """Convolve each channel by itself, in a loop over the kernel's first axis.
+def _by_shifts(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
+    """Convolve each channel by itself, by sums of shifted inputs times weights.
 
-    The gradient of weights takes a sum for each place, which a program with a loop is shorter by: all at once
-    they take 0.7 s to compile for 7x7 places.
+    For 7x7 places values take 6 ms so and 49 by XLA, for [4, 56, 56, 96], and 0.8 and 7.4 for
+    [4, 7, 7, 768]; the gradient of inputs a sixth of the time, that of weights about half. Without the
+    loop over the kernel's first axis the largest images take 2.4 ms, but programs with gradients
+    seconds more to compile.
     """
     padded, w = _padded(window, widen(x)), _broadcasting(widen(w))
     rest = window.kernel[1:]
