@@ -1,6 +1,7 @@
-"""ViT and GPT-2 by hand: functions of plain dicts, with the algorithms that this library uses.
+"""ViT and GPT-2 by hand: functions of plain dicts, the mathematics as one writes it in JAX.
 
-What stands between a model of this library and these is what its modules and Params cost.
+What stands between a model of this library and these is what its modules and Params cost, and what its
+layers gain by the ways that they choose.
 """
 
 from typing import Any

@@ -213,12 +213,6 @@ def _by_pieces(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     return outputs.reshape(batch, *outputs.shape[2:])
 
 
-def _broadcasting(w: jax.Array) -> jax.Array:
-    """Give each channel's weight at a place the axes of outputs: [*kernel, 1, *ones, channels]."""
-    *kernel, _, channels = w.shape
-    return w.reshape(*kernel, 1, *[1] * len(kernel), channels)
-
-
 def _by_shifts(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     """Convolve each channel by itself, by sums of shifted inputs times weights.
 
@@ -227,8 +221,10 @@ def _by_shifts(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     loop over the kernel's first axis the largest images take 2.4 ms, but programs with gradients
     seconds more to compile.
     """
-    padded, w = _padded(window, widen(x)), _broadcasting(widen(w))
-    rest = window.kernel[1:]
+    rank, rest = len(window.kernel), window.kernel[1:]
+    padded = _padded(window, widen(x))
+    # The weights at a place have the axes of outputs.
+    w = jnp.expand_dims(widen(w), range(rank, 2 * rank))
     span = padded.shape[1] - window.dilation[0] * (window.kernel[0] - 1)
     row = window._replace(kernel=(1, *rest))
 
