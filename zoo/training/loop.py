@@ -87,29 +87,32 @@ def states(model: Any, params: Params, data: Data, plan: Plan, latest: _Latest) 
         train_step, dtype=dtype, freeze_statistics=plan.freeze_statistics, scores=plan.scores
     )
 
-    def finish_epoch(state: State) -> State:
+    def with_epoch(state: State) -> State:
         state.check_finite()
         found = score(model, state.params.merge(frozen), data, data.held_out, plan)
-        latest.state = _with_epoch(state, *found, by_accuracy=bool(data.labels))
-        return latest.state
+        return _with_epoch(state, *found, by_accuracy=bool(data.labels))
 
     if state.step and _is_due(state, plan):  # It was kept while its epoch was scored.
-        yield (state := finish_epoch(state))
+        latest.state = with_epoch(state)
+        yield latest.state
     batches = training_batches(data, plan.batch_size, plan.seed, state.step)
     with contextlib.closing(batches):
         for batch in itertools.islice(batches, plan.steps - state.step):
+            state = latest.state
             number = np.uint32(state.step)
             with interrupts_held():
                 changing, optimized, measured = take(
                     model, optimizer, state.params, state.optimizer, frozen, *batch, number
                 )
-                latest.state = state = state._replace(
+                latest.state = state._replace(
                     step=state.step + 1,
                     params=changing,
                     optimizer=optimized,
                     totals=state.totals + measured,
                 )
-            yield (state := finish_epoch(state) if _is_due(state, plan) else state)
+            if _is_due(latest.state, plan):
+                latest.state = with_epoch(latest.state)
+            yield latest.state
 
 
 def _is_due(state: State, plan: Plan) -> bool:
