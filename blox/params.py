@@ -168,15 +168,9 @@ class Params(Mapping[str, Param]):
     def _insert(self, path: str, param: Param) -> Params:
         structure = self._structure
         i = bisect.bisect(structure.paths, paths.natural_key(path), key=paths.natural_key)
-        return _make(
-            Structure.of(
-                inserted(structure.paths, i, path),
-                inserted(structure.trainable, i, param.trainable),
-                inserted(structure.metadata, i, freeze_metadata(path, param.metadata)),
-                structure.finalized,
-            ),
-            inserted(self._values, i, param.value),
-        )
+        metadata = freeze_metadata(path, param.metadata)
+        structure = structure.insert(i, path, param.trainable, metadata)
+        return _make(structure, inserted(self._values, i, param.value))
 
     def cast(self, dtype: Any, where: Where = '**') -> Params:
         """Cast the floating-point values that `where` names to `dtype`, a floating-point one.

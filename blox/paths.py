@@ -20,6 +20,7 @@ NaturalKey: TypeAlias = tuple[tuple[str | int, ...], ...]
 _DIGITS = re.compile(r'(\d+)')
 
 
+@functools.lru_cache(maxsize=2**16)
 def natural_key(path: str) -> tuple[NaturalKey, str]:
     """Return a sort key that puts 'block2' before 'block10', segment by segment.
 

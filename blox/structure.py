@@ -23,13 +23,23 @@ class Structure:
     part of a pytree costs nothing.
     """
 
-    __slots__ = ('__weakref__', '_members', 'finalized', 'index', 'metadata', 'paths', 'trainable')
+    __slots__ = (
+        '__weakref__',
+        '_members',
+        '_typed',
+        'finalized',
+        'index',
+        'metadata',
+        'paths',
+        'trainable',
+    )
     _interned: ClassVar[weakref.WeakValueDictionary[Any, Structure]] = weakref.WeakValueDictionary()
 
     paths: tuple[str, ...]
     trainable: tuple[bool, ...]
     metadata: tuple[Metadata, ...]
     finalized: bool
+    _typed: tuple[Any, ...]
     _members: dict[str, tuple[int, int]] | None
 
     @classmethod
@@ -40,8 +50,18 @@ class Structure:
         metadata: tuple[Metadata, ...],
         finalized: bool,
     ) -> Structure:
-        # Most entries have no metadata; the rest is spelt out with its types.
-        key = (paths, trainable, tuple(m and _typed(m) for m in metadata), finalized)
+        return cls._of(paths, trainable, metadata, finalized, tuple(map(_typed, metadata)))
+
+    @classmethod
+    def _of(
+        cls,
+        paths: tuple[str, ...],
+        trainable: tuple[bool, ...],
+        metadata: tuple[Metadata, ...],
+        finalized: bool,
+        typed: tuple[Any, ...],
+    ) -> Structure:
+        key = (paths, trainable, typed, finalized)
         structure = cls._interned.get(key)
         if structure is None:
             structure = object.__new__(cls)
@@ -50,6 +70,7 @@ class Structure:
             structure.metadata = metadata
             structure.finalized = finalized
             structure.index = {path: i for i, path in enumerate(paths)}
+            structure._typed = typed
             structure._members = None
             # Two threads may have come here with the same content; one object must win.
             with _lock:
@@ -67,6 +88,22 @@ class Structure:
                 for k, path in enumerate(members(self.paths[i], dict(metadata)))
             }
         return self._members
+
+    def insert(self, i: int, path: str, trainable: bool, metadata: Metadata) -> Structure:
+        """Return this structure with one more path, before that at index `i`.
+
+        A model that is initialized does so for each parameter, so nothing is worked out anew.
+        """
+        made = Structure._of(
+            inserted(self.paths, i, path),
+            inserted(self.trainable, i, trainable),
+            inserted(self.metadata, i, metadata),
+            self.finalized,
+            inserted(self._typed, i, _typed(metadata)),
+        )
+        if not self.members and not members(path, dict(metadata)):
+            made._members = {}
+        return made
 
     def replace(self, **changes: Any) -> Structure:
         """Return this structure with some fields changed."""

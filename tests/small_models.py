@@ -1,5 +1,6 @@
 """What tests of models share: random Params and inputs for a config, and programs compiled once."""
 
+import dataclasses
 import functools
 
 import jax
@@ -23,14 +24,17 @@ model_of = functools.cache(build)
 @functools.cache
 def random_params(config, dtype=jnp.float32, seed=0):
     """Params whose values are all random, for a model's own head and biases start at zero."""
-    rng = np.random.default_rng(seed)
-    params, model = bx.Params(seed=0), model_of(config)
-    for path, param in bx.spec(model, *model.example_inputs()).items():
+    rng, model = np.random.default_rng(seed), model_of(config)
+    entries = dict(bx.spec(model, *model.example_inputs()).items())
+    entries['rng'] = bx.Params(seed=0)['rng']
+    for path, param in entries.items():
         if path != 'rng':
-            value = jnp.asarray(rng.normal(0, 0.3, param.shape), dtype)
-            value = jnp.abs(value) + 0.5 if path.endswith('/var') else value
-            params = params.set(path, bx.Param(value, param.trainable, param.metadata))
-    return params.finalize()
+            value = rng.normal(0, 0.3, param.shape)
+            value = np.abs(value) + 0.5 if path.endswith('/var') else value
+            # Rounded by NumPy: JAX compiles a program for each shape.
+            value = jax.device_put(value.astype(jnp.dtype(dtype)))
+            entries[path] = dataclasses.replace(param, value=value)
+    return bx.Params.from_entries(entries, finalized=True)
 
 
 def inputs_for(config, batch=2, seed=1):

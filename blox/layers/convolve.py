@@ -104,16 +104,20 @@ def _are_known(sizes: Sequence[Any]) -> bool:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _convolve(ways: _Ways, window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
+def _differentiable(ways: _Ways, window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     return ways.values(window, x, w)
 
 
-@functools.partial(_convolve.defjvp, symbolic_zeros=True)
-def _convolve_jvp(
+# Traced once for all that are alike in a model, and inlined: programs are as without it.
+_convolve = jax.jit(_differentiable, static_argnums=(0, 1), inline=True)
+
+
+@functools.partial(_differentiable.defjvp, symbolic_zeros=True)
+def _jvp(
     ways: _Ways, window: Window, primals: tuple[Any, Any], tangents: tuple[Any, Any]
 ) -> tuple[jax.Array, Any]:
     (x, w), (dx, dw) = primals, tangents
-    outputs = _convolve(ways, window, x, w)
+    outputs = _differentiable(ways, window, x, w)
     changes = []
     if not isinstance(dx, SymbolicZero):
         changes.append(ways.inputs(window, dx, w))
@@ -241,6 +245,7 @@ def _by_shifts(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     return outputs.astype(x.dtype)
 
 
+@functools.cache
 def _on_cpu(way: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """Return what goes this way on CPUs, and XLA's on other platforms."""
 

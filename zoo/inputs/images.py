@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.processors import (
@@ -277,7 +277,8 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # Else it would be a copy.
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith('I') or image.mode == 'F':
         # Pillow would clip 16-bit values at 255; keep their upper eight bits instead.
         values = np.asarray(image)
