@@ -65,13 +65,13 @@ def norm(
     return (scale, Rule(f'{ours}/offset', f'{theirs}.bias', via)) if offset else (scale,)
 
 
-def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
-    """Map a torch convolution without bias and the BatchNorm after it."""
+def conv_norm(ours: str, conv: str, after: str, *, statistics: bool = True) -> tuple[Rule, ...]:
+    """Map a torch convolution without bias and the BatchNorm after it, or a norm without statistics."""
+    own = {'mean': 'running_mean', 'var': 'running_var'} if statistics else {}
     return (
         *dense(f'{ours}/conv', conv, HWIO, bias=False),
-        *norm(f'{ours}/norm', batch_norm),
-        Rule(f'{ours}/norm/mean', f'{batch_norm}.running_mean'),
-        Rule(f'{ours}/norm/var', f'{batch_norm}.running_var'),
+        *norm(f'{ours}/norm', after),
+        *(Rule(f'{ours}/norm/{name}', f'{after}.{theirs}') for name, theirs in own.items()),
     )
 
 
@@ -108,7 +108,7 @@ def hf_header(
 
 
 def timm_header(
-    first_conv: str,
+    first_conv: str | Callable[[Any], str],
     classifier: str,
     num_features: Callable[[Any], int],
     *,
@@ -132,7 +132,7 @@ def timm_header(
                 'fixed_input_size': fixed_size,
                 'num_classes': config.num_classes,
                 'pool_size': None,
-                'first_conv': first_conv,
+                'first_conv': first_conv if isinstance(first_conv, str) else first_conv(config),
                 'classifier': classifier,
             },
         }

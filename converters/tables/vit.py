@@ -295,8 +295,6 @@ def _norm_layer(place: int) -> Via:
     return Via(
         lambda value, known: _read_class(_NORM_LAYERS, value)[place],
         lambda value, known: _write_class(_NORM_LAYERS, (known['norm'], known['norm_eps'])),
-        takes_any=True,
-        takes_null=True,
     )
 
 
@@ -311,15 +309,17 @@ def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
 _PATCH_NORM = Via(
     _read_patch_norm,
     lambda value, known: _NORM_LAYERS.get((known['norm'], known['norm_eps'])) if value else None,
-    takes_any=True,
-    takes_null=True,
 )
 _MLP_LAYER = Via(
     lambda value, known: _read_class(_MLP_LAYERS, value),
     lambda value, known: _write_class(_MLP_LAYERS, value),
-    takes_any=True,
-    takes_null=True,
 )
+
+
+def _read_layer_scale(value: Any, known: Mapping[str, Any]) -> float:
+    if value is not None and type(value) not in (int, float):
+        raise ValueError('a number')
+    return float(value or 0)
 
 
 def _halves(known: Mapping[str, Any]) -> int:
@@ -371,12 +371,7 @@ _TIMM_FIELDS = (
         'layer_scale',
         'init_values',
         None,
-        Via(
-            lambda value, known: float(value or 0),
-            lambda value, known: value or None,
-            takes_any=True,
-            takes_null=True,
-        ),
+        Via(_read_layer_scale, lambda value, known: value or None),
     ),
     Field('qkv_bias', 'qkv_bias', True),
     Field('proj_bias', 'proj_bias', True),

@@ -222,8 +222,8 @@ def test_folders_of_timm_that_are_not_ours_are_refused(family, change, message):
 @pytest.mark.parametrize(
     ('family', 'name', 'needs'),
     [
-        ('resnet', 'resnet200d', ["stem_type 'deep' (expected '')", 'avg_down True (expected']),
-        ('resnet', 'seresnet50', ["block_args {'attn_layer': 'se'} (expected None)"]),
+        ('resnet', 'ecaresnet50d_pruned', ['pruned True (expected False)']),
+        ('resnet', 'test_resnet', ["block ['BasicBlock', 'BasicBlock', 'Bottleneck'"]),
         ('vit', 'vit_dwee_patch16_reg1_gap_256', ["attn_layer 'diff' (expected 'attn')"]),
         ('vit', 'vit_base_r50_s16_224', ["'HybridEmbed'", "'ResNetV2'"]),
         ('vit', 'vit_base_patch16_rpn_224', ["block_fn 'ResPostBlock' (expected None)"]),
