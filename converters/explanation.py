@@ -18,8 +18,7 @@ from blox.converters.sources.source import Source, open_source
 from blox.converters.sources.stacked import unstacked
 from blox.converters.sources.states import is_counter, prefixes
 from blox.converters.sources.tensor import Tensor
-from blox.converters.tables import layouts
-from blox.converters.target import model_spec, table_of
+from blox.converters.target import layouts_of, model_spec, table_of
 from blox.params import Params
 from blox.tensorfile import holds_weights
 from blox.wording import cut, misfits
@@ -165,7 +164,7 @@ def match(source: str | os.PathLike[str] | Source, model: Any, state: str = '') 
         raise ValueError(f'state={state!r} is of a path: pass it to open_source, found a Source')
     source = source if isinstance(source, Source) else open_source(source, state)
     expected = model_spec(model)
-    fits = [_fit(source, layout, model, expected) for layout in layouts(model.path)]
+    fits = [_fit(source, layout, model, expected) for layout in layouts_of(model)]
     # Where no name fits, as under a strange prefix, errors are in the spelling that config.json says.
     told = 'timm' if 'architecture' in source.config else 'hf'
 

@@ -29,8 +29,17 @@ def _spec(kind: Any, path: str, config: Any) -> Params:
 
 
 def table_of(model: Any, layout: str) -> Table:
-    """Return the table of a model's family for a layout. ValueError lists those there are."""
+    """Return the table of a model's family for a layout. ValueError lists those that can hold it."""
     known = layouts(model.path)
     if layout not in known:
         raise ValueError(f'{model.path!r} has the layouts {", ".join(known)}, not {layout!r}')
+    if beyond := known[layout].beyond(model.config):
+        found = ', '.join(f'{name} {value!r}' for name, value in beyond.items())
+        able = ', '.join(layouts_of(model))
+        raise ValueError(f'no {layout!r} checkpoint of {model.path!r} has {found}; {able} may have')
     return known[layout]
+
+
+def layouts_of(model: Any) -> list[str]:
+    """Return the layouts of a model's family that can hold it."""
+    return [name for name, table in layouts(model.path).items() if not table.beyond(model.config)]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import build, family_of, small, tiny
+from families import build, family_of, small, small_by_layout, tiny
 
 from blox.converters import layouts
 from blox.converters.configs import write_config
@@ -34,8 +34,7 @@ def planned(config, layout):
 
 
 SMALL = small()
-PAIRS = [(name, layout) for name, c in SMALL.items() for layout in layouts(family_of(c).name)]
-every_layout = pytest.mark.parametrize(('name', 'layout'), PAIRS)
+every_layout = pytest.mark.parametrize(('name', 'layout'), small_by_layout())
 
 
 def params_of(config, dtype=np.float32):

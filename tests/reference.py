@@ -26,6 +26,7 @@ def sigmoid(x):
 ACTIVATIONS = {
     'gelu': lambda x: x * (1 + special.erf(x / np.sqrt(2))) / 2,
     'gelu_tanh': lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2,
+    'quick_gelu': lambda x: x * sigmoid(1.702 * x),
     'relu': lambda x: x * (x.real > 0),
     'silu': lambda x: x * sigmoid(x),
     'tanh': np.tanh,

@@ -38,9 +38,15 @@ def gelu_tanh(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=True)
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Return gelu's approximation by a sigmoid, x σ(1.702 x), which OpenAI's CLIP uses."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     'gelu': gelu,
     'gelu_tanh': gelu_tanh,
+    'quick_gelu': quick_gelu,
     'relu': jax.nn.relu,
     'silu': jax.nn.silu,
     'tanh': jnp.tanh,

@@ -1,5 +1,6 @@
 """Multi-head self-attention (Vaswani et al., 2017, arXiv:1706.03762)."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +43,9 @@ class MultiHeadAttention(Module):
     Attributes:
       is_causal: each position sees itself and those before it.
       scale: what inner products are multiplied by; 1 / sqrt(head_dim) if None.
+      qk_norm: makes the norms of queries and of keys, [..., head_dim], from their graphs, such as
+        `bx.RMSNorm`; none by default.
+      norm: makes one of what the heads give, [..., width], before the last projection.
       implementation: 'auto' takes the platform's fused kernel where it is right: that of cuDNN on
         NVIDIA GPUs from Ampere on, and the TPU's for long sequences, both in half precision.
         'exact' never does, which programs need that are differentiated forwards, or exported
@@ -62,6 +66,9 @@ class MultiHeadAttention(Module):
         *,
         is_causal: bool = False,
         qkv_bias: bool = True,
+        proj_bias: bool = True,
+        qk_norm: Callable[[Graph], Module] | None = None,
+        norm: Callable[[Graph], Module] | None = None,
         scale: float | None = None,
         implementation: str = 'auto',
         attention_dropout_rate: float = 0.0,
@@ -85,7 +92,10 @@ class MultiHeadAttention(Module):
         self.scale = scale
         self.implementation = implementation
         self.qkv = Linear(graph.child('qkv'), 3 * width, use_bias=qkv_bias, w_init=qkv_init)
-        self.proj = Linear(graph.child('proj'), width, w_init=proj_init)
+        self.q_norm = qk_norm(graph.child('q_norm')) if qk_norm else None
+        self.k_norm = qk_norm(graph.child('k_norm')) if qk_norm else None
+        self.norm = norm(graph.child('norm')) if norm else None
+        self.proj = Linear(graph.child('proj'), width, use_bias=proj_bias, w_init=proj_init)
         self.attention_dropout = Dropout(graph.child('attention_dropout'), attention_dropout_rate)
         self.dropout = Dropout(graph.child('dropout'), dropout_rate)
 
@@ -137,6 +147,7 @@ class MultiHeadAttention(Module):
         # [3, batch, heads, length, head_dim], then batch and heads in one as the cache has them
         qkv = jnp.moveaxis(qkv.reshape(parts), (2, 3), (0, 2))
         q, k, v = qkv.reshape(3, batch * self.heads, length, self.head_dim)
+        (q, k), params = self._normalize(params, q, k)
         places = position[:, None] + jnp.arange(length, dtype=position.dtype)[None]
         places = jnp.repeat(places, self.heads, axis=0)
         state = KVCache(*(_write(old, new, places, batch) for old, new in zip(state, (k, v))))
@@ -147,7 +158,7 @@ class MultiHeadAttention(Module):
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         x = jax.nn.softmax(logits).astype(v.dtype) @ state.values
         x = x.reshape(batch, self.heads, length, self.head_dim).swapaxes(1, 2)
-        outputs, params = self.proj(params, x.reshape(inputs.shape))
+        outputs, params = self._merge(params, x, is_training=False)
         return (outputs, state), params
 
     def _project(
@@ -156,10 +167,22 @@ class MultiHeadAttention(Module):
         qkv, params = self.qkv(params, inputs)
         parts = (*inputs.shape[:2], self.heads, self.head_dim)
         q, k, v = (part.reshape(parts) for part in jnp.split(qkv, 3, axis=-1))
+        (q, k), params = self._normalize(params, q, k)
         return (q, k, v), params
 
+    def _normalize(
+        self, params: Params, q: jax.Array, k: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], Params]:
+        if self.q_norm is not None and self.k_norm is not None:
+            q, params = self.q_norm(params, q)
+            k, params = self.k_norm(params, k)
+        return (q, k), params
+
     def _merge(self, params: Params, x: jax.Array, is_training: bool) -> tuple[jax.Array, Params]:
-        x, params = self.proj(params, x.reshape(*x.shape[:2], self.width))
+        x = x.reshape(*x.shape[:2], self.width)
+        if self.norm is not None:
+            x, params = self.norm(params, x)
+        x, params = self.proj(params, x)
         return self.dropout(params, x, is_training=is_training)
 
     def _uses_weights(self, is_training: bool) -> bool:

@@ -58,9 +58,14 @@ class Linear(Module):
 
 
 class Mlp(Module):
-    """The transformer's feed-forward block: fc1, activation, dropout, fc2, dropout.
+    """The transformer's feed-forward block: fc1, activation, dropout, norm if any, fc2, dropout.
 
-    `hidden_dropout_rate` is of the first dropout, `dropout_rate` of the second.
+    Attributes:
+      hidden_size: how many numbers fc2 takes.
+      hidden_dropout_rate, dropout_rate: of the first dropout, and of the second.
+      is_gated: fc1 is twice as wide, and the activation of its first half multiplies the second: SwiGLU
+        with silu (Shazeer, 2020, arXiv:2002.05202).
+      norm: makes a norm of the hidden values from its graph, such as `bx.LayerNorm`.
     """
 
     def __init__(
@@ -72,6 +77,9 @@ class Mlp(Module):
         *,
         hidden_dropout_rate: float = 0.0,
         dropout_rate: float = 0.0,
+        is_gated: bool = False,
+        norm: Callable[[Graph], Module] | None = None,
+        use_bias: bool = True,
         fc1_init: Initializer = LecunNormal(),
         fc2_init: Initializer = LecunNormal(),
         b_init: Initializer = Zeros(),
@@ -80,17 +88,29 @@ class Mlp(Module):
         self.hidden_size = hidden_size
         self.output_size = output_size
         self.activation = activation
-        self.fc1 = Linear(graph.child('fc1'), hidden_size, w_init=fc1_init, b_init=b_init)
-        self.fc2 = Linear(graph.child('fc2'), output_size, w_init=fc2_init, b_init=b_init)
-        self.hidden_dropout = Dropout(graph.child('hidden_dropout'), hidden_dropout_rate)
-        self.dropout = Dropout(graph.child('dropout'), dropout_rate)
+        self.is_gated = is_gated
+        width = 2 * hidden_size if is_gated else hidden_size
+        self.fc1 = Linear(graph / 'fc1', width, use_bias=use_bias, w_init=fc1_init, b_init=b_init)
+        self.norm = norm(graph / 'norm') if norm else None
+        self.fc2 = Linear(
+            graph / 'fc2', output_size, use_bias=use_bias, w_init=fc2_init, b_init=b_init
+        )
+        self.hidden_dropout = Dropout(graph / 'hidden_dropout', hidden_dropout_rate)
+        self.dropout = Dropout(graph / 'dropout', dropout_rate)
 
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width'], *, is_training: bool = False
     ) -> tuple[Float[Array, '*batch outputs'], Params]:
         """Map [..., width] to [..., output_size]."""
         x, params = self.fc1(params, inputs)
-        x, params = self.hidden_dropout(params, self.activation(x), is_training=is_training)
+        if self.is_gated:
+            gate, x = jnp.split(x, 2, axis=-1)
+            x = self.activation(gate) * x
+        else:
+            x = self.activation(x)
+        x, params = self.hidden_dropout(params, x, is_training=is_training)
+        if self.norm is not None:
+            x, params = self.norm(params, x)
         x, params = self.fc2(params, x)
         return self.dropout(params, x, is_training=is_training)
 

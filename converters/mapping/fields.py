@@ -38,8 +38,10 @@ SAME = Via()
 class Field:
     """One setting: `ours` is `theirs`, through `via`.
 
-    Several of ours, or several of theirs, are equal on the other side. Without `ours`, every model
-    of ours has what `default` says.
+    Several of ours, or several of theirs, are equal on the other side. One of theirs that says
+    several things has a Field for each of ours; one of ours that several of theirs decide has one for
+    each of these, and the last one read or written counts. Without `ours`, every model of ours has
+    what `default` says.
 
     Attributes:
       default: what theirs is where their config is silent, or a function of our fields before this
@@ -100,7 +102,7 @@ def read_fields(
     left, ours, problems = dict(theirs), {}, []
     for field in fields:
         try:
-            ours |= field.read(left, ours)
+            ours |= field.read(theirs, ours)
         except ValueError as error:
             problems.append(str(error))
         except KeyError:  # A field before this one, which it depends on, was refused.

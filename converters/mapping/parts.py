@@ -20,14 +20,16 @@ ACTIVATION = one_of(
         'gelu_new': 'gelu_tanh',
         'gelu_pytorch_tanh': 'gelu_tanh',
         'gelu_python_tanh': 'gelu_tanh',
+        'quick_gelu': 'quick_gelu',
         'relu': 'relu',
         'silu': 'silu',
         'swish': 'silu',
         'tanh': 'tanh',
     }
 )
-# timm calls them as we do.
-TIMM_ACTIVATION = one_of({name: name for name in ('gelu', 'gelu_tanh', 'relu', 'silu', 'tanh')})
+# timm calls them as we do, and in places by the class's own name.
+_TIMM_NAMES = ('gelu', 'gelu_tanh', 'quick_gelu', 'relu', 'silu', 'tanh')
+TIMM_ACTIVATION = one_of({**{name: name for name in _TIMM_NAMES}, 'SiLU': 'silu'})
 
 
 # Fields that every model of images has among timm's arguments and in its pretrained_cfg.
@@ -44,30 +46,32 @@ def dense(ours: str, theirs: str, via: Transform = T, *, bias: bool = True) -> t
     return (weight, Rule(f'{ours}/b', f'{theirs}.bias')) if bias else (weight,)
 
 
-def qkv(ours: str, theirs: tuple[str, ...], *, bias: bool = True) -> tuple[Rule, ...]:
-    """Map three torch Linear layers that are one of ours."""
+def merged(
+    ours: str, theirs: tuple[str, ...], parts: tuple[int, ...] = (), *, bias: bool = True
+) -> tuple[Rule, ...]:
+    """Map several torch Linear layers that are one of ours, equal ones or with so many `parts` of the outputs each."""
     # Rows are merged before the transpose: that way whole blocks of memory are copied.
-    weight = Rule(f'{ours}/w', tuple(f'{name}.weight' for name in theirs), merge(axis=0) >> T)
+    weight = Rule(f'{ours}/w', tuple(f'{name}.weight' for name in theirs), merge(0, parts) >> T)
     if not bias:
         return (weight,)
-    return (weight, Rule(f'{ours}/b', tuple(f'{name}.bias' for name in theirs), merge(axis=0)))
+    return (weight, Rule(f'{ours}/b', tuple(f'{name}.bias' for name in theirs), merge(0, parts)))
 
 
-def norm(ours: str, theirs: str, via: Transform = IDENTITY) -> tuple[Rule, ...]:
-    """Map a torch LayerNorm."""
-    return (
-        Rule(f'{ours}/scale', f'{theirs}.weight', via),
-        Rule(f'{ours}/offset', f'{theirs}.bias', via),
-    )
+def norm(
+    ours: str, theirs: str, via: Transform = IDENTITY, *, offset: bool = True
+) -> tuple[Rule, ...]:
+    """Map a torch LayerNorm, or an RMSNorm without `offset`."""
+    scale = Rule(f'{ours}/scale', f'{theirs}.weight', via)
+    return (scale, Rule(f'{ours}/offset', f'{theirs}.bias', via)) if offset else (scale,)
 
 
-def conv_norm(ours: str, conv: str, batch_norm: str) -> tuple[Rule, ...]:
-    """Map a torch convolution without bias and the BatchNorm after it."""
+def conv_norm(ours: str, conv: str, after: str, *, statistics: bool = True) -> tuple[Rule, ...]:
+    """Map a torch convolution without bias and the BatchNorm after it, or a norm without statistics."""
+    own = {'mean': 'running_mean', 'var': 'running_var'} if statistics else {}
     return (
         *dense(f'{ours}/conv', conv, HWIO, bias=False),
-        *norm(f'{ours}/norm', batch_norm),
-        Rule(f'{ours}/norm/mean', f'{batch_norm}.running_mean'),
-        Rule(f'{ours}/norm/var', f'{batch_norm}.running_var'),
+        *norm(f'{ours}/norm', after),
+        *(Rule(f'{ours}/norm/{name}', f'{after}.{theirs}') for name, theirs in own.items()),
     )
 
 
@@ -104,7 +108,7 @@ def hf_header(
 
 
 def timm_header(
-    first_conv: str,
+    first_conv: str | Callable[[Any], str],
     classifier: str,
     num_features: Callable[[Any], int],
     *,
@@ -128,7 +132,7 @@ def timm_header(
                 'fixed_input_size': fixed_size,
                 'num_classes': config.num_classes,
                 'pool_size': None,
-                'first_conv': first_conv,
+                'first_conv': first_conv if isinstance(first_conv, str) else first_conv(config),
                 'classifier': classifier,
             },
         }

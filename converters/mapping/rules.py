@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,6 +75,7 @@ class Table:
 
     Attributes:
       rules: those of a model's config: which parameters there are depends on it.
+      limits: of fields of our config, the values with which the layout can hold a model; of others, all.
       library: who writes config.json; None where weights come alone.
       kinds: what config.json calls models of the family: transformers' model_type, timm's class.
       fields: its settings, one by one, in the order of reading.
@@ -107,6 +108,7 @@ class Table:
     """
 
     rules: Callable[[Any], tuple[Rule, ...]]
+    limits: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     library: Library | None = None
     kinds: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
@@ -127,6 +129,11 @@ class Table:
     buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}
     zeros: Callable[[Source], tuple[str, ...]] = lambda source: ()
     tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
+
+    def beyond(self, config: Any) -> dict[str, Any]:
+        """Return the fields of a config, with their values, that this layout cannot hold."""
+        found = {name: getattr(config, name) for name in self.limits}
+        return {name: value for name, value in found.items() if value not in self.limits[name]}
 
     def ignores(self, name: str) -> bool:
         """Return whether an external name that no rule has may be there."""

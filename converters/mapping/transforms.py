@@ -98,13 +98,17 @@ class _JoinAxes:
 @dataclass(frozen=True)
 class _Merge:
     axis: int
+    parts: tuple[int, ...]
 
     def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         return [np.concatenate(arrays, self.axis)]
 
     def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
         (array,) = arrays
-        return np.split(array, count, self.axis)
+        if not self.parts:
+            return np.split(array, count, self.axis)
+        part = array.shape[self.axis] // sum(self.parts)
+        return np.split(array, np.cumsum(self.parts[:-1]) * part, self.axis)
 
 
 @dataclass(frozen=True)
@@ -137,9 +141,13 @@ def join_axes(axis: int, first: int) -> Transform:
     return Transform((_JoinAxes(axis, first),))
 
 
-def merge(axis: int) -> Transform:
-    """Concatenate several external arrays of one shape along `axis` of ours."""
-    return Transform((_Merge(axis),))
+def merge(axis: int, parts: tuple[int, ...] = ()) -> Transform:
+    """Concatenate several external arrays along `axis` of ours: equal ones, or so many parts each.
+
+    >>> merge(0, (1, 2)).external_shapes((12, 5), count=2)
+    [(4, 5), (8, 5)]
+    """
+    return Transform((_Merge(axis, parts),))
 
 
 def prepend_zeros(axis: int) -> Transform:

@@ -13,7 +13,7 @@ from blox.converters.mapping.heads import (
     read_task,
 )
 from blox.converters.mapping.libraries import TRANSFORMERS
-from blox.converters.mapping.parts import ACTIVATION, dense, norm, qkv
+from blox.converters.mapping.parts import ACTIVATION, dense, merged, norm
 from blox.converters.mapping.rules import Respelling, Rule, Table
 from blox.converters.sources.source import Source
 
@@ -27,7 +27,7 @@ def hf(config: Any) -> tuple[Rule, ...]:
         Rule('bert/pos_embed/w', 'embeddings.position_embeddings.weight'),
         Rule('bert/type_embed/w', 'embeddings.token_type_embeddings.weight'),
         *norm('bert/norm', 'embeddings.LayerNorm'),
-        *qkv('bert/block{i}/attn/qkv', parts),
+        *merged('bert/block{i}/attn/qkv', parts),
         *dense('bert/block{i}/attn/proj', f'{layer}.attention.output.dense'),
         *norm('bert/block{i}/norm1', f'{layer}.attention.output.LayerNorm'),
         *dense('bert/block{i}/mlp/fc1', f'{layer}.intermediate.dense'),

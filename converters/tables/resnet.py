@@ -18,28 +18,61 @@ from blox.converters.mapping.parts import (
     under,
 )
 from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.transforms import HWIO, join_axes, transpose
 
 _BLOCK = 'resnet/stage{s}/block{b}'
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
     """Map to the names of torchvision.models.resnet and timm.models.resnet."""
-    convs = [
-        rule
-        for i in _convs(config)
-        for rule in conv_norm(
-            f'{_BLOCK}/conv{i}', f'layer{{s}}.{{b}}.conv{i}', f'layer{{s}}.{{b}}.bn{i}'
-        )
-    ]
-    shortcut = conv_norm(
-        f'{_BLOCK}/shortcut', 'layer{s}.{b}.downsample.0', 'layer{s}.{b}.downsample.1'
-    )
+    block = 'layer{s}.{b}'
+    # Where shortcuts pool, that is the first of their modules.
+    first = 1 if config.shortcut_pool else 0
+    layers = {
+        **_timm_stem(config),
+        **{f'{_BLOCK}/conv{i}': (f'{block}.conv{i}', f'{block}.bn{i}') for i in _convs(config)},
+    }
+    if config.stem_pool == 'conv':
+        layers['resnet/stem_pool'] = 'maxpool.0', 'maxpool.1'
+    if _has_shortcuts(config):
+        shortcut = f'{block}.downsample'
+        layers[f'{_BLOCK}/shortcut'] = f'{shortcut}.{first}', f'{shortcut}.{first + 1}'
     return (
-        *conv_norm('resnet/stem', 'conv1', 'bn1'),
-        *convs,
-        *(shortcut if _has_shortcuts(config) else ()),
+        *(
+            rule
+            for ours, theirs in layers.items()
+            for rule in conv_norm(ours, *theirs, statistics=config.norm == 'batch')
+        ),
+        *_timm_attention(config, f'{block}.se'),
         *(dense('resnet/head', 'fc') if config.num_classes else ()),
     )
+
+
+def _timm_stem(config: Any) -> dict[str, tuple[str, str]]:
+    """Return timm's names of the stem's convolutions and their norms."""
+    if not config.stem.startswith('deep'):
+        return {'resnet/stem': ('conv1', 'bn1')}
+    return {
+        'resnet/stem': ('conv1.0', 'conv1.1'),
+        'resnet/stem2': ('conv1.3', 'conv1.4'),
+        'resnet/stem3': ('conv1.6', 'bn1'),
+    }
+
+
+# Theirs are convolutions of one place: [outputs, inputs, 1, 1].
+_FROM_CONV = HWIO >> join_axes(0, 1) >> join_axes(0, 1)
+
+
+def _timm_attention(config: Any, theirs: str) -> tuple[Rule, ...]:
+    if config.channel_attention == 'se':
+        return (
+            *dense(f'{_BLOCK}/se/fc1', f'{theirs}.fc1', _FROM_CONV),
+            *dense(f'{_BLOCK}/se/fc2', f'{theirs}.fc2', _FROM_CONV),
+        )
+    if config.channel_attention == 'eca':
+        # [outputs, inputs, places]
+        return dense(f'{_BLOCK}/eca/conv', f'{theirs}.conv', transpose(2, 1, 0), bias=False)
+    return ()
 
 
 def hf(config: Any) -> tuple[Rule, ...]:
@@ -77,8 +110,14 @@ def _outputs(config: Any) -> list[int]:
     return [width * (1 if config.block == 'basic' else 4) for width in config.widths]
 
 
+def _timm_layers(config: Any) -> tuple[Rule, ...]:
+    return (
+        *(Rule(ours, norm, NHWC) for ours, (_, norm) in _timm_stem(config).items()),
+        *_TIMM_LAYERS,
+    )
+
+
 _TIMM_LAYERS = (
-    Rule('resnet/stem', 'bn1', NHWC),
     Rule(f'{_BLOCK}/conv{{i}}', 'layer{s}.{b}.bn{i}', NHWC),
     Rule(f'{_BLOCK}/shortcut', 'layer{s}.{b}.downsample', NHWC),
     Rule(_BLOCK, 'layer{s}.{b}', NHWC),
@@ -127,6 +166,43 @@ _HF_FIELDS = (
     Field('stride_on', 'downsample_in_bottleneck', False, one_of({False: 'conv2', True: 'conv1'})),
     *fixed(hidden_act='relu', downsample_in_first_stage=False),
 )
+
+
+def _is_deep(known: Mapping[str, Any]) -> bool:
+    return known['stem'].startswith('deep')
+
+
+# Only a deep stem has the width that timm's `stem_width` says, of its first convolutions.
+_STEM_WIDTH = Via(
+    lambda width, known: 2 * width if _is_deep(known) else 64,
+    lambda width, known: width // 2 if _is_deep(known) else 64,
+)
+
+
+def _read_attention(value: Any, known: Mapping[str, Any]) -> tuple[str, float]:
+    """Return what weighs the channels, and how narrow it becomes."""
+    layer = value.get('attn_layer') if isinstance(value, Mapping) and len(value) == 1 else value
+    if layer in (None, 'se', 'eca'):
+        return layer or 'none', 1 / 16
+    if isinstance(layer, Mapping) and layer.get('name') == 'SEModule':
+        ratio = layer.get('rd_ratio')
+        if isinstance(ratio, float) and len(layer) == 2:
+            return 'se', ratio
+    raise ValueError("{'attn_layer': ...} of 'se', 'eca' or an SEModule")
+
+
+def _write_attention(value: Any, known: Mapping[str, Any]) -> Any:
+    name, ratio = known['channel_attention'], known['se_ratio']
+    if name == 'none':
+        return None
+    is_usual = name == 'eca' or ratio == 1 / 16
+    return {'attn_layer': name if is_usual else {'name': 'SEModule', 'rd_ratio': ratio}}
+
+
+def _attention(place: int) -> Via:
+    return Via(lambda value, known: _read_attention(value, known)[place], _write_attention)
+
+
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
     Field(
@@ -136,45 +212,69 @@ _TIMM_FIELDS = (
     Field('widths', 'channels', [64, 128, 256, 512], stages(4)),
     Field('groups', 'cardinality', 1),
     Field('group_width', 'base_width', 64),
+    Field('reduce_first', 'block_reduce_first', 1),
+    Field(
+        'stem',
+        'stem_type',
+        '',
+        one_of({'': 'imagenet', 'deep': 'deep', 'deep_tiered': 'deep_tiered'}),
+    ),
+    Field('stem_width', 'stem_width', 64, _STEM_WIDTH),
+    Field('stem_pool', 'replace_stem_pool', False, one_of({False: 'max', True: 'conv'})),
+    Field(
+        'antialias',
+        'aa_layer',
+        None,
+        one_of({None: 'none', 'AvgPool2d': 'avg', 'BlurPool2d': 'blur'}),
+    ),
+    Field('shortcut_kernel', 'down_kernel_size', 1),
+    Field('shortcut_pool', 'avg_down', False),
+    Field('channel_attention', 'block_args', None, _attention(0)),
+    Field('se_ratio', 'block_args', None, _attention(1)),
+    Field(
+        'norm', 'norm_layer', 'batchnorm2d', one_of({'batchnorm2d': 'batch', 'groupnorm': 'group'})
+    ),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
     *fixed(
         global_pool='avg',
-        stem_type='',
         output_stride=32,
-        replace_stem_pool=False,
-        block_reduce_first=1,
-        down_kernel_size=1,
-        avg_down=False,
         act_layer='relu',
-        norm_layer='batchnorm2d',
-        aa_layer=None,
         drop_rate=0.0,
         drop_block_rate=0.0,
-        block_args=None,
+        pruned=False,
     ),
 )
+# What timm's config.json cannot say, and the name of the architecture does: classes of its code.
+_CLASSES = ('block', 'aa_layer', 'block_args')
 
 
 TABLES = {
     'timm': Table(
         timm,
-        layers=lambda config: _TIMM_LAYERS,
+        layers=_timm_layers,
         ignored=(r'.*\.num_batches_tracked',),
         buffers=_counters,
         library=TIMM,
         kinds=('ResNet',),
         fields=_TIMM_FIELDS,
-        # Without a deep stem timm's stem is 64 wide whatever stem_width says.
-        neutral=('stem_width', 'zero_init_last'),
+        neutral=('zero_init_last',),
         header=timm_header(
-            'conv1',
+            lambda config: _timm_stem(config)['resnet/stem'][0],
             'fc',
             lambda config: _outputs(config)[-1],
-            implied=('block', 'img_size'),
+            implied=('img_size', *_CLASSES),
         ),
     ),
     'hf': Table(
         hf,
+        limits={
+            'reduce_first': (1,),
+            'stem': ('imagenet', 'small'),
+            'stem_pool': ('max',),
+            'shortcut_kernel': (1,),
+            'channel_attention': ('none',),
+            'norm': ('batch',),
+        },
         layers=lambda config: _HF_LAYERS,
         spellings=((r'^resnet\.', ''),),
         published=under('resnet'),

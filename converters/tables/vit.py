@@ -1,7 +1,8 @@
 """ViT: transformers, timm, torchvision, and .npz files of Google's vision_transformer and big_vision."""
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
@@ -13,8 +14,8 @@ from blox.converters.mapping.parts import (
     TIMM_IMAGES,
     dense,
     hf_header,
+    merged,
     norm,
-    qkv,
     read_classes,
     timm_header,
     under,
@@ -33,7 +34,7 @@ def hf(config: Any) -> tuple[Rule, ...]:
         Rule('vit/pos_embed', 'embeddings.position_embeddings'),
         *dense('vit/patch_embed', 'embeddings.patch_embeddings.projection', HWIO),
         *norm('vit/block{i}/norm1', f'{layer}.layernorm_before'),
-        *qkv('vit/block{i}/attn/qkv', parts, bias=config.qkv_bias),
+        *merged('vit/block{i}/attn/qkv', parts, bias=config.qkv_bias),
         *dense('vit/block{i}/attn/proj', f'{layer}.attention.output.dense'),
         *norm('vit/block{i}/norm2', f'{layer}.layernorm_after'),
         *dense('vit/block{i}/mlp/fc1', f'{layer}.intermediate.dense'),
@@ -45,20 +46,56 @@ def hf(config: Any) -> tuple[Rule, ...]:
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
-    """Map to timm's names; average-pooled models call the last norm `fc_norm`."""
+    """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
+    ours, theirs = 'vit/block{i}', 'blocks.{i}'
+    own_norm = functools.partial(norm, offset=config.norm == 'layer')
+    last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
     return (
-        *_tokens(config, 'cls_token', 'dist_token'),
+        *_tokens(config, 'cls_token', 'dist_token', 'reg_token'),
         Rule('vit/pos_embed', 'pos_embed'),
-        *dense('vit/patch_embed', 'patch_embed.proj', HWIO),
-        *norm('vit/block{i}/norm1', 'blocks.{i}.norm1'),
-        *dense('vit/block{i}/attn/qkv', 'blocks.{i}.attn.qkv', bias=config.qkv_bias),
-        *dense('vit/block{i}/attn/proj', 'blocks.{i}.attn.proj'),
-        *norm('vit/block{i}/norm2', 'blocks.{i}.norm2'),
-        *dense('vit/block{i}/mlp/fc1', 'blocks.{i}.mlp.fc1'),
-        *dense('vit/block{i}/mlp/fc2', 'blocks.{i}.mlp.fc2'),
-        *norm('vit/norm', 'fc_norm' if config.pool == 'avg' else 'norm'),
+        *dense('vit/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
+        *(own_norm('vit/patch_norm', 'patch_embed.norm') if config.patch_norm else ()),
+        *(own_norm('vit/pre_norm', 'norm_pre') if config.pre_norm else ()),
+        *own_norm(f'{ours}/norm1', f'{theirs}.norm1'),
+        *dense(f'{ours}/attn/qkv', f'{theirs}.attn.qkv', bias=config.qkv_bias),
+        *(
+            rule
+            for name in (('q_norm', 'k_norm') * config.qk_norm + ('norm',) * config.inner_norms)
+            for rule in own_norm(f'{ours}/attn/{name}', f'{theirs}.attn.{name}')
+        ),
+        *dense(f'{ours}/attn/proj', f'{theirs}.attn.proj', bias=config.proj_bias),
+        *own_norm(f'{ours}/norm2', f'{theirs}.norm2'),
+        *_timm_fc1(config, f'{ours}/mlp/fc1', f'{theirs}.mlp'),
+        *(own_norm(f'{ours}/mlp/norm', f'{theirs}.mlp.norm') if config.inner_norms else ()),
+        *dense(f'{ours}/mlp/fc2', f'{theirs}.mlp.fc2', bias=config.proj_bias),
+        *(
+            Rule(f'{ours}/ls{n}/scale', f'{theirs}.ls{n}.gamma')
+            for n in (1, 2)
+            if config.layer_scale
+        ),
+        *(own_norm('vit/norm', last_norm) if last_norm else ()),
+        *(_timm_pool(own_norm) if config.pool == 'map' else ()),
         *(dense('vit/pre_logits', 'pre_logits.fc') if config.pre_logits else ()),
         *_heads(config, 'head', 'head_dist'),
+    )
+
+
+def _timm_fc1(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Map the first layer of an MLP; gate and value may be two matrices there."""
+    if config.mlp == 'gated_apart':
+        return merged(ours, (f'{theirs}.fc1_g', f'{theirs}.fc1_x'), bias=config.proj_bias)
+    return dense(ours, f'{theirs}.fc1', bias=config.proj_bias)
+
+
+def _timm_pool(own_norm: Callable[..., tuple[Rule, ...]]) -> tuple[Rule, ...]:
+    """Map an attention pool, whose query has a projection of its own there."""
+    return (
+        Rule('vit/pool/latent', 'attn_pool.latent'),
+        *merged('vit/pool/qkv', ('attn_pool.q', 'attn_pool.kv'), (1, 2)),
+        *dense('vit/pool/proj', 'attn_pool.proj'),
+        *own_norm('vit/pool/norm', 'attn_pool.norm'),
+        *dense('vit/pool/mlp/fc1', 'attn_pool.mlp.fc1'),
+        *dense('vit/pool/mlp/fc2', 'attn_pool.mlp.fc2'),
     )
 
 
@@ -123,10 +160,27 @@ def _flax(config: Any) -> tuple[Rule, ...]:
     )
 
 
+# What only timm's files may have.
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    'mlp': ('plain',),
+    'pool': ('cls', 'avg'),
+    'registers': (0,),
+    'positions': ('all',),
+    'patch_norm': (False,),
+    'pre_norm': (False,),
+    'final_norm': ('tokens', 'pooled'),
+    'layer_scale': (0,),
+    'proj_bias': (True,),
+    'qk_norm': (False,),
+    'inner_norms': (False,),
+    'norm': ('layer',),
+}
+
+
 def _tokens(config: Any, *names: str) -> tuple[Rule, ...]:
-    """Map the tokens before the patches; the last name is that of a distilled model's second one."""
-    ours = (f'vit/{name}' for name in config.prefix_tokens)
-    return tuple(Rule(path, name) for path, name in zip(ours, names))
+    """Map the tokens before the patches: the class's, a distilled model's second one, registers."""
+    known = dict(zip(('cls_token', 'dist_token', 'reg_token'), names))
+    return tuple(Rule(f'vit/{name}', known[name]) for name in config.prefix_tokens if name in known)
 
 
 def _heads(config: Any, *names: str) -> tuple[Rule, ...]:
@@ -159,7 +213,9 @@ _HF_LAYERS = (
 _TIMM_LAYERS = (
     Rule('vit/patch_embed', 'patch_embed.proj', NHWC),
     *(Rule(f'vit/block{{i}}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
+    Rule('vit/pre_norm', 'norm_pre'),
     Rule('vit/block{i}', 'blocks.{i}'),
+    Rule('vit/pool', 'attn_pool'),
     Rule('vit/head', 'head'),
     Rule('vit/head_dist', 'head_dist'),
 )
@@ -204,40 +260,134 @@ _HF_FIELDS = (
     Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.0),
     *fixed(pooler_act='tanh'),
 )
+# Settings of timm that are classes of its code. Its config.json cannot say them: the name of the
+# architecture does.
+_NORM_LAYERS: Mapping[tuple[str, float], Any] = {
+    ('layer', 1e-6): None,
+    ('layer', 1e-5): {'name': 'LayerNorm', 'eps': 1e-5},
+    ('rms', 1e-6): 'RmsNorm',
+    ('rms', 1e-5): {'name': 'RmsNorm', 'eps': 1e-5},
+}
+_MLP_LAYERS: Mapping[str, Any] = {
+    'plain': None,
+    'gated': {'name': 'GluMlp', 'act_layer': 'SiLU', 'gate_last': False},
+    'gated_apart': 'SwiGLU',
+}
+_CLASSES = ('norm_layer', 'embed_norm_layer', 'mlp_layer')
+
+
+def _read_class(classes: Mapping[Any, Any], value: Any) -> Any:
+    value = 'RmsNorm' if value == 'rmsnorm' else value
+    for ours, theirs in classes.items():
+        if theirs == value:
+            return ours
+    raise ValueError(f'one of {", ".join(map(repr, classes.values()))}')
+
+
+def _write_class(classes: Mapping[Any, Any], ours: Any) -> Any:
+    if ours not in classes:
+        raise ValueError(f'one of {", ".join(map(repr, classes))}')
+    return classes[ours]
+
+
+def _norm_layer(place: int) -> Via:
+    """Translate a norm's class to our kind of it, or to its eps."""
+    return Via(
+        lambda value, known: _read_class(_NORM_LAYERS, value)[place],
+        lambda value, known: _write_class(_NORM_LAYERS, (known['norm'], known['norm_eps'])),
+    )
+
+
+def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
+    if value is None:
+        return False
+    if _read_class(_NORM_LAYERS, value) != (known['norm'], known['norm_eps']):
+        raise ValueError('the norm of the blocks')
+    return True
+
+
+_PATCH_NORM = Via(
+    _read_patch_norm,
+    lambda value, known: _NORM_LAYERS.get((known['norm'], known['norm_eps'])) if value else None,
+)
+_MLP_LAYER = Via(
+    lambda value, known: _read_class(_MLP_LAYERS, value),
+    lambda value, known: _write_class(_MLP_LAYERS, value),
+)
+
+
+def _read_layer_scale(value: Any, known: Mapping[str, Any]) -> float:
+    if value is not None and type(value) not in (int, float):
+        raise ValueError('a number')
+    return float(value or 0)
+
+
+def _halves(known: Mapping[str, Any]) -> int:
+    """Count the parts that the outputs of an MLP's first layer have, by which timm counts its width."""
+    return 2 if known['mlp'] == 'gated' else 1
+
+
+def _read_mlp_dim(ratio: float, known: Mapping[str, Any]) -> int:
+    return _RATIO.read(ratio, known) // _halves(known)
+
+
+def _write_mlp_dim(mlp_dim: int, known: Mapping[str, Any]) -> float:
+    return _RATIO.write(mlp_dim * _halves(known), known)
+
+
+_RATIO = times('width')
+# Which tokens the last norm is of: two settings of timm say it.
+_FINAL_NORM = Via(
+    lambda value, known: 'tokens' if value else 'none', lambda value, known: value != 'none'
+)
+_FC_NORM = Via(
+    lambda value, known: (
+        'pooled' if value and known['final_norm'] != 'none' else known['final_norm']
+    ),
+    lambda value, known: value == 'pooled',
+)
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
     Field('patch_size', 'patch_size', 16, PAIR),
     Field('width', 'embed_dim', 768),
     Field('depth', 'depth', 12),
     Field('heads', 'num_heads', 12),
-    Field('mlp_dim', 'mlp_ratio', 4.0, times('width')),
-    Field('pool', 'global_pool', 'token', one_of({'token': 'cls', 'avg': 'avg'})),
+    Field('mlp', 'mlp_layer', None, _MLP_LAYER),
+    Field('mlp_dim', 'mlp_ratio', 4.0, Via(_read_mlp_dim, _write_mlp_dim)),
+    Field('pool', 'global_pool', 'token', one_of({'token': 'cls', 'avg': 'avg', 'map': 'map'})),
+    Field('pool_prefix', 'pool_include_prefix', False),
     Field('class_token', 'class_token', True),
+    Field('registers', 'reg_tokens', 0),
     # No argument, but a class of its own.
     Field('distilled', DISTILLED, False),
+    Field('positions', 'no_embed_class', False, one_of({False: 'all', True: 'patches'})),
+    Field('norm', 'norm_layer', None, _norm_layer(0)),
+    Field('norm_eps', 'norm_layer', None, _norm_layer(1)),
+    Field('patch_norm', 'embed_norm_layer', None, _PATCH_NORM),
+    Field('pre_norm', 'pre_norm', False),
+    Field('final_norm', 'final_norm', True, _FINAL_NORM),
+    Field('final_norm', 'fc_norm', lambda known: known['pool'] == 'avg', _FC_NORM),
+    Field(
+        'layer_scale',
+        'init_values',
+        None,
+        Via(_read_layer_scale, lambda value, known: value or None),
+    ),
     Field('qkv_bias', 'qkv_bias', True),
+    Field('proj_bias', 'proj_bias', True),
+    Field('qk_norm', 'qk_norm', False),
+    Field('inner_norms', ('scale_attn_norm', 'scale_mlp_norm'), False),
     Field('activation', 'act_layer', 'gelu', TIMM_ACTIVATION),
-    Field('norm_eps', 'norm_layer', None, one_of({None: 1e-6})),
     Field('dropout_rate', ('pos_drop_rate', 'proj_drop_rate'), 0.0),
     Field('attention_dropout_rate', 'attn_drop_rate', 0.0),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
-    Field((), 'fc_norm', lambda known: known['pool'] == 'avg'),
     *fixed(
+        attn_layer='attn',
+        block_fn=None,
         drop_rate=0.0,
         dynamic_img_pad=False,
-        embed_norm_layer=None,
-        final_norm=True,
-        init_values=None,
-        no_embed_class=False,
         patch_drop_rate=0.0,
-        pool_include_prefix=False,
         pos_embed='learn',
-        pre_norm=False,
-        proj_bias=True,
-        qk_norm=False,
-        reg_tokens=0,
-        scale_attn_norm=False,
-        scale_mlp_norm=False,
     ),
 )
 
@@ -248,7 +398,7 @@ def _timm_header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
         'head',
         lambda config: config.width,
         fixed_size=True,
-        implied=(DISTILLED,),
+        implied=(DISTILLED, *_CLASSES),
     )(config, theirs)
     if config.distilled:
         made['pretrained_cfg']['classifier'] = ['head', 'head_dist']
@@ -274,6 +424,7 @@ _FLAX_SPELLINGS: tuple[Respelling, ...] = (
     (r'/MlpBlock_3/', '/MlpBlock_0/'),
 )
 _FLAX: dict[str, Any] = {
+    'limits': _PLAIN,
     'spellings': _FLAX_SPELLINGS,
     'stacked': 'Transformer/encoderblock/',
     # Google's code approximates gelu, so the same weights are another function than in timm.
@@ -283,6 +434,7 @@ _FLAX: dict[str, Any] = {
 TABLES = {
     'hf': Table(
         hf,
+        limits=_PLAIN,
         layers=lambda config: _HF_LAYERS,
         spellings=((r'^vit\.', ''), *((re.escape(new), old) for old, new in _HF_RENAMED)),
         published=under('vit'),
@@ -308,6 +460,7 @@ TABLES = {
     ),
     'torchvision': Table(
         torchvision,
+        limits=_PLAIN,
         layers=lambda config: _TORCHVISION_LAYERS,
         # As it called the layers of its MLPs before 0.14.
         spellings=((r'\.mlp\.linear_1\.', '.mlp.0.'), (r'\.mlp\.linear_2\.', '.mlp.3.')),

@@ -4,7 +4,7 @@ A new family is one new file here; all general tests run over it. It may have
 
   TINY          fields of a small config: the tests' own model. Every library can say it.
   ODD           changes of it that no published variant has, in parameters: each is converted
-                in all layouts and run. The first is the most different, and trained too.
+                in all layouts that can hold it and run. The first is the most different, and trained too.
   TOLD          changes of settings that some library's config.json can say.
   BROKEN        fields that make no model, and the condition that the error names; what fields of
                 one name have in common is tested without.
@@ -81,6 +81,16 @@ def small() -> dict[str, Any]:
         for name, said in declared().items()
         for odd in ({}, *said.odd)
     }
+
+
+def small_by_layout() -> list[tuple[str, str]]:
+    """Return the names of all small configs, each with every layout that can hold it."""
+    return [
+        (name, layout)
+        for name, config in small().items()
+        for layout, table in layouts(family_of(config).name).items()
+        if not table.beyond(config)
+    ]
 
 
 def build(config: Any) -> Any:

@@ -74,7 +74,7 @@ REFUSED = {
         'position_embedding_type': 'relative_key',
         'is_decoder': True,
         'add_cross_attention': True,
-        'hidden_act': 'quick_gelu',
+        'hidden_act': 'gelu_10',
         'embedding_size': 128,
         'quantization_config': {'bits': 4},
         'pruned_heads': {'0': [1]},

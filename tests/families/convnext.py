@@ -73,7 +73,7 @@ GOLDEN = {
     'hf': _HF.but(hidden_sizes=[4, 8], depths=[1, 1]),
 }
 REFUSED = {
-    'hf': {'hidden_act': 'quick_gelu', 'num_stages': 3, 'kernel_size': 5},
+    'hf': {'hidden_act': 'gelu_10', 'num_stages': 3, 'kernel_size': 5},
     'timm': {'stem_type': 'overlap', 'head_hidden_size': 8, 'kernel_sizes': 5, 'depths': [1, 2]},
 }
 LACKS = {

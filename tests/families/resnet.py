@@ -12,6 +12,34 @@ ODD = [
     {'depths': (2,), 'widths': (16,), 'stem_width': 8},
     {'groups': 2, 'group_width': 32, 'depths': (1, 1), 'widths': (4, 8)},
     {'stem': 'small', 'stride_on': 'conv1', 'in_channels': 1, 'depths': (1,), 'widths': (4,)},
+    {
+        'block': 'basic',
+        'stem': 'deep_tiered',
+        'stem_width': 16,
+        'shortcut_pool': True,
+        'channel_attention': 'eca',
+        'antialias': 'blur',
+        'depths': (1, 1),
+        'widths': (8, 16),
+    },
+    {
+        'stem_pool': 'conv',
+        'norm': 'group',
+        'channel_attention': 'se',
+        'se_ratio': 0.25,
+        'depths': (1, 1),
+        'widths': (32, 32),
+    },
+    {
+        'stem': 'deep',
+        'stem_width': 16,
+        'shortcut_kernel': 3,
+        'reduce_first': 2,
+        'channel_attention': 'se',
+        'antialias': 'avg',
+        'depths': (1, 1),
+        'widths': (16, 32),
+    },
 ]
 TOLD = [
     {'drop_path_rate': 0.25},
@@ -24,7 +52,18 @@ BROKEN = [
     ({'block': 'basic', 'groups': 2}, 'groups and group_width only with bottlenecks'),
     ({'groups': 0}, 'groups and group_width that leave each 3x3 some channels'),
     ({'widths': (8, 16, 32, 64), 'groups': 32, 'group_width': 4}, 'leave each 3x3 some channels'),
-    ({'stem': 'tiny'}, "stem 'imagenet' or 'small'"),
+    ({'stem': 'tiny'}, "stem 'imagenet', 'deep', 'deep_tiered' or 'small'"),
+    ({'stem': 'deep', 'stem_width': 12}, 'stem_width that 8 divides with a deep stem'),
+    *(
+        ({'stem_pool': 'conv', **more}, "stem_pool 'max', or 'conv' without antialias")
+        for more in ({'antialias': 'avg'}, {'stem_pool': 'avg'})
+    ),
+    ({'antialias': 'max'}, 'antialias of none, avg, blur'),
+    ({'shortcut_kernel': 2}, 'shortcut_kernel 1 or 3'),
+    ({'channel_attention': 'ese'}, "channel_attention 'none', 'se' or 'eca'"),
+    ({'se_ratio': 0.0}, 'se_ratio in (0, 1]'),
+    ({'norm': 'layer'}, "norm 'batch' or 'group'"),
+    ({'reduce_first': 0}, 'reduce_first > 0'),
     ({'stem_width': 0}, 'stem_width > 0'),
     ({'stride_on': 'conv3'}, "stride_on 'conv1' or 'conv2'"),
     ({'bn_decay': 1.1}, '0 <= bn_decay <= 1'),
@@ -67,6 +106,15 @@ REFERENCES = {
     'timm bottleneck': _TIMM.of('resnet50'),
     'timm groups': _TIMM.of('resnext50_32x4d', channels=[16, 16, 32, 32]),
     'timm wide': _TIMM.of('wide_resnet50_2'),
+    'timm d': _TIMM.of('resnet50d'),
+    'timm basic, t': _TIMM.of('resnet10t'),
+    'timm squeeze-excite': _TIMM.of('seresnet18'),
+    'timm eca': _TIMM.of('ecaresnet50t'),
+    'timm rs': _TIMM.of('resnetrs50'),
+    # timm's takes even maps alone.
+    'timm average': _TIMM.of('resnetaa50d').saying(image_size=(32, 64)),
+    'timm blur': _TIMM.of('resnetblur18'),
+    'timm senet': _TIMM.of('senet154', cardinality=4, base_width=32),
     'timm num_classes=0': _TIMM.but(num_classes=0),
     'torchvision basic': torchvision('BasicBlock', 'resnet18', (1, 2, 1, 1)).saying(
         image_size=(31, 40)
@@ -93,6 +141,12 @@ HONOURED = {
     'timm': [
         ({'cardinality': 2, 'base_width': 32}, {'groups': 2, 'group_width': 32}),
         ({'zero_init_last': False, 'stem_width': 32}, {'stem_width': 64}),
+        ({'stem_type': 'deep', 'stem_width': 24}, {'stem': 'deep', 'stem_width': 48}),
+        ({'block_args': {'attn_layer': 'se'}}, {'channel_attention': 'se'}),
+        (
+            {'block_args': {'attn_layer': {'name': 'SEModule', 'rd_ratio': 0.5}}},
+            {'channel_attention': 'se', 'se_ratio': 0.5},
+        ),
     ],
 }
 REFUSED = {
@@ -104,15 +158,14 @@ REFUSED = {
         'depths': 2,
     },
     'timm': {
-        'stem_type': 'deep',
+        'stem_type': 'wide',
         'aa_layer': 'blur',
-        'avg_down': True,
         'act_layer': 'silu',
         'output_stride': 8,
         'global_pool': 'max',
-        'replace_stem_pool': True,
-        'block_reduce_first': 2,
-        'block_args': {'attn_layer': 'se'},
+        'block_args': {'attn_layer': 'ese'},
+        'norm_layer': 'layernorm',
+        'pruned': True,
         'drop_rate': 0.1,
         'layers': 2,
     },

@@ -14,6 +14,36 @@ ODD = [
     {'distilled': True},
     {'distilled': True, 'num_classes': 0},
     {'image_size': (8, 12), 'patch_size': (2, 4), 'in_channels': 1},
+    # As timm's files alone may have it.
+    {'pre_norm': True, 'norm_eps': 1e-5, 'activation': 'quick_gelu'},
+    {'pool': 'map', 'pool_prefix': True, 'class_token': False, 'registers': 1},
+    {'registers': 2, 'class_token': False, 'pool': 'avg', 'qk_norm': True, 'norm': 'rms'},
+    {
+        'registers': 2,
+        'positions': 'patches',
+        'layer_scale': 0.1,
+        'mlp': 'gated',
+        'activation': 'silu',
+    },
+    {
+        'inner_norms': True,
+        'norm_eps': 1e-5,
+        'layer_scale': 1.0,
+        'pool': 'avg',
+        'final_norm': 'pooled',
+    },
+    {
+        'norm': 'rms',
+        'norm_eps': 1e-5,
+        'patch_norm': True,
+        'final_norm': 'none',
+        'mlp': 'gated_apart',
+        'activation': 'silu',
+        'proj_bias': False,
+        'qkv_bias': False,
+        'pool': 'avg',
+        'class_token': False,
+    },
 ]
 TOLD = [
     {'dropout_rate': 0.25, 'attention_dropout_rate': 0.5},
@@ -23,10 +53,24 @@ TOLD = [
 BROKEN = [
     ({'image_size': (224, 225)}, 'patch_size that tiles image_size'),
     ({'pre_logits': -1}, 'pre_logits >= 0'),
-    ({'pool': 'max'}, "pool 'avg', or 'cls' with a class token"),
-    ({'class_token': False}, "pool 'avg', or 'cls' with a class token"),
-    ({'distilled': True, 'pool': 'avg'}, "pool 'cls' and no pre_logits where distilled"),
-    ({'distilled': True, 'pre_logits': 5}, "pool 'cls' and no pre_logits where distilled"),
+    ({'registers': -1}, 'registers >= 0'),
+    *(
+        (fields, "pool 'avg', 'map', or 'cls' with a class token")
+        for fields in ({'pool': 'max'}, {'class_token': False})
+    ),
+    *(
+        ({'distilled': True, **more}, "pool 'cls', no pre_logits and no registers where distilled")
+        for more in ({'pool': 'avg'}, {'pre_logits': 5}, {'registers': 1})
+    ),
+    ({'pool_prefix': True}, "pool_prefix with pool 'avg' or 'map'"),
+    *(
+        ({'positions': 'class', **more}, "positions 'all', 'patches', or 'class' with registers")
+        for more in ({}, {'registers': 1, 'class_token': False, 'pool': 'avg'})
+    ),
+    ({'final_norm': 'first'}, "final_norm 'tokens', 'pooled' or 'none'"),
+    ({'norm': 'batch'}, "norm 'layer' or 'rms'"),
+    ({'mlp': 'glu'}, "mlp 'plain', 'gated' or 'gated_apart'"),
+    ({'mlp': 'gated', 'pool': 'map'}, "mlp 'plain' with pool 'map'"),
 ]
 NUM_PARAMS = {
     'vit-ti8': 5_719_720,
@@ -115,6 +159,18 @@ REFERENCES = {
     'timm avg, no class token': _TIMM.but(global_pool='avg', class_token=False),
     'timm qkv_bias=False': _TIMM.but(qkv_bias=False),
     'timm mlp_ratio=2.5': _TIMM.but(mlp_ratio=2.5),
+    'timm clip': _TIMM.of('vit_base_patch16_clip_quickgelu_224'),
+    'timm dinov2': _TIMM.of('vit_small_patch14_dinov2'),
+    'timm registers': _TIMM.of('vit_small_patch14_reg4_dinov2'),
+    'timm registers, gap': _TIMM.of('vit_so150m_patch16_reg4_gap_256', mlp_ratio=2.572),
+    'timm deit3': _TIMM.of('deit3_small_patch16_224'),
+    'timm siglip': _TIMM.of('vit_base_patch32_siglip_256'),
+    'timm siglip gap': _TIMM.of('vit_base_patch32_siglip_gap_256'),
+    'timm map with registers': _TIMM.of('test_vit3'),
+    'timm giant dinov2': _TIMM.of('vit_giant_patch14_dinov2', mlp_ratio=5.33334),
+    'timm aimv2': _TIMM.of('aimv2_large_patch14_224'),
+    'timm beit3': _TIMM.of('beit3_base_patch16_224'),
+    'timm intern': _TIMM.of('vit_intern300m_patch14_448'),
     'timm num_classes=0': _TIMM.but(num_classes=0),
     'timm distilled': _TIMM.of('deit_tiny_distilled_patch16_224'),
     'timm distilled num_classes=0': _TIMM.of('deit_tiny_distilled_patch16_224', num_classes=0),
@@ -141,6 +197,11 @@ HONOURED = {
     'timm': [
         ({'img_size': 16, 'patch_size': 8}, {'image_size': (16, 16)}),
         ({'dynamic_img_size': True, 'weight_init': 'skip'}, {}),
+        ({'init_values': 1}, {'layer_scale': 1.0}),
+        ({'norm_layer': 'rmsnorm'}, {'norm': 'rms'}),
+        ({'global_pool': 'avg', 'fc_norm': False}, {'pool': 'avg'}),
+        ({'final_norm': False}, {'final_norm': 'none'}),
+        ({'no_embed_class': True, 'reg_tokens': 4}, {'positions': 'patches', 'registers': 4}),
     ],
 }
 REFUSED = {
@@ -153,17 +214,16 @@ REFUSED = {
         'image_size': '8',
     },
     'timm': {
-        'reg_tokens': 4,
-        'init_values': 1e-5,
-        'qk_norm': True,
-        'no_embed_class': True,
-        'global_pool': 'map',
-        'fc_norm': True,
+        'init_values': 'small',
+        'scale_attn_norm': True,
+        'global_pool': 'prr',
+        'mlp_layer': 'Mlp',
         'pos_embed': 'none',
         'pos_drop_rate': 0.5,
-        'pre_norm': True,
         'patch_drop_rate': 0.5,
-        'norm_layer': 'rmsnorm',
+        'norm_layer': 'batchnorm2d',
+        'embed_norm_layer': 'rmsnorm',
+        'attn_layer': 'diff',
         'block_fn': 'parallel',
         'mlp_ratio': float('inf'),
     },
@@ -177,6 +237,7 @@ LACKS = {
     'timm': [
         ({'pre_logits': 5}, 'pre_logits 5'),
         ({'num_classes': 0, 'pre_logits': 8}, 'pre_logits 8'),
-        ({'norm_eps': 1e-3}, 'norm_eps 0.001 (expected 1e-06)'),
+        ({'norm_eps': 1e-3}, 'norm_eps 0.001 (expected one of '),
+        ({'positions': 'class', 'registers': 1}, "positions 'class' (expected one of "),
     ],
 }

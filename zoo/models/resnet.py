@@ -2,21 +2,23 @@
 
 Papers: He et al., 2015, "Deep Residual Learning for Image Recognition" (arXiv:1512.03385);
 Xie et al., 2016, ResNeXt (arXiv:1611.05431); Zagoruyko and Komodakis, 2016, wide ResNets
-(arXiv:1605.07146). Reference: torchvision.models.resnet.
-
-Supported: basic and bottleneck blocks, widened and grouped 3x3 convolutions, the stride on the
-3x3 (v1.5, torchvision, timm) or on the first 1x1 (v1, the paper, Hugging Face's
-`downsample_in_bottleneck`), and a plain 3x3 stem for small images.
+(arXiv:1605.07146); Hu et al., 2017, SENet (arXiv:1709.01507); He et al., 2018, ResNet-C and -D
+(arXiv:1812.01187); Wang et al., 2019, ECA-Net (arXiv:1910.03151); Zhang, 2019, blur pooling
+(arXiv:1904.11486); Bello et al., 2021, ResNet-RS (arXiv:2103.07579). References:
+torchvision.models.resnet, timm.models.resnet.
 """
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
-from blox.layers import BatchNorm, Conv, DropPath, Linear, max_pool
+from blox.layers import BatchNorm, Conv, DropPath, GroupNorm, Linear, avg_pool, max_pool
 from blox.layers.initializers import VarianceScaling
 from blox.module import Module
 from blox.params import Params
@@ -37,8 +39,21 @@ class ResNetConfig(Config):
       depths: blocks in each stage; `widths` are the channels of their 3x3 at base width 64.
       groups, group_width: those of the bottleneck's 3x3, which has
         `width * group_width // 64 * groups` channels.
-      stem: 'imagenet' (7x7 of stride 2, then 3x3 max-pool of stride 2) or 'small' (3x3).
-      stride_on: 'conv2' (v1.5) or 'conv1' (v1): which convolution of a bottleneck has the stride.
+      reduce_first: how many times narrower the first convolution of a block is.
+      stem: 'imagenet' (7x7 of stride 2, then a pool of stride 2), 'deep' (three 3x3 instead of the
+        7x7), 'deep_tiered' (the same, the first with three quarters of the second's channels) or
+        'small' (one 3x3, no pool).
+      stem_width: channels of the stem's outputs; the first two of a deep one have half as many.
+      stem_pool: 'max' (3x3) or 'conv' (a 3x3 convolution of stride 2, as ResNet-RS has).
+      stride_on: 'conv2' (v1.5; the only 3x3 of a bottleneck) or 'conv1' (v1): which convolution has
+        the stride.
+      antialias: what takes the stride in a convolution's place, after its relu, and in the stem's
+        pool: 'avg' (the mean of 2x2), 'blur' (a binomial filter of 3x3), or 'none'.
+      shortcut_kernel, shortcut_pool: the size of a strided shortcut's convolution; whether the mean of
+        2x2 takes its stride, as in ResNet-D.
+      channel_attention: what weighs the channels at the end of a block: 'se', 'eca' or 'none'.
+      se_ratio: hidden channels of 'se' by channels, made a multiple of 8.
+      norm: 'batch' or 'group' (of 32 groups).
       bn_decay: the decay of batch statistics, 1 minus torch's momentum.
       drop_path_rate: the last block's; it grows from 0 with depth.
     """
@@ -51,9 +66,17 @@ class ResNetConfig(Config):
     widths: tuple[int, ...] = (64, 128, 256, 512)
     groups: int = 1
     group_width: int = 64
+    reduce_first: int = 1
     stem: str = 'imagenet'
     stem_width: int = 64
+    stem_pool: str = 'max'
     stride_on: str = 'conv2'
+    antialias: str = 'none'
+    shortcut_kernel: int = 1
+    shortcut_pool: bool = False
+    channel_attention: str = 'none'
+    se_ratio: float = 1 / 16
+    norm: str = 'batch'
     bn_eps: float = 1e-5
     bn_decay: float = 0.9
     drop_path_rate: float = 0.0
@@ -67,8 +90,20 @@ class ResNetConfig(Config):
             'groups and group_width only with bottlenecks': self.block == 'bottleneck' or is_plain,
             'groups and group_width that leave each 3x3 some channels': self.groups > 0
             and min(self.widths) * self.group_width >= 64,
-            "stem 'imagenet' or 'small'": self.stem in ('imagenet', 'small'),
+            'reduce_first > 0': self.reduce_first > 0,
+            "stem 'imagenet', 'deep', 'deep_tiered' or 'small'": self.stem
+            in ('imagenet', 'deep', 'deep_tiered', 'small'),
+            'stem_width that 8 divides with a deep stem': self.stem_width % 8 == 0
+            or not self.stem.startswith('deep'),
+            "stem_pool 'max', or 'conv' without antialias": self.stem_pool == 'max'
+            or (self.stem_pool == 'conv' and self.antialias == 'none'),
             "stride_on 'conv1' or 'conv2'": self.stride_on in ('conv1', 'conv2'),
+            f'antialias of {", ".join(_SHRINK)}': self.antialias in _SHRINK,
+            'shortcut_kernel 1 or 3': self.shortcut_kernel in (1, 3),
+            "channel_attention 'none', 'se' or 'eca'": self.channel_attention
+            in ('none', 'se', 'eca'),
+            'se_ratio in (0, 1]': 0 < self.se_ratio <= 1,
+            "norm 'batch' or 'group'": self.norm in ('batch', 'group'),
             '0 <= bn_decay <= 1': 0 <= self.bn_decay <= 1,
         }
 
@@ -76,9 +111,14 @@ class ResNetConfig(Config):
 # He initialization for the outputs' side, as in the paper and torchvision.
 _he_normal = VarianceScaling(2.0, 'fan_out', 'normal')
 
+_Image = Float[Array, 'batch height width channels']
+
 
 class ConvNorm(Module):
-    """A convolution without bias and the batch normalization that follows it."""
+    """A convolution without bias and the normalization that follows it.
+
+    With `antialias`, what comes after takes the stride: `shrink`.
+    """
 
     def __init__(
         self,
@@ -89,20 +129,25 @@ class ConvNorm(Module):
         *,
         stride: int = 1,
         groups: int = 1,
+        antialias: str = 'none',
     ) -> None:
         super().__init__(graph)
         self.output_channels = output_channels
+        self.antialias = antialias if stride > 1 else 'none'
         self.conv = Conv(
             graph.child('conv'),
             output_channels,
             kernel_size,
-            stride=stride,
+            stride=stride if self.antialias == 'none' else 1,
             padding=kernel_size // 2,
             groups=groups,
             use_bias=False,
             w_init=_he_normal,
         )
-        self.norm = BatchNorm(graph.child('norm'), decay=config.bn_decay, eps=config.bn_eps)
+        if config.norm == 'batch':
+            self.norm = BatchNorm(graph.child('norm'), decay=config.bn_decay, eps=config.bn_eps)
+        else:
+            self.norm = GroupNorm(graph.child('norm'), 32, eps=config.bn_eps)
 
     def __call__(
         self,
@@ -112,15 +157,95 @@ class ConvNorm(Module):
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch new_height new_width outputs'], Params]:
         x, params = self.conv(params, x)
+        if isinstance(self.norm, GroupNorm):
+            return self.norm(params, x)
         return self.norm(params, x, is_training=is_training)
+
+    def shrink(self, x: jax.Array) -> jax.Array:
+        """Take the stride that the convolution did not."""
+        return _SHRINK[self.antialias](x)
+
+
+def _blur(x: _Image) -> jax.Array:
+    """Smooth by 1, 2, 1 along both axes, borders reflected, and keep every second place."""
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')
+    for axis in (1, 2):
+        left, middle, right = (
+            jax.lax.slice_in_dim(x, start, x.shape[axis] - 2 + start, 2, axis) for start in range(3)
+        )
+        x = (left + 2 * middle + right) / 4
+    return x
+
+
+_SHRINK = {'none': lambda x: x, 'avg': functools.partial(avg_pool, window=2), 'blur': _blur}
+
+
+class SqueezeExcite(Module):
+    """Weighs channels by a small network of their means."""
+
+    def __init__(self, graph: Graph, channels: int, ratio: float) -> None:
+        super().__init__(graph)
+        hidden = max(8, int(channels * ratio + 4) // 8 * 8)
+        self.fc1 = Linear(graph.child('fc1'), hidden)
+        self.fc2 = Linear(graph.child('fc2'), channels)
+
+    def __call__(self, params: Params, x: _Image) -> tuple[_Image, Params]:
+        y, params = self.fc1(params, x.mean((1, 2)))
+        y, params = self.fc2(params, jax.nn.relu(y))
+        return x * jax.nn.sigmoid(y)[:, None, None], params
+
+
+class EfficientChannelAttention(Module):
+    """Weighs each channel by the means of its neighbours, the more the more channels there are."""
+
+    def __init__(self, graph: Graph, channels: int) -> None:
+        super().__init__(graph)
+        reach = int((math.log2(channels) + 1) / 2)
+        size = max(3, reach if reach % 2 else reach + 1)
+        self.conv = Conv(graph.child('conv'), 1, size, padding=size // 2, use_bias=False)
+
+    def __call__(self, params: Params, x: _Image) -> tuple[_Image, Params]:
+        y, params = self.conv(params, x.mean((1, 2))[:, :, None])
+        return x * jax.nn.sigmoid(y[:, None, None, :, 0]), params
 
 
 class Residual(Module):
     """Convolutions with relus between them, around a shortcut."""
 
+    expansion: int
     convs: tuple[ConvNorm, ...]
-    shortcut: ConvNorm | None
-    drop_path: DropPath
+
+    def __init__(
+        self,
+        graph: Graph,
+        config: ResNetConfig,
+        width: int,
+        *,
+        stride: int,
+        has_shortcut: bool,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__(graph)
+        self.width = width
+        channels = width * self.expansion
+        self.convs = self._convs(config, stride)
+        self.attention = None
+        if config.channel_attention == 'se':
+            self.attention = SqueezeExcite(graph.child('se'), channels, config.se_ratio)
+        elif config.channel_attention == 'eca':
+            self.attention = EfficientChannelAttention(graph.child('eca'), channels)
+        self.drop_path = DropPath(graph.child('drop_path'), drop_path_rate)
+        self.pools_shortcut = config.shortcut_pool and stride > 1
+        self.shortcut = None
+        if has_shortcut:
+            size, step = (
+                (1, 1) if stride == 1 or config.shortcut_pool else (config.shortcut_kernel, 2)
+            )
+            node = graph.child('shortcut')
+            self.shortcut = ConvNorm(node, config, channels, size, stride=step)
+
+    def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
+        raise NotImplementedError
 
     def __call__(
         self,
@@ -130,12 +255,31 @@ class Residual(Module):
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch new_height new_width outputs'], Params]:
         x, params = self.convs[0](params, inputs, is_training=is_training)
-        for conv in self.convs[1:]:
-            x, params = conv(params, jax.nn.relu(x), is_training=is_training)
+        for before, conv in zip(self.convs, self.convs[1:]):
+            x = before.shrink(jax.nn.relu(x))
+            x, params = conv(params, x, is_training=is_training)
+        if self.attention is not None:
+            x, params = self.attention(params, x)
         x, params = self.drop_path(params, x, is_training=is_training)
         if self.shortcut is not None:
+            if self.pools_shortcut:
+                inputs = _halved(inputs)
             inputs, params = self.shortcut(params, inputs, is_training=is_training)
         return jax.nn.relu(x + inputs), params
+
+
+def _halved(x: _Image) -> jax.Array:
+    """Return the means of 2x2 places, of fewer at the end of odd sides."""
+    pads = tuple((0, size % 2) for size in x.shape[1:3])
+    return avg_pool(x, 2, padding=pads, count_include_pad=False)
+
+
+def _conv_norm(
+    graph: Graph, config: ResNetConfig, name: str, channels: int, size: int, **options: int
+) -> ConvNorm:
+    """Make a convolution of a block."""
+    node = graph.child(name)
+    return ConvNorm(node, config, channels, size, antialias=config.antialias, **options)
 
 
 class BasicBlock(Residual):
@@ -143,23 +287,12 @@ class BasicBlock(Residual):
 
     expansion = 1
 
-    def __init__(
-        self,
-        graph: Graph,
-        config: ResNetConfig,
-        width: int,
-        *,
-        stride: int,
-        has_shortcut: bool,
-        drop_path_rate: float,
-    ) -> None:
-        super().__init__(graph)
-        self.convs = (
-            ConvNorm(graph.child('conv1'), config, width, 3, stride=stride),
-            ConvNorm(graph.child('conv2'), config, width, 3),
+    def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
+        make = functools.partial(_conv_norm, self.graph, config)
+        return (
+            make('conv1', self.width // config.reduce_first, 3, stride=stride),
+            make('conv2', self.width, 3),
         )
-        self.shortcut = _shortcut(graph, config, width, stride) if has_shortcut else None
-        self.drop_path = DropPath(graph.child('drop_path'), drop_path_rate)
 
 
 class Bottleneck(Residual):
@@ -167,31 +300,15 @@ class Bottleneck(Residual):
 
     expansion = 4
 
-    def __init__(
-        self,
-        graph: Graph,
-        config: ResNetConfig,
-        width: int,
-        *,
-        stride: int,
-        has_shortcut: bool,
-        drop_path_rate: float,
-    ) -> None:
-        super().__init__(graph)
-        inner, outer = width * config.group_width // 64 * config.groups, width * self.expansion
+    def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
+        make = functools.partial(_conv_norm, self.graph, config)
+        inner = self.width * config.group_width // 64 * config.groups
         first, second = (stride, 1) if config.stride_on == 'conv1' else (1, stride)
-        groups = config.groups
-        self.convs = (
-            ConvNorm(graph.child('conv1'), config, inner, 1, stride=first),
-            ConvNorm(graph.child('conv2'), config, inner, 3, stride=second, groups=groups),
-            ConvNorm(graph.child('conv3'), config, outer, 1),
+        return (
+            make('conv1', inner // config.reduce_first, 1, stride=first),
+            make('conv2', inner, 3, stride=second, groups=config.groups),
+            make('conv3', self.width * self.expansion, 1),
         )
-        self.shortcut = _shortcut(graph, config, outer, stride) if has_shortcut else None
-        self.drop_path = DropPath(graph.child('drop_path'), drop_path_rate)
-
-
-def _shortcut(graph: Graph, config: ResNetConfig, width: int, stride: int) -> ConvNorm:
-    return ConvNorm(graph.child('shortcut'), config, width, 1, stride=stride)
 
 
 _BLOCKS = {'basic': BasicBlock, 'bottleneck': Bottleneck}
@@ -207,25 +324,22 @@ class ResNet(ImageModel):
 
     def __init__(self, graph: Graph, config: ResNetConfig) -> None:
         super().__init__(graph, config)
-        small = config.stem == 'small'
-        self.stem = ConvNorm(
-            graph.child('stem'),
-            config,
-            config.stem_width,
-            3 if small else 7,
-            stride=1 if small else 2,
-        )
+        self.stem = self._stem()
+        if config.stem_pool == 'conv':
+            node = graph.child('stem_pool')
+            self.stem_pool = ConvNorm(node, config, config.stem_width, 3, stride=2)
         self.stages = self._stages()
         if config.num_classes:
             self.head = Linear(graph.child('head'), config.num_classes)
 
     def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
-        images = cast_like(images, params, f'{self.stem.path}/conv/w')
-        x, params = self.stem(params, images, is_training=is_training)
-        x = jax.nn.relu(x)
+        x = cast_like(images, params, f'{self.stem[0].path}/conv/w')
+        for conv in self.stem:
+            x, params = conv(params, x, is_training=is_training)
+            x = jax.nn.relu(x)
         yield 'stem', x, params
-        if self.config.stem == 'imagenet':
-            x = max_pool(x, 3, stride=2, padding=1)
+        if self.config.stem != 'small':
+            x, params = self._pooled_stem(params, x, is_training)
         for s, blocks in enumerate(self.stages):
             # The first has a stride, a shortcut, or other channels; those after it are alike.
             for alike in (blocks[:1], blocks[1:]):
@@ -236,6 +350,35 @@ class ResNet(ImageModel):
         if self.config.num_classes:
             x, params = self.head(params, x)
             yield 'logits', x, params
+
+    def _stem(self) -> list[ConvNorm]:
+        config, width = self.config, self.config.stem_width
+        half = width // 2
+        sizes = {
+            'imagenet': ((width, 7),),
+            'small': ((width, 3),),
+            'deep': ((half, 3), (half, 3), (width, 3)),
+            'deep_tiered': ((half // 4 * 3, 3), (half, 3), (width, 3)),
+        }
+        convs = []
+        for i, (channels, size) in enumerate(sizes[config.stem]):
+            node = self.graph.child(f'stem{i + 1}' if i else 'stem')
+            stride = 2 if i == 0 and config.stem != 'small' else 1
+            convs.append(ConvNorm(node, config, channels, size, stride=stride))
+        return convs
+
+    def _pooled_stem(
+        self, params: Params, x: _Image, is_training: bool
+    ) -> tuple[jax.Array, Params]:
+        config = self.config
+        if config.stem_pool == 'conv':
+            x, params = self.stem_pool(params, x, is_training=is_training)
+            return jax.nn.relu(x), params
+        if config.antialias == 'avg':
+            return avg_pool(x, 2), params
+        if config.antialias == 'blur':
+            return _blur(max_pool(x, 3, stride=1, padding=1)), params
+        return max_pool(x, 3, stride=2, padding=1), params
 
     def _stages(self) -> list[list[BasicBlock | Bottleneck]]:
         config, block = self.config, _BLOCKS[self.config.block]
@@ -264,7 +407,7 @@ class ResNet(ImageModel):
     def feature_info(self) -> tuple[Feature, ...]:
         """Return 'stem', 'stage1' and so on, which are maps, and 'pre_logits'."""
         config = self.config
-        stride, later = (2, 2) if config.stem == 'imagenet' else (1, 1)
+        stride, later = (1, 1) if config.stem == 'small' else (2, 2)
         found = [Feature('stem', config.stem_width, (stride, stride))]
         for s, width in enumerate(config.widths):
             stride *= later if s == 0 else 2

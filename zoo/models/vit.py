@@ -1,14 +1,15 @@
-"""ViT: the vision transformer.
+"""ViT: the vision transformer, and what grew out of it.
 
 Paper: Dosovitskiy et al., 2020, "An Image is Worth 16x16 Words" (arXiv:2010.11929). References:
 timm.models.vision_transformer, transformers.ViTForImageClassification, google-research/vision_transformer.
 
-Supported: class-token and average-pooled heads (the latter normalizes after pooling, as timm's
-`fc_norm` does), a tanh pre-logits layer (the in21k checkpoints), a second token and head (DeiT's
-distillation, arXiv:2012.12877), exact and tanh gelu, qkv bias or none, any image and patch size.
+Among its configs are DeiT (a second token and head; arXiv:2012.12877) and DeiT III (LayerScale; arXiv:2204.07118),
+the image towers of CLIP (a norm before the blocks; arXiv:2103.00020) and SigLIP (a learned query pools;
+arXiv:2303.15343), DINOv2 (arXiv:2304.07193) and register tokens (arXiv:2309.16588), AIMv2 (RMSNorm, SwiGLU;
+arXiv:2411.14402) and BEiT-3 (norms inside of attention and MLP; arXiv:2208.10442).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -22,10 +23,13 @@ from blox.layers import (
     Dropout,
     DropPath,
     LayerNorm,
+    LayerScale,
     Linear,
     Mlp,
     MultiHeadAttention,
+    RMSNorm,
 )
+from blox.layers.attend import exact
 from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.module import Module
 from blox.params import Params
@@ -42,12 +46,29 @@ class ViTConfig(Config):
 
     Attributes:
       image_size, patch_size: height and width; the patches tile the image.
-      pool: 'cls' (the class token's output) or 'avg' (the mean over patches, normalized after).
+      mlp: 'plain', or 'gated' (SwiGLU with silu); 'gated_apart' is the same function, of files that have
+        gate and value as two matrices.
+      mlp_dim: how many hidden values go into the MLP's last layer.
+      pool: 'cls' (the class token's output), 'avg' (the mean over patches) or 'map' (an attention
+        pool over patches, with a learned query and an MLP).
+      pool_prefix: whether the pool sees the learned tokens too.
       class_token: whether a learned token stands before the patches.
+      registers: how many more do, after it.
       distilled: whether a second one stands after it, with a head of its own; outputs are the mean
         of both heads', features that of both tokens'.
+      positions: which tokens have a position of their own: 'all', all but registers ('class'), or
+        'patches' alone.
+      patch_norm, pre_norm: whether patches are normalized before they get positions, and all tokens
+        before the first block; with the latter, patches have no bias.
+      final_norm: what the last norm is of: all 'tokens', the 'pooled' ones, or 'none' at all.
       pre_logits: width of a tanh layer before the head; 0 for none.
-      activation: 'gelu' (exact; timm, Hugging Face) or 'gelu_tanh' (Google's own code).
+      layer_scale: what each channel of what a block adds is multiplied by at first; 0 for no LayerScale.
+      qkv_bias, proj_bias: whether queries, keys and values have biases, and the blocks' other layers.
+      qk_norm: whether queries and keys are normalized, by head.
+      inner_norms: whether attention and MLP normalize what goes into their last layers.
+      activation: 'gelu' (exact; timm, Hugging Face), 'gelu_tanh' (Google's own code), or 'quick_gelu'
+        (OpenAI's CLIP).
+      norm: 'layer' or 'rms'.
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
       drop_path_rate: the last block's; it grows from 0 with depth.
       attention: 'auto', by the platform's own kernel where that is right, or 'exact'.
@@ -60,13 +81,25 @@ class ViTConfig(Config):
     width: int = 768
     depth: int = 12
     heads: int = 12
+    mlp: str = 'plain'
     mlp_dim: int = 3072
     pool: str = 'cls'
+    pool_prefix: bool = False
     class_token: bool = True
+    registers: int = 0
     distilled: bool = False
+    positions: str = 'all'
+    patch_norm: bool = False
+    pre_norm: bool = False
+    final_norm: str = 'tokens'
     pre_logits: int = 0
+    layer_scale: float = 0.0
     qkv_bias: bool = True
+    proj_bias: bool = True
+    qk_norm: bool = False
+    inner_norms: bool = False
     activation: str = 'gelu'
+    norm: str = 'layer'
     norm_eps: float = 1e-6
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
@@ -74,22 +107,42 @@ class ViTConfig(Config):
     attention: str = 'auto'
 
     def conditions(self) -> Mapping[str, bool]:
+        is_plain = self.pool == 'cls' and not (self.pre_logits or self.registers)
         return {
             **patches_tile_image(self),
             **heads_divide_width(self),
+            "mlp 'plain', 'gated' or 'gated_apart'": self.mlp in ('plain', 'gated', 'gated_apart'),
+            "mlp 'plain' with pool 'map'": self.mlp == 'plain' or self.pool != 'map',
             'pre_logits >= 0': self.pre_logits >= 0,
-            "pool 'avg', or 'cls' with a class token": self.pool == 'avg'
+            'registers >= 0': self.registers >= 0,
+            "pool 'avg', 'map', or 'cls' with a class token": self.pool in ('avg', 'map')
             or (self.pool == 'cls' and self.class_token),
-            "pool 'cls' and no pre_logits where distilled": not self.distilled
-            or (self.pool == 'cls' and not self.pre_logits),
+            "pool_prefix with pool 'avg' or 'map'": not (self.pool_prefix and self.pool == 'cls'),
+            "pool 'cls', no pre_logits and no registers where distilled": is_plain
+            or not self.distilled,
+            "positions 'all', 'patches', or 'class' with registers": self.positions
+            in ('all', 'patches')
+            or (self.positions == 'class' and self.class_token and self.registers > 0),
+            "final_norm 'tokens', 'pooled' or 'none'": self.final_norm
+            in ('tokens', 'pooled', 'none'),
+            "norm 'layer' or 'rms'": self.norm in _NORMS,
         }
 
     @property
-    def prefix_tokens(self) -> tuple[str, ...]:
-        """Names of the learned tokens that stand before the patches."""
-        return ('cls_token',) * self.class_token + ('dist_token',) * self.distilled
+    def prefix_tokens(self) -> Mapping[str, int]:
+        """Names of the learned tokens that stand before the patches, and how many each has."""
+        counts = {'cls_token': self.class_token, 'dist_token': self.distilled}
+        counts |= {'reg_token': self.registers}
+        return {name: int(count) for name, count in counts.items() if count}
+
+    def make_norm(self, graph: Graph) -> LayerNorm | RMSNorm:
+        """Make a norm of the kind that the model has."""
+        return _NORMS[self.norm](graph, eps=self.norm_eps)
 
 
+# The learned tokens that have positions.
+_PLACED = {'all': ('cls_token', 'dist_token', 'reg_token'), 'class': ('cls_token',), 'patches': ()}
+_NORMS: Mapping[str, Callable[..., LayerNorm | RMSNorm]] = {'layer': LayerNorm, 'rms': RMSNorm}
 _trunc_normal = TruncatedNormal(0.02)
 
 
@@ -98,29 +151,39 @@ class Block(Module):
 
     def __init__(self, graph: Graph, config: ViTConfig, *, drop_path_rate: float) -> None:
         super().__init__(graph)
-        self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
+        inner_norm = config.make_norm if config.inner_norms else None
+        self.norm1 = config.make_norm(graph.child('norm1'))
         self.attn = MultiHeadAttention(
             graph.child('attn'),
             config.width,
             config.heads,
             implementation=config.attention,
             qkv_bias=config.qkv_bias,
+            proj_bias=config.proj_bias,
+            qk_norm=config.make_norm if config.qk_norm else None,
+            norm=inner_norm,
             attention_dropout_rate=config.attention_dropout_rate,
             dropout_rate=config.dropout_rate,
             qkv_init=_trunc_normal,
             proj_init=_trunc_normal,
         )
-        self.norm2 = LayerNorm(graph.child('norm2'), eps=config.norm_eps)
+        self.norm2 = config.make_norm(graph.child('norm2'))
         self.mlp = Mlp(
             graph.child('mlp'),
             config.mlp_dim,
             config.width,
             ACTIVATIONS[config.activation],
+            is_gated=config.mlp != 'plain',
+            norm=inner_norm,
+            use_bias=config.proj_bias,
             hidden_dropout_rate=config.dropout_rate,
             dropout_rate=config.dropout_rate,
             fc1_init=_trunc_normal,
             fc2_init=_trunc_normal,
         )
+        has_scale = config.layer_scale != 0
+        self.ls1 = LayerScale(graph.child('ls1'), config.layer_scale) if has_scale else None
+        self.ls2 = LayerScale(graph.child('ls2'), config.layer_scale) if has_scale else None
         self.drop_path1 = DropPath(graph.child('drop_path1'), drop_path_rate)
         self.drop_path2 = DropPath(graph.child('drop_path2'), drop_path_rate)
 
@@ -129,11 +192,48 @@ class Block(Module):
     ) -> tuple[Float[Array, 'batch tokens width'], Params]:
         y, params = self.norm1(params, x)
         y, params = self.attn(params, y, is_training=is_training)
+        if self.ls1 is not None:
+            y, params = self.ls1(params, y)
         y, params = self.drop_path1(params, y, is_training=is_training)
         x = x + y
         y, params = self.norm2(params, x)
         y, params = self.mlp(params, y, is_training=is_training)
+        if self.ls2 is not None:
+            y, params = self.ls2(params, y)
         y, params = self.drop_path2(params, y, is_training=is_training)
+        return x + y, params
+
+
+class AttentionPool(Module):
+    """A learned query that attends to all tokens, and a residual MLP of what it found."""
+
+    def __init__(self, graph: Graph, config: ViTConfig) -> None:
+        super().__init__(graph)
+        self.width, self.heads = config.width, config.heads
+        self.qkv = Linear(graph.child('qkv'), 3 * config.width, w_init=_trunc_normal)
+        self.proj = Linear(graph.child('proj'), config.width, w_init=_trunc_normal)
+        self.norm = config.make_norm(graph.child('norm'))
+        self.mlp = Mlp(
+            graph.child('mlp'),
+            config.mlp_dim,
+            config.width,
+            ACTIVATIONS[config.activation],
+            fc1_init=_trunc_normal,
+            fc2_init=_trunc_normal,
+        )
+
+    def __call__(
+        self, params: Params, tokens: Float[Array, 'batch tokens width']
+    ) -> tuple[Float[Array, 'batch width'], Params]:
+        latent, params = self.get_param(params, 'latent', (1, 1, self.width), _trunc_normal)
+        latent = latent + jnp.zeros_like(tokens[:, :1])
+        qkv, params = self.qkv(params, jnp.concatenate([latent, tokens], axis=1))
+        shape = (*qkv.shape[:2], self.heads, self.width // self.heads)
+        q, k, v = (part.reshape(shape) for part in jnp.split(qkv, 3, axis=-1))
+        x = exact(q[:, :1], k[:, 1:], v[:, 1:], None, is_causal=False, scale=shape[-1] ** -0.5)
+        x, params = self.proj(params, x.reshape(-1, self.width))
+        y, params = self.norm(params, x)
+        y, params = self.mlp(params, y)
         return x + y, params
 
 
@@ -153,13 +253,21 @@ class ViT(ImageModel):
             config.patch_size,
             stride=config.patch_size,
             padding='VALID',
+            use_bias=not config.pre_norm,
         )
+        if config.patch_norm:
+            self.patch_norm = config.make_norm(graph.child('patch_norm'))
         self.dropout = Dropout(graph.child('dropout'), config.dropout_rate)
+        if config.pre_norm:
+            self.pre_norm = config.make_norm(graph.child('pre_norm'))
         self.blocks = [
             Block(graph.child(f'block{i}'), config, drop_path_rate=rate)
             for i, rate in enumerate(drop_path_rates(config.drop_path_rate, config.depth))
         ]
-        self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+        if config.final_norm != 'none':
+            self.norm = config.make_norm(graph.child('norm'))
+        if config.pool == 'map':
+            self.pool = AttentionPool(graph.child('pool'), config)
         if config.pre_logits:
             self.pre_logits = Linear(graph.child('pre_logits'), config.pre_logits)
         if config.num_classes:
@@ -168,32 +276,29 @@ class ViT(ImageModel):
             self.head_dist = Linear(graph.child('head_dist'), config.num_classes, w_init=Zeros())
 
     def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
+        config = self.config
         x, params = self._embed(params, cast_like(images, params, f'{self.patch_embed.path}/w'))
         x, params = self.dropout(params, x, is_training=is_training)
+        if config.pre_norm:
+            x, params = self.pre_norm(params, x)
         yield 'patch_embed', x, params
-        x, params = yield from block_steps(
-            self.blocks, self.config, params, x, is_training=is_training
-        )
-        if self.config.pool == 'cls':
+        x, params = yield from block_steps(self.blocks, config, params, x, is_training=is_training)
+        if config.final_norm == 'tokens':
             x, params = self.norm(params, x)
             yield 'norm', x, params
         tokens = x
-        if self.config.distilled:
-            x = tokens[:, :2].mean(1)
-        elif self.config.pool == 'cls':
-            x = tokens[:, 0]
-        else:
-            patches = tokens[:, len(self.config.prefix_tokens) :]
-            x, params = self.norm(params, patches.mean(1))
-        if self.config.pre_logits:
+        x, params = self._pooled(params, tokens)
+        if config.final_norm == 'pooled':
+            x, params = self.norm(params, x)
+        if config.pre_logits:
             x, params = self.pre_logits(params, x)
             x = jnp.tanh(x)
         yield 'pre_logits', x, params
-        if self.config.num_classes and self.config.distilled:
+        if config.num_classes and config.distilled:
             x, params = self.head(params, tokens[:, 0])
             y, params = self.head_dist(params, tokens[:, 1])
             yield 'logits', (x + y) / 2, params
-        elif self.config.num_classes:
+        elif config.num_classes:
             x, params = self.head(params, x)
             yield 'logits', x, params
 
@@ -207,30 +312,46 @@ class ViT(ImageModel):
             )
         x, params = self.patch_embed(params, images)
         x = x.reshape(x.shape[0], -1, config.width)  # [batch, patches, width]
-        tokens = []
-        for name in config.prefix_tokens:
-            token, params = self.get_param(params, name, (1, 1, config.width), _trunc_normal)
+        if config.patch_norm:
+            x, params = self.patch_norm(params, x)
+        placed, others = [], []
+        for name, count in config.prefix_tokens.items():
+            token, params = self.get_param(params, name, (1, count, config.width), _trunc_normal)
+            has_position = name in _PLACED[config.positions]
             # Made of x, it is sharded as x is.
-            tokens.append(token + jnp.zeros_like(x[:, :1]))
-        x = jnp.concatenate([*tokens, x], axis=1)
+            (placed if has_position else others).append(token + jnp.zeros_like(x[:, :1]))
+        x = jnp.concatenate([*placed, x], axis=1)
         shape = (1, x.shape[1], config.width)
         pos_embed, params = self.get_param(params, 'pos_embed', shape, _trunc_normal)
-        return x + pos_embed, params
+        x = x + pos_embed
+        if others:
+            x = jnp.concatenate([x[:, : len(placed)], *others, x[:, len(placed) :]], axis=1)
+        return x, params
+
+    def _pooled(
+        self, params: Params, tokens: Float[Array, 'batch tokens width']
+    ) -> tuple[Float[Array, 'batch width'], Params]:
+        config = self.config
+        if config.pool == 'cls':
+            return (tokens[:, :2].mean(1) if config.distilled else tokens[:, 0]), params
+        if not config.pool_prefix:
+            tokens = tokens[:, sum(config.prefix_tokens.values()) :]
+        return self.pool(params, tokens) if config.pool == 'map' else (tokens.mean(1), params)
 
     def feature_info(self) -> tuple[Feature, ...]:
         """Return 'patch_embed', 'block0' and so on, whose tokens are a map, and 'pre_logits'.
 
-        Before the latter comes 'norm', all tokens normalized, where the class token is pooled.
+        Before the latter comes 'norm', all tokens normalized, unless the pooled ones are.
         """
         width, strides = self.config.width, self.config.patch_size
         blocks = (Feature(f'block{i}', width, strides) for i in range(self.config.depth))
         last = Feature('pre_logits', self.config.pre_logits or width)
-        norm = (Feature('norm', width),) * (self.config.pool == 'cls')
+        norm = (Feature('norm', width),) * (self.config.final_norm == 'tokens')
         return (Feature('patch_embed', width), *blocks, *norm, last)
 
     def _as_map(self, x: Float[Array, 'batch tokens width']) -> jax.Array:
         rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))
-        patches = x[:, len(self.config.prefix_tokens) :]
+        patches = x[:, sum(self.config.prefix_tokens.values()) :]
         return patches.reshape(x.shape[0], rows, columns, self.config.width)
 
 

@@ -59,7 +59,7 @@ def test_resnet_moves_its_statistics_by_its_decay():
     model = resnet(bn_decay=0.25)
     params, images = random_params(model.config), inputs_for(model.config)
     _, after = forward(model.config, is_training=True)(params, images)
-    stem = np.asarray(jax.jit(model.stem.conv)(params, images)[0])
+    stem = np.asarray(jax.jit(model.stem[0].conv)(params, images)[0])
     old, new = (
         [p[f'resnet/stem/norm/{n}'].value for n in ('mean', 'var')] for p in (params, after)
     )
