@@ -25,6 +25,7 @@ import typecheck
 typecheck.install()  # Before blox is imported.
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update('jax_platforms', 'cpu')
@@ -53,3 +54,11 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', False)
+
+
+@pytest.fixture
+def unchecked():
+    """Checks of shapes off: they take most of the time where much runs, and hold elsewhere."""
+    jaxtyping.config.update('jaxtyping_disable', True)
+    yield
+    jaxtyping.config.update('jaxtyping_disable', False)

@@ -26,8 +26,12 @@ def mask_of_keys(length):
 
 
 def with_gradients(function, *arrays):
-    outputs, vjp = jax.vjp(function, *arrays)
-    return [outputs, *vjp(jnp.sin(outputs))]
+    @jax.jit
+    def run(*arrays):
+        outputs, vjp = jax.vjp(function, *arrays)
+        return [outputs, *vjp(jnp.sin(outputs))]
+
+    return run(*arrays)
 
 
 def assert_same(found, expected):
@@ -113,14 +117,14 @@ def test_causal_parts_leave_work_out():
 # Which kernel a program has shows in its text, whatever it is compiled on.
 
 
-@pytest.fixture
-def cudnn(monkeypatch):
-    """JAX believes that there is a cuDNN, and so do we."""
-    monkeypatch.setattr(
-        'jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version', lambda: 91000
-    )
-    attend._has_cudnn.cache_clear()
-    yield
+@pytest.fixture(scope='module')
+def cudnn():
+    """JAX believes that there is a cuDNN, and so do we, to the end of this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        checked = 'jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version'
+        patch.setattr(checked, lambda: 91000)
+        attend._has_cudnn.cache_clear()
+        yield
     attend._has_cudnn.cache_clear()
     # JAX remembers calls that it traced.
     jax.clear_caches()
@@ -183,25 +187,27 @@ CHOICES = {
 }
 
 
-@pytest.mark.parametrize(('options', 'call', 'expected'), CHOICES.values(), ids=CHOICES)
-def test_kernels_are_taken_where_they_are_right(cudnn, options, call, expected):
-    assert kernels_of(layer(**options), **call) == expected
-
-
 def test_without_cudnn_the_program_is_exact():
     assert not attend._has_cudnn()
     assert kernels_of(layer(), length=197) == set()
 
 
-def test_gpus_before_ampere_take_no_kernel(cudnn, monkeypatch):
-    turing = type('Gpu', (), {'compute_capability': '7.5'})
-    monkeypatch.setattr(jax, 'local_devices', lambda backend: [turing])
-    assert not attend._has_cudnn()
-
-
 def test_several_tpus_take_no_kernel(monkeypatch):
     monkeypatch.setattr(attend, '_has_several_tpus', lambda: True)
     assert kernels_of(layer()) == set()
+
+
+@pytest.mark.parametrize(('options', 'call', 'expected'), CHOICES.values(), ids=CHOICES)
+def test_kernels_are_taken_where_they_are_right(cudnn, options, call, expected):
+    assert kernels_of(layer(**options), **call) == expected
+
+
+def test_gpus_before_ampere_take_no_kernel(cudnn, monkeypatch):
+    turing = type('Gpu', (), {'compute_capability': '7.5'})
+    monkeypatch.setattr(jax, 'local_devices', lambda backend: [turing])
+    attend._has_cudnn.cache_clear()
+    assert not attend._has_cudnn()
+    attend._has_cudnn.cache_clear()
 
 
 TRANSFORMS = {

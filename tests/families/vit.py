@@ -51,7 +51,7 @@ TOLD = [
     *({'activation': name} for name in ('gelu_tanh', 'relu', 'silu', 'tanh')),
 ]
 BROKEN = [
-    ({'image_size': (224, 225)}, 'patch_size that tiles image_size'),
+    ({'image_size': (224, 3)}, 'patch_size that fits into image_size'),
     ({'pre_logits': -1}, 'pre_logits >= 0'),
     ({'registers': -1}, 'registers >= 0'),
     *(
@@ -145,6 +145,7 @@ _TORCHVISION = torchvision_vit(
 REFERENCES = {
     'hf': _HF,
     'hf patch_size=(4, 8)': _HF.but(patch_size=(4, 8)),
+    'hf untiled': _HF.but(image_size=(25, 23)),
     'hf qkv_bias=False': _HF.but(qkv_bias=False),
     'hf gelu_new': _HF.but(hidden_act='gelu_new'),
     'hf square, gray': _HF.but(image_size=16, num_channels=1),
@@ -155,6 +156,7 @@ REFERENCES = {
     ),
     'timm': _TIMM,
     'timm patch_size=(4, 8)': _TIMM.but(patch_size=(4, 8)),
+    'timm untiled': _TIMM.but(img_size=(25, 23)),
     'timm avg': _TIMM.but(global_pool='avg'),
     'timm avg, no class token': _TIMM.but(global_pool='avg', class_token=False),
     'timm qkv_bias=False': _TIMM.but(qkv_bias=False),

@@ -117,7 +117,7 @@ def heads_divide_width(config: Any) -> dict[str, bool]:
     return {'heads that divide width': config.width % config.heads == 0}
 
 
-def patches_tile_image(config: Any) -> dict[str, bool]:
+def patches_fit_image(config: Any) -> dict[str, bool]:
     """Return the condition of models that cut images into patches."""
     sizes = zip(config.image_size, config.patch_size)
-    return {'patch_size that tiles image_size': all(image % patch == 0 for image, patch in sizes)}
+    return {'patch_size that fits into image_size': all(patch <= image for image, patch in sizes)}

@@ -33,7 +33,7 @@ from blox.layers.attend import exact
 from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.module import Module
 from blox.params import Params
-from blox.zoo.architecture.config import Config, heads_divide_width, patches_tile_image
+from blox.zoo.architecture.config import Config, heads_divide_width, patches_fit_image
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
 from blox.zoo.architecture.model import ImageModel, block_steps, cast_like, drop_path_rates
@@ -45,7 +45,7 @@ class ViTConfig(Config):
     """Choices that make a ViT.
 
     Attributes:
-      image_size, patch_size: height and width; the patches tile the image.
+      image_size, patch_size: height and width; what patches leave of an image at its end is not seen.
       mlp: 'plain', or 'gated' (SwiGLU with silu); 'gated_apart' is the same function, of files that have
         gate and value as two matrices.
       mlp_dim: how many hidden values go into the MLP's last layer.
@@ -109,7 +109,7 @@ class ViTConfig(Config):
     def conditions(self) -> Mapping[str, bool]:
         is_plain = self.pool == 'cls' and not (self.pre_logits or self.registers)
         return {
-            **patches_tile_image(self),
+            **patches_fit_image(self),
             **heads_divide_width(self),
             "mlp 'plain', 'gated' or 'gated_apart'": self.mlp in ('plain', 'gated', 'gated_apart'),
             "mlp 'plain' with pool 'map'": self.mlp == 'plain' or self.pool != 'map',

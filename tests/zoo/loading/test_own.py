@@ -255,9 +255,9 @@ HEADERS = {
     'a vocabulary beyond all arrays': (*config('gpt2', vocab_size=2**100), ['vocab_size']),
     'an image beyond all arrays': (*config('resnet', image_size=[2**70] * 2), ['image_size']),
     'heads that do not divide the width': (*config('vit', heads=3), ['heads that divide width']),
-    'patches that do not tile': (
-        *config('vit', patch_size=[3, 3]),
-        ['patch_size that tiles image_size'],
+    'patches larger than images': (
+        *config('vit', patch_size=[300, 3]),
+        ['patch_size that fits into image_size'],
     ),
     'no patch size': (*config('vit', patch_size=[0, 0]), ['positive']),
     'an unknown activation': (*config('vit', activation='GELU'), ['activation of gelu']),

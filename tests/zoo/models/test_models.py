@@ -5,7 +5,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from families import declared, family_of, tiny
@@ -38,14 +37,6 @@ def test_every_family_declares_what_its_tests_need():
 
 def test_every_variant_has_a_known_size():
     assert set(NUM_PARAMS) == {name for family in families().values() for name in family.variants}
-
-
-@pytest.fixture
-def unchecked():
-    """Checks of shapes off: they take most of the time where models are large, and run elsewhere."""
-    jaxtyping.config.update('jaxtyping_disable', True)
-    yield
-    jaxtyping.config.update('jaxtyping_disable', False)
 
 
 @pytest.mark.usefixtures('unchecked')
