@@ -112,7 +112,7 @@ def read_fields(
         f'{name} {value!r}' for name, value in sorted(left.items()) if not is_neutral(name, value)
     ]
     if problems:
-        raise ValueError(', '.join(problems))
+        raise ValueError(', '.join(dict.fromkeys(problems)))
     return ours
 
 
@@ -125,7 +125,7 @@ def write_fields(fields: Iterable[Field], config: Known) -> dict[str, Any]:
         except ValueError as error:
             problems.append(str(error))
     if problems:
-        raise ValueError(', '.join(problems))
+        raise ValueError(', '.join(dict.fromkeys(problems)))
     return theirs
 
 
@@ -148,8 +148,10 @@ def _tuple(names: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _value(name: str, value: Any, default: Any, via: Via) -> Any:
     """Check the type of a value; null stands for the default, but is no false."""
+    if value is None and via.takes_null:
+        return None
     if value is None and not isinstance(default, bool):
-        return None if via.takes_null else default
+        return default
     if default is not None and not via.takes_any and not _is_like(value, default):
         raise _unlike(name, value, f'one like {default!r}')
     return value

@@ -27,9 +27,11 @@ ACTIVATION = one_of(
         'tanh': 'tanh',
     }
 )
-# timm calls them as we do, and in places by the class's own name.
+# timm calls them as we do, and in places by a class's own name.
 _TIMM_NAMES = ('gelu', 'gelu_tanh', 'quick_gelu', 'relu', 'silu', 'tanh')
-TIMM_ACTIVATION = one_of({**{name: name for name in _TIMM_NAMES}, 'SiLU': 'silu'})
+TIMM_ACTIVATION = one_of(
+    {**{name: name for name in _TIMM_NAMES}, 'GELU': 'gelu', 'ReLU': 'relu', 'SiLU': 'silu'}
+)
 
 
 # Fields that every model of images has among timm's arguments and in its pretrained_cfg.
@@ -117,7 +119,8 @@ def timm_header(
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]]:
     """Make timm's config.json of arguments.
 
-    Models of any image size take no `img_size`; what `implied` names, the architecture's name says.
+    Models of any image size take no `img_size`; what `implied` names, and what is None, the
+    architecture's name says: timm's own builder takes no None, though its folders may have one.
     """
 
     def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +128,11 @@ def timm_header(
             'num_classes': config.num_classes,
             'num_features': num_features(config),
             'global_pool': theirs.get('global_pool', 'avg'),
-            'model_args': {name: value for name, value in theirs.items() if name not in implied},
+            'model_args': {
+                name: value
+                for name, value in theirs.items()
+                if name not in implied and value is not None
+            },
             'pretrained_cfg': {
                 'custom_load': False,
                 'input_size': [config.in_channels, *config.image_size],

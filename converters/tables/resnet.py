@@ -179,11 +179,14 @@ _STEM_WIDTH = Via(
 )
 
 
-def _read_attention(value: Any, known: Mapping[str, Any]) -> tuple[str, float]:
+_SE_RATIO = 1 / 16
+
+
+def _read_attention(value: Any) -> tuple[str, float]:
     """Return what weighs the channels, and how narrow it becomes."""
-    layer = value.get('attn_layer') if isinstance(value, Mapping) and len(value) == 1 else value
+    layer = value.get('attn_layer') if isinstance(value, Mapping) and len(value) < 2 else value
     if layer in (None, 'se', 'eca'):
-        return layer or 'none', 1 / 16
+        return layer or 'none', _SE_RATIO
     if isinstance(layer, Mapping) and layer.get('name') == 'SEModule':
         ratio = layer.get('rd_ratio')
         if isinstance(ratio, float) and len(layer) == 2:
@@ -191,16 +194,16 @@ def _read_attention(value: Any, known: Mapping[str, Any]) -> tuple[str, float]:
     raise ValueError("{'attn_layer': ...} of 'se', 'eca' or an SEModule")
 
 
-def _write_attention(value: Any, known: Mapping[str, Any]) -> Any:
-    name, ratio = known['channel_attention'], known['se_ratio']
-    if name == 'none':
+def _write_attention(value: Any, known: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return timm's arguments of blocks, None if only an architecture's name says them."""
+    name = known['channel_attention']
+    if known['se_ratio'] != _SE_RATIO:
         return None
-    is_usual = name == 'eca' or ratio == 1 / 16
-    return {'attn_layer': name if is_usual else {'name': 'SEModule', 'rd_ratio': ratio}}
+    return {} if name == 'none' else {'attn_layer': name}
 
 
-def _attention(place: int) -> Via:
-    return Via(lambda value, known: _read_attention(value, known)[place], _write_attention)
+_ATTENTION_KIND = Via(lambda value, known: _read_attention(value)[0], _write_attention)
+_ATTENTION_RATIO = Via(lambda value, known: _read_attention(value)[1], _write_attention)
 
 
 _TIMM_FIELDS = (
@@ -229,10 +232,13 @@ _TIMM_FIELDS = (
     ),
     Field('shortcut_kernel', 'down_kernel_size', 1),
     Field('shortcut_pool', 'avg_down', False),
-    Field('channel_attention', 'block_args', None, _attention(0)),
-    Field('se_ratio', 'block_args', None, _attention(1)),
+    Field('channel_attention', 'block_args', None, _ATTENTION_KIND),
+    Field('se_ratio', 'block_args', None, _ATTENTION_RATIO),
     Field(
-        'norm', 'norm_layer', 'batchnorm2d', one_of({'batchnorm2d': 'batch', 'groupnorm': 'group'})
+        'norm',
+        'norm_layer',
+        'batchnorm2d',
+        one_of({'batchnorm2d': 'batch', 'batchnorm': 'batch', 'groupnorm': 'group'}),
     ),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
     *fixed(
@@ -244,10 +250,6 @@ _TIMM_FIELDS = (
         pruned=False,
     ),
 )
-# What timm's config.json cannot say, and the name of the architecture does: classes of its code.
-_CLASSES = ('block', 'aa_layer', 'block_args')
-
-
 TABLES = {
     'timm': Table(
         timm,
@@ -262,7 +264,8 @@ TABLES = {
             lambda config: _timm_stem(config)['resnet/stem'][0],
             'fc',
             lambda config: _outputs(config)[-1],
-            implied=('img_size', *_CLASSES),
+            # These are classes of timm's code, which its config.json cannot say.
+            implied=('img_size', 'block', 'aa_layer'),
         ),
     ),
     'hf': Table(

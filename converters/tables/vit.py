@@ -260,59 +260,54 @@ _HF_FIELDS = (
     Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.0),
     *fixed(pooler_act='tanh'),
 )
-# Settings of timm that are classes of its code. Its config.json cannot say them: the name of the
-# architecture does.
+# Norms by their kind and eps. Those without a name are classes of timm's code, which its config.json
+# cannot say: the name of the architecture does. So it is with MLPs.
 _NORM_LAYERS: Mapping[tuple[str, float], Any] = {
-    ('layer', 1e-6): None,
+    ('layer', 1e-6): 'layernorm',
     ('layer', 1e-5): {'name': 'LayerNorm', 'eps': 1e-5},
-    ('rms', 1e-6): 'RmsNorm',
+    ('rms', 1e-6): 'rmsnorm',
     ('rms', 1e-5): {'name': 'RmsNorm', 'eps': 1e-5},
 }
 _MLP_LAYERS: Mapping[str, Any] = {
-    'plain': None,
     'gated': {'name': 'GluMlp', 'act_layer': 'SiLU', 'gate_last': False},
     'gated_apart': 'SwiGLU',
 }
-_CLASSES = ('norm_layer', 'embed_norm_layer', 'mlp_layer')
 
 
 def _read_class(classes: Mapping[Any, Any], value: Any) -> Any:
-    value = 'RmsNorm' if value == 'rmsnorm' else value
+    value = 'rmsnorm' if value == 'RmsNorm' else value
     for ours, theirs in classes.items():
         if theirs == value:
             return ours
     raise ValueError(f'one of {", ".join(map(repr, classes.values()))}')
 
 
-def _write_class(classes: Mapping[Any, Any], ours: Any) -> Any:
-    if ours not in classes:
-        raise ValueError(f'one of {", ".join(map(repr, classes))}')
-    return classes[ours]
+def _read_norm(value: Any) -> tuple[str, float]:
+    return _read_class(_NORM_LAYERS, value or 'layernorm')
 
 
-def _norm_layer(place: int) -> Via:
-    """Translate a norm's class to our kind of it, or to its eps."""
-    return Via(
-        lambda value, known: _read_class(_NORM_LAYERS, value)[place],
-        lambda value, known: _write_class(_NORM_LAYERS, (known['norm'], known['norm_eps'])),
-    )
+def _write_norm(value: Any, known: Mapping[str, Any]) -> str | None:
+    """Return timm's name of the norm, None if it has none."""
+    found = _NORM_LAYERS.get((known['norm'], known['norm_eps']))
+    return found if isinstance(found, str) else None
+
+
+_NORM_KIND = Via(lambda value, known: _read_norm(value)[0], _write_norm)
+_NORM_EPS = Via(lambda value, known: _read_norm(value)[1], _write_norm)
 
 
 def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
-    if value is None:
-        return False
-    if _read_class(_NORM_LAYERS, value) != (known['norm'], known['norm_eps']):
-        raise ValueError('the norm of the blocks')
-    return True
+    if value is not None and _read_norm(value) != (known['norm'], known['norm_eps']):
+        raise ValueError(f'the norm of the blocks, {known["norm"]!r} of eps {known["norm_eps"]}')
+    return value is not None
 
 
 _PATCH_NORM = Via(
-    _read_patch_norm,
-    lambda value, known: _NORM_LAYERS.get((known['norm'], known['norm_eps'])) if value else None,
+    _read_patch_norm, lambda value, known: _write_norm(value, known) if value else None
 )
 _MLP_LAYER = Via(
-    lambda value, known: _read_class(_MLP_LAYERS, value),
-    lambda value, known: _write_class(_MLP_LAYERS, value),
+    lambda value, known: 'plain' if value is None else _read_class(_MLP_LAYERS, value),
+    lambda value, known: None,
 )
 
 
@@ -336,16 +331,19 @@ def _write_mlp_dim(mlp_dim: int, known: Mapping[str, Any]) -> float:
 
 
 _RATIO = times('width')
-# Which tokens the last norm is of: two settings of timm say it.
+# Which tokens the last norm is of: timm says apart whether there is one, and whether it comes after the
+# pool, as it does before averaging unless told otherwise.
 _FINAL_NORM = Via(
     lambda value, known: 'tokens' if value else 'none', lambda value, known: value != 'none'
 )
-_FC_NORM = Via(
-    lambda value, known: (
-        'pooled' if value and known['final_norm'] != 'none' else known['final_norm']
-    ),
-    lambda value, known: value == 'pooled',
-)
+
+
+def _read_fc_norm(value: bool | None, known: Mapping[str, Any]) -> str:
+    is_pooled = known['pool'] == 'avg' if value is None else value
+    return 'pooled' if is_pooled and known['final_norm'] != 'none' else known['final_norm']
+
+
+_FC_NORM = Via(_read_fc_norm, lambda value, known: value == 'pooled', takes_null=True)
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
     Field('patch_size', 'patch_size', 16, PAIR),
@@ -361,8 +359,8 @@ _TIMM_FIELDS = (
     # No argument, but a class of its own.
     Field('distilled', DISTILLED, False),
     Field('positions', 'no_embed_class', False, one_of({False: 'all', True: 'patches'})),
-    Field('norm', 'norm_layer', None, _norm_layer(0)),
-    Field('norm_eps', 'norm_layer', None, _norm_layer(1)),
+    Field('norm', 'norm_layer', None, _NORM_KIND),
+    Field('norm_eps', 'norm_layer', None, _NORM_EPS),
     Field('patch_norm', 'embed_norm_layer', None, _PATCH_NORM),
     Field('pre_norm', 'pre_norm', False),
     Field('final_norm', 'final_norm', True, _FINAL_NORM),
@@ -371,7 +369,7 @@ _TIMM_FIELDS = (
         'layer_scale',
         'init_values',
         None,
-        Via(_read_layer_scale, lambda value, known: value or None),
+        Via(_read_layer_scale, lambda value, known: value),
     ),
     Field('qkv_bias', 'qkv_bias', True),
     Field('proj_bias', 'proj_bias', True),
@@ -398,7 +396,7 @@ def _timm_header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
         'head',
         lambda config: config.width,
         fixed_size=True,
-        implied=(DISTILLED, *_CLASSES),
+        implied=(DISTILLED,),
     )(config, theirs)
     if config.distilled:
         made['pretrained_cfg']['classifier'] = ['head', 'head_dist']

@@ -104,9 +104,18 @@ def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     assert 'is there already' in fails('finetune', net, photos, *out)
 
 
-@pytest.mark.parametrize(('how', 'code'), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_process_that_is_stopped_goes_on_to_the_same_file(net, photos, tmp_path, how, code):
+@pytest.fixture(scope='module')
+def undisturbed(net, photos, tmp_path_factory):
+    """The arguments of a training, and the folder of one that nothing stopped."""
     args = ['finetune', net, photos, '--batch-size', 8, '--epochs', 30, '--out']
+    folder = tmp_path_factory.mktemp('undisturbed')
+    printed(*args, folder / 'm.safetensors')
+    return args, folder
+
+
+@pytest.mark.parametrize(('how', 'code'), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_process_that_is_stopped_goes_on_to_the_same_file(undisturbed, tmp_path, how, code):
+    args, whole = undisturbed
     script = f'{INTERRUPTIBLE}; from blox.zoo.cli.main import main; main()'
     command = [sys.executable, '-c', script, *map(str, args), str(tmp_path / 'm.safetensors')]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -118,7 +127,5 @@ def test_a_process_that_is_stopped_goes_on_to_the_same_file(net, photos, tmp_pat
     assert ('run the same command again to go on' in err) == (code == 130)
     assert [path.name for path in tmp_path.iterdir()] == ['m.training']
     assert 'epoch 1:' not in printed(*args, tmp_path / 'm.safetensors')
-    (tmp_path / 'whole').mkdir()
-    printed(*args, tmp_path / 'whole' / 'm.safetensors')
     for name in ('m.safetensors', 'm.csv'):
-        assert (tmp_path / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes()

@@ -53,17 +53,32 @@ BROKEN = [
     ({'groups': 0}, 'groups and group_width that leave each 3x3 some channels'),
     ({'widths': (8, 16, 32, 64), 'groups': 32, 'group_width': 4}, 'leave each 3x3 some channels'),
     ({'stem': 'tiny'}, "stem 'imagenet', 'deep', 'deep_tiered' or 'small'"),
-    ({'stem': 'deep', 'stem_width': 12}, 'stem_width that 8 divides with a deep stem'),
     *(
-        ({'stem_pool': 'conv', **more}, "stem_pool 'max', or 'conv' without antialias")
-        for more in ({'antialias': 'avg'}, {'stem_pool': 'avg'})
+        ({'stem': 'deep', 'stem_width': width}, 'an even stem_width of at least 8 with a deep stem')
+        for width in (6, 13)
+    ),
+    *(
+        (
+            {'stem_pool': 'conv', **more},
+            "stem_pool 'max', or 'conv' without antialias and small stem",
+        )
+        for more in ({'antialias': 'avg'}, {'stem': 'small'}, {'stem_pool': 'avg'})
     ),
     ({'antialias': 'max'}, 'antialias of none, avg, blur'),
     ({'shortcut_kernel': 2}, 'shortcut_kernel 1 or 3'),
     ({'channel_attention': 'ese'}, "channel_attention 'none', 'se' or 'eca'"),
-    ({'se_ratio': 0.0}, 'se_ratio in (0, 1]'),
-    ({'norm': 'layer'}, "norm 'batch' or 'group'"),
-    ({'reduce_first': 0}, 'reduce_first > 0'),
+    *(
+        ({'channel_attention': name, 'se_ratio': ratio}, 'se_ratio in (0, 1]')
+        for name, ratio in (('se', 0.0), ('none', 0.25), ('eca', 0.25))
+    ),
+    *(
+        (fields, "norm 'batch', or 'group' with widths that 32 divides")
+        for fields in ({'norm': 'layer'}, {'norm': 'group', 'widths': (32, 32, 32, 48)})
+    ),
+    *(
+        (fields, 'reduce_first that divides each 3x3')
+        for fields in ({'reduce_first': 0}, {'reduce_first': 128}, {'reduce_first': 3, 'groups': 4})
+    ),
     ({'stem_width': 0}, 'stem_width > 0'),
     ({'stride_on': 'conv3'}, "stride_on 'conv1' or 'conv2'"),
     ({'bn_decay': 1.1}, '0 <= bn_decay <= 1'),
@@ -143,6 +158,7 @@ HONOURED = {
         ({'zero_init_last': False, 'stem_width': 32}, {'stem_width': 64}),
         ({'stem_type': 'deep', 'stem_width': 24}, {'stem': 'deep', 'stem_width': 48}),
         ({'block_args': {'attn_layer': 'se'}}, {'channel_attention': 'se'}),
+        ({'block_args': {}, 'norm_layer': 'batchnorm'}, {}),
         (
             {'block_args': {'attn_layer': {'name': 'SEModule', 'rd_ratio': 0.5}}},
             {'channel_attention': 'se', 'se_ratio': 0.5},

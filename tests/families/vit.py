@@ -59,12 +59,21 @@ BROKEN = [
         for fields in ({'pool': 'max'}, {'class_token': False})
     ),
     *(
-        ({'distilled': True, **more}, "pool 'cls', no pre_logits and no registers where distilled")
-        for more in ({'pool': 'avg'}, {'pre_logits': 5}, {'registers': 1})
+        ({'distilled': True, **more}, 'where distilled')
+        for more in (
+            {'pool': 'avg'},
+            {'pre_logits': 5},
+            {'registers': 1},
+            {'positions': 'patches'},
+            {'final_norm': 'pooled'},
+        )
     ),
     ({'pool_prefix': True}, "pool_prefix with pool 'avg' or 'map'"),
     *(
-        ({'positions': 'class', **more}, "positions 'all', 'patches', or 'class' with registers")
+        (
+            {'positions': 'class', **more},
+            "positions 'all', 'patches', or 'class' with class_token and registers",
+        )
         for more in ({}, {'registers': 1, 'class_token': False, 'pool': 'avg'})
     ),
     ({'final_norm': 'first'}, "final_norm 'tokens', 'pooled' or 'none'"),
@@ -200,7 +209,11 @@ HONOURED = {
         ({'img_size': 16, 'patch_size': 8}, {'image_size': (16, 16)}),
         ({'dynamic_img_size': True, 'weight_init': 'skip'}, {}),
         ({'init_values': 1}, {'layer_scale': 1.0}),
-        ({'norm_layer': 'rmsnorm'}, {'norm': 'rms'}),
+        (
+            {'norm_layer': 'rmsnorm', 'embed_norm_layer': 'rmsnorm'},
+            {'norm': 'rms', 'patch_norm': True},
+        ),
+        ({'norm_layer': 'layernorm', 'act_layer': 'GELU', 'fc_norm': None}, {}),
         ({'global_pool': 'avg', 'fc_norm': False}, {'pool': 'avg'}),
         ({'final_norm': False}, {'final_norm': 'none'}),
         ({'no_embed_class': True, 'reg_tokens': 4}, {'positions': 'patches', 'registers': 4}),
@@ -239,7 +252,7 @@ LACKS = {
     'timm': [
         ({'pre_logits': 5}, 'pre_logits 5'),
         ({'num_classes': 0, 'pre_logits': 8}, 'pre_logits 8'),
-        ({'norm_eps': 1e-3}, 'norm_eps 0.001 (expected one of '),
+        ({'norm_eps': 1e-3}, 'norm_eps 0.001, which would be 1e-06 there'),
         ({'positions': 'class', 'registers': 1}, "positions 'class' (expected one of "),
     ],
 }

@@ -112,10 +112,13 @@ def fits(name: str) -> bool:
     return explain(Source(Path(name), tensors, said), model).ok
 
 
-def error_and_back(name: str) -> tuple[float, bool]:
-    """Return the error of a small model's outputs, and whether an export of it is the same again."""
+def error_and_back(name: str, **other: Any) -> tuple[float, bool]:
+    """Return the error of a small model's outputs, and whether an export of it is the same again.
+
+    It is made with `other` arguments than its name says.
+    """
     torch, timm = import_reference('torch'), import_reference('timm')
-    arguments = small(name)
+    arguments = small(name) | other
     torch.manual_seed(0)
     reference = timm.create_model(name, **arguments).eval()
     _randomize(torch, reference)

@@ -54,6 +54,7 @@ class ResNetConfig(Config):
       channel_attention: what weighs the channels at the end of a block: 'se', 'eca' or 'none'.
       se_ratio: hidden channels of 'se' by channels, made a multiple of 8.
       norm: 'batch' or 'group' (of 32 groups).
+      bn_eps: of norms of both kinds.
       bn_decay: the decay of batch statistics, 1 minus torch's momentum.
       drop_path_rate: the last block's; it grows from 0 with depth.
     """
@@ -90,22 +91,42 @@ class ResNetConfig(Config):
             'groups and group_width only with bottlenecks': self.block == 'bottleneck' or is_plain,
             'groups and group_width that leave each 3x3 some channels': self.groups > 0
             and min(self.widths) * self.group_width >= 64,
-            'reduce_first > 0': self.reduce_first > 0,
+            'reduce_first that divides each 3x3 and leaves its groups some channels': all(
+                min(self.reduce_first, self.groups) > 0
+                and width % (self.reduce_first * self.groups) == 0
+                for width in self.inner_widths()
+            ),
             "stem 'imagenet', 'deep', 'deep_tiered' or 'small'": self.stem
             in ('imagenet', 'deep', 'deep_tiered', 'small'),
-            'stem_width that 8 divides with a deep stem': self.stem_width % 8 == 0
-            or not self.stem.startswith('deep'),
-            "stem_pool 'max', or 'conv' without antialias": self.stem_pool == 'max'
-            or (self.stem_pool == 'conv' and self.antialias == 'none'),
+            'an even stem_width of at least 8 with a deep stem': not self.stem.startswith('deep')
+            or (self.stem_width >= 8 and self.stem_width % 2 == 0),
+            "stem_pool 'max', or 'conv' without antialias and small stem": self.stem_pool == 'max'
+            or (self.stem_pool == 'conv' and self.antialias == 'none' and self.stem != 'small'),
             "stride_on 'conv1' or 'conv2'": self.stride_on in ('conv1', 'conv2'),
             f'antialias of {", ".join(_SHRINK)}': self.antialias in _SHRINK,
             'shortcut_kernel 1 or 3': self.shortcut_kernel in (1, 3),
             "channel_attention 'none', 'se' or 'eca'": self.channel_attention
             in ('none', 'se', 'eca'),
-            'se_ratio in (0, 1]': 0 < self.se_ratio <= 1,
-            "norm 'batch' or 'group'": self.norm in ('batch', 'group'),
+            "se_ratio in (0, 1], other than 1/16 only with channel_attention 'se'": 0
+            < self.se_ratio
+            <= 1
+            and (self.channel_attention == 'se' or self.se_ratio == 1 / 16),
+            "norm 'batch', or 'group' with widths that 32 divides": self.norm == 'batch'
+            or (
+                self.norm == 'group'
+                and all(
+                    width % (32 * self.reduce_first) == 0
+                    for width in (self.stem_width, *self.widths, *self.inner_widths())
+                )
+            ),
             '0 <= bn_decay <= 1': 0 <= self.bn_decay <= 1,
         }
+
+    def inner_widths(self) -> tuple[int, ...]:
+        """Return the channels of each stage's 3x3."""
+        if self.block == 'basic':
+            return self.widths
+        return tuple(width * self.group_width // 64 * self.groups for width in self.widths)
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.
@@ -177,7 +198,16 @@ def _blur(x: _Image) -> jax.Array:
     return x
 
 
-_SHRINK = {'none': lambda x: x, 'avg': functools.partial(avg_pool, window=2), 'blur': _blur}
+def _average(x: _Image) -> jax.Array:
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise ValueError(
+            "antialias 'avg' takes maps of even height and width, as of images whose sides 32 divides; "
+            f'found {x.shape[1:3]}'
+        )
+    return avg_pool(x, 2)
+
+
+_SHRINK = {'none': lambda x: x, 'avg': _average, 'blur': _blur}
 
 
 class SqueezeExcite(Module):

@@ -46,8 +46,8 @@ class ViTConfig(Config):
 
     Attributes:
       image_size, patch_size: height and width; what patches leave of an image at its end is not seen.
-      mlp: 'plain', or 'gated' (SwiGLU with silu); 'gated_apart' is the same function, of files that have
-        gate and value as two matrices.
+      mlp: 'plain', or 'gated' by its own first half (SwiGLU, if the activation is silu); 'gated_apart' is
+        the same function, of files that have gate and value as two matrices.
       mlp_dim: how many hidden values go into the MLP's last layer.
       pool: 'cls' (the class token's output), 'avg' (the mean over patches) or 'map' (an attention
         pool over patches, with a learned query and an MLP).
@@ -66,8 +66,8 @@ class ViTConfig(Config):
       qkv_bias, proj_bias: whether queries, keys and values have biases, and the blocks' other layers.
       qk_norm: whether queries and keys are normalized, by head.
       inner_norms: whether attention and MLP normalize what goes into their last layers.
-      activation: 'gelu' (exact; timm, Hugging Face), 'gelu_tanh' (Google's own code), or 'quick_gelu'
-        (OpenAI's CLIP).
+      activation: 'gelu' (exact; timm, Hugging Face), 'gelu_tanh' (Google's own code), 'quick_gelu'
+        (OpenAI's CLIP), or another of `ACTIVATIONS`.
       norm: 'layer' or 'rms'.
       norm_eps: 1e-6 in timm and Google's code, 1e-12 in Hugging Face's.
       drop_path_rate: the last block's; it grows from 0 with depth.
@@ -107,7 +107,8 @@ class ViTConfig(Config):
     attention: str = 'auto'
 
     def conditions(self) -> Mapping[str, bool]:
-        is_plain = self.pool == 'cls' and not (self.pre_logits or self.registers)
+        is_deit = self.pool == 'cls' and self.positions == 'all' and self.final_norm != 'pooled'
+        is_deit &= not (self.pre_logits or self.registers)
         return {
             **patches_fit_image(self),
             **heads_divide_width(self),
@@ -118,9 +119,9 @@ class ViTConfig(Config):
             "pool 'avg', 'map', or 'cls' with a class token": self.pool in ('avg', 'map')
             or (self.pool == 'cls' and self.class_token),
             "pool_prefix with pool 'avg' or 'map'": not (self.pool_prefix and self.pool == 'cls'),
-            "pool 'cls', no pre_logits and no registers where distilled": is_plain
-            or not self.distilled,
-            "positions 'all', 'patches', or 'class' with registers": self.positions
+            "pool 'cls', positions 'all', final_norm of no 'pooled', no pre_logits and no registers "
+            'where distilled': is_deit or not self.distilled,
+            "positions 'all', 'patches', or 'class' with class_token and registers": self.positions
             in ('all', 'patches')
             or (self.positions == 'class' and self.class_token and self.registers > 0),
             "final_norm 'tokens', 'pooled' or 'none'": self.final_norm
@@ -226,6 +227,7 @@ class AttentionPool(Module):
         self, params: Params, tokens: Float[Array, 'batch tokens width']
     ) -> tuple[Float[Array, 'batch width'], Params]:
         latent, params = self.get_param(params, 'latent', (1, 1, self.width), _trunc_normal)
+        # One projection of all, of whose outputs a part is not used: it is one layer in many.
         latent = latent + jnp.zeros_like(tokens[:, :1])
         qkv, params = self.qkv(params, jnp.concatenate([latent, tokens], axis=1))
         shape = (*qkv.shape[:2], self.heads, self.width // self.heads)

@@ -75,3 +75,11 @@ def test_drop_path_grows_with_depth():
     (_, taps), _ = tapped(params, images)
     dropped = [float((x == 0).all((1, 2, 3)).mean()) for x in taps.values()]
     assert dropped == pytest.approx([0, 0.3, 0.6], abs=0.1)
+
+
+@pytest.mark.parametrize('size', [16, 48, 72])
+def test_averages_take_even_maps_alone(size):
+    sizes = {'depths': (1, 1, 1, 1), 'widths': (4, 4, 4, 4), 'image_size': size}
+    model = bx.zoo.create('resnet50', **sizes, antialias='avg', num_classes=3)
+    with pytest.raises(ValueError, match=r'maps of even height and width, .* found '):
+        bx.spec(model, *model.example_inputs())

@@ -22,19 +22,24 @@ import blox as bx
 from blox.tensorfile import TensorFile
 
 
+@pytest.fixture(scope='module', params=[False, True], ids=['whole', 'adapters'])
+def undisturbed(request, tmp_path_factory):
+    """Params, and the files and the history of a training of them that nothing interrupted."""
+    adapted = bx.lora(PARAMS, '**/block*/**/w').unfreeze('**/head/*')
+    params = adapted if request.param else PARAMS
+    folder = tmp_path_factory.mktemp('undisturbed')
+    _, history = finetune(folder / 'm.safetensors', params=params)
+    return params, files(folder), history
+
+
 @pytest.mark.parametrize('at', [1, 2, 4, 9])
-@pytest.mark.parametrize('adapted', [False, True])
-def test_what_was_interrupted_goes_on_to_the_very_same_files(tmp_path, at, adapted):
-    params = PARAMS
-    params = bx.lora(params, '**/block*/**/w').unfreeze('**/head/*') if adapted else params
-    for name in ('whole', 'parts'):
-        (tmp_path / name).mkdir()
-    _, history = finetune(tmp_path / 'whole' / 'm.safetensors', params=params)
-    interrupted(tmp_path / 'parts' / 'm.safetensors', at, params=params)
-    kept = [path.name for path in (tmp_path / 'parts').iterdir()]
+def test_what_was_interrupted_goes_on_to_the_very_same_files(undisturbed, tmp_path, at):
+    params, expected, history = undisturbed
+    interrupted(tmp_path / 'm.safetensors', at, params=params)
+    kept = [path.name for path in tmp_path.iterdir()]
     assert kept == (['m.training'] if at > 1 else [])
-    _, again = finetune(tmp_path / 'parts' / 'm.safetensors', params=params)
-    assert files(tmp_path / 'parts') == files(tmp_path / 'whole')
+    _, again = finetune(tmp_path / 'm.safetensors', params=params)
+    assert files(tmp_path) == expected
     assert again == history
 
 
