@@ -227,8 +227,8 @@ class AttentionPool(Module):
         self, params: Params, tokens: Float[Array, 'batch tokens width']
     ) -> tuple[Float[Array, 'batch width'], Params]:
         latent, params = self.get_param(params, 'latent', (1, 1, self.width), _trunc_normal)
-        # One projection of all, of whose outputs a part is not used: it is one layer in many.
         latent = latent + jnp.zeros_like(tokens[:, :1])
+        # One projection of all, of whose outputs a third is not used: it is one layer in many.
         qkv, params = self.qkv(params, jnp.concatenate([latent, tokens], axis=1))
         shape = (*qkv.shape[:2], self.heads, self.width // self.heads)
         q, k, v = (part.reshape(shape) for part in jnp.split(qkv, 3, axis=-1))
