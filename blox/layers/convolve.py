@@ -61,7 +61,11 @@ def convolution(shape: Sequence[Any], weights: Sequence[int], window: Window) ->
         return functools.partial(_convolve, ways, window)
     is_unpadded = not any(itertools.chain(*window.pads))
     if is_unpadded and math.prod(window.kernel) == 1:
-        return functools.partial(_pointwise, window.stride)
+        if max(window.stride) == 1:
+            return functools.partial(_pointwise, window)
+        # Elsewhere XLA's: with JAX 0.11 its compiler for GPUs aborts at the product of what strides leave,
+        # in a training step of ResNet-50 in bfloat16.
+        return functools.partial(_convolve, _Ways(*[_on_cpu(_pointwise)] * 3), window)
     is_dense = window.stride == window.kernel and set(window.dilation) == {1}
     if is_unpadded and is_dense and not any(map(operator.mod, shape[1:-1], window.kernel)):
         # Values are faster as a convolution, gradients as a matrix product over each patch: 2.4
@@ -141,14 +145,14 @@ def _by_xla(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
 _BY_XLA = _Ways(_by_xla, _by_xla, _by_xla)
 
 
-def _pointwise(stride: tuple[int, ...], x: jax.Array, w: jax.Array) -> jax.Array:
+def _pointwise(window: Window, x: jax.Array, w: jax.Array) -> jax.Array:
     """Convolve with a kernel of one place: a matrix product over the channels.
 
     The gradient of weights takes 3 ms so, and 14 as a convolution, for [8, 56, 56, 64] to 128 with
     stride 2; values 2.1 and 4.4 for [4, 7, 7, 2048] to 512.
     """
-    if max(stride) > 1:
-        x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
+    if max(window.stride) > 1:
+        x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *window.stride, 1))
     return product(x, w.reshape(w.shape[-2:]))
 
 
