@@ -1,6 +1,9 @@
 """Each kind of model that timm has a name for is refused by what it needs, or right in float64."""
 
 import pytest
+
+pytest.importorskip('torch')
+
 from timm_models import error_and_back, fits, needs, representatives
 
 KINDS = {name: needs(name) for name in representatives()}
