@@ -48,6 +48,17 @@ def _strict():
         yield
 
 
+# Where every layer and every model is called: there shapes are checked at each call. Elsewhere the same
+# calls would be checked once more, for a seventh of all time.
+_CHECKED = ('core', 'models')
+
+
+@pytest.fixture(autouse=True)
+def _checked(request):
+    is_checked = request.path.parent.name in _CHECKED
+    jaxtyping.config.update('jaxtyping_disable', not is_checked)
+
+
 @pytest.fixture
 def x64():
     """64-bit types on, for comparisons that float32 noise would blur."""
@@ -57,8 +68,6 @@ def x64():
 
 
 @pytest.fixture
-def unchecked():
-    """Checks of shapes off: they take most of the time where much runs, and hold elsewhere."""
+def unchecked(_checked):
+    """Checks of shapes off, which take long for large models, and come before what a model says itself."""
     jaxtyping.config.update('jaxtyping_disable', True)
-    yield
-    jaxtyping.config.update('jaxtyping_disable', False)

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 import reference
@@ -249,14 +248,6 @@ def test_sequences_longer_than_the_context_and_empty_ones_are_refused(length):
     model, params = bert()
     with pytest.raises(ValueError, match=f"'bert' sees 1 to 8 tokens, found {length}"):
         model(params, jnp.zeros((1, length), int))
-
-
-@pytest.fixture
-def unchecked():
-    """The annotations' own checks off: they would come before the model's."""
-    jaxtyping.config.update('jaxtyping_disable', True)
-    yield
-    jaxtyping.config.update('jaxtyping_disable', False)
 
 
 @pytest.mark.usefixtures('unchecked')

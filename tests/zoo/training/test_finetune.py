@@ -190,7 +190,6 @@ def digits(monkeypatch):
     return example('finetune_digits')
 
 
-@pytest.mark.usefixtures('unchecked')
 def test_a_network_that_knows_other_digits_learns_new_ones_better(digits, tmp_path):
     sizes = {'patch_size': 2, 'width': 32, 'depth': 2, 'heads': 2, 'mlp_dim': 64}
     model = bx.zoo.create('vit-ti16', **sizes, image_size=8, in_channels=1, num_classes=5)
