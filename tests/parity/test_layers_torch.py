@@ -341,6 +341,8 @@ TORCH_ACTIVATIONS = {
     'gelu': F.gelu,
     'gelu_tanh': functools.partial(F.gelu, approximate='tanh'),
     'relu': F.relu,
+    # As transformers and timm write it.
+    'quick_gelu': lambda x: x * torch.sigmoid(1.702 * x),
     'silu': F.silu,
     'tanh': torch.tanh,
 }

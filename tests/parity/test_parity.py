@@ -155,7 +155,7 @@ def test_recorded_outputs_are_those_of_the_modules(resnet):
     inputs = jnp.asarray(resnet.inputs[0])
     found = layer_outputs(model, ['resnet/stem', 'resnet'], params, inputs)
     assert list(found) == ['resnet/stem', 'resnet']
-    np.testing.assert_array_equal(found['resnet/stem'], model.stem(params, inputs)[0])
+    np.testing.assert_array_equal(found['resnet/stem'], model.stem[0](params, inputs)[0])
     np.testing.assert_array_equal(found['resnet'], model(params, inputs)[0])
 
 
