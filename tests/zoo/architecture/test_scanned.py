@@ -74,10 +74,9 @@ def test_every_family_has_blocks_to_scan(family):
 
 
 @pytest.mark.parametrize(
-    ('family', 'remat'), [*((name, False) for name in declared()), ('vit', True)]
+    ('family', 'remat'), [*((name, False) for name in declared()), ('vit', True), ('resnet', True)]
 )
 def test_outputs_gradients_and_state_are_the_same(x64, family, remat):
-    # What it computes in evaluation, features and adapters tell.
     config = varied(family, remat=remat)
     (model, params), (scanned, stacked), inputs = pair(config, jnp.float64)
     if jnp.issubdtype(inputs.dtype, jnp.floating):
@@ -87,12 +86,14 @@ def test_outputs_gradients_and_state_are_the_same(x64, family, remat):
     @functools.partial(jax.grad, has_aux=True)
     def gradients(trainable, rest, model):
         whole = trainable.merge(rest)
-        outputs, after = model(whole, inputs, is_training=True)
-        return (answer(outputs) ** 2).sum(), (answer(outputs), after)
+        trained, after = model(whole, inputs, is_training=True)
+        evaluated, _ = model(whole, inputs)
+        return (answer(trained) ** 2).sum(), (answer(trained), answer(evaluated), after)
 
-    expected, (outputs, after) = gradients(*params.split_trainable(), model)
-    found, (scanned_outputs, scanned_after) = gradients(*stacked.split_trainable(), scanned)
-    np.testing.assert_allclose(scanned_outputs, outputs, rtol=1e-9, atol=1e-12)
+    expected, (*outputs, after) = gradients(*params.split_trainable(), model)
+    found, (*scanned_outputs, scanned_after) = gradients(*stacked.split_trainable(), scanned)
+    for a, b in zip(scanned_outputs, outputs):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     close(found.unstack(), expected, atol=1e-10)
     close(scanned_after.unstack(), after, atol=1e-10)
 

@@ -210,12 +210,12 @@ def test_the_images_to_measure_with_are_all_that_are_not_trained_on(digits, tmp_
 
 
 def test_blocks_under_one_scan_are_tuned_and_saved_as_those_of_a_loop(tmp_path):
-    sizes = {'patch_size': 4, 'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 16, 'image_size': 8}
+    sizes = {'patch_size': 4, 'width': 8, 'depth': 3, 'heads': 2, 'mlp_dim': 16, 'image_size': 8}
     losses = []
     for scan in (False, True):
         model = bx.zoo.create('vit-ti16', **sizes, in_channels=1, num_classes=2, scan=scan)
         out = tmp_path / f'{scan}.safetensors'
-        tuned, history = finetune(out, model=model, params=bx.zoo.init(model), epochs=1)
+        tuned, history = finetune(out, model=model, params=bx.zoo.init(model))
         assert ('vit/block*/mlp/fc1/w' in list(tuned)) == scan
         losses.append([row.loss for row in history])
         loaded, params = bx.zoo.load(out)
