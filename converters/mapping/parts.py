@@ -6,11 +6,21 @@ from typing import Any
 from blox.converters.mapping.fields import PAIR, Field, one_of
 from blox.converters.mapping.heads import label_fields, read_classes_of
 from blox.converters.mapping.rules import Respelling, Rule
-from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform, merge, transpose
+from blox.converters.mapping.transforms import (
+    HWIO,
+    IDENTITY,
+    T,
+    Transform,
+    join_axes,
+    merge,
+    transpose,
+)
 from blox.converters.sources.source import Source
 
 # Outputs of torch's convolutions, [batch, channels, height, width], as ours are.
 NHWC = transpose(0, 2, 3, 1)
+# Dense weights that are 1x1 convolutions there, [outputs, inputs, 1, 1].
+FROM_CONV = HWIO >> join_axes(0, 1) >> join_axes(0, 1)
 
 # By the names that configs of transformers give them; the first of several is written.
 ACTIVATION = one_of(

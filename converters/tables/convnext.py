@@ -7,6 +7,7 @@ from blox.converters.mapping.fields import PAIR, TUPLE, Field, Via, fixed, one_o
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     ACTIVATION,
+    FROM_CONV,
     NHWC,
     TIMM_ACTIVATION,
     TIMM_IMAGES,
@@ -25,13 +26,13 @@ _STAGE, _BLOCK = 'convnext/stage{s}', 'convnext/stage{s}/block{b}'
 _TIMM = 'stages.{s-1}.downsample', 'stages.{s-1}.blocks.{b}'
 _HF = 'encoder.stages.{s-1}.downsampling_layer', 'encoder.stages.{s-1}.layers.{b}'
 _ONE = join_axes(axis=0, first=1)
-# Dense weights as 1x1 convolutions, and vectors as maps [1, 1, 1, channels].
-_FROM_CONV, _FROM_MAP = HWIO >> _ONE >> _ONE, _ONE >> _ONE >> _ONE
+# Vectors as maps [1, 1, 1, channels].
+_FROM_MAP = _ONE >> _ONE >> _ONE
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
     """Map to the names of timm.models.convnext."""
-    mlp = _FROM_CONV if config.conv_mlp else T
+    mlp = FROM_CONV if config.conv_mlp else T
     return _rules(config, *_TIMM, lambda timm, hf: timm, mlp, IDENTITY)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from blox.converters.mapping.fields import TUPLE, Field, Via, fixed, one_of, stages
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
+    FROM_CONV,
     NHWC,
     TIMM_IMAGES,
     conv_norm,
@@ -18,7 +19,7 @@ from blox.converters.mapping.parts import (
     under,
 )
 from blox.converters.mapping.rules import Rule, Table
-from blox.converters.mapping.transforms import HWIO, join_axes, transpose
+from blox.converters.mapping.transforms import transpose
 
 _BLOCK = 'resnet/stage{s}/block{b}'
 
@@ -59,15 +60,11 @@ def _timm_stem(config: Any) -> dict[str, tuple[str, str]]:
     }
 
 
-# Theirs are convolutions of one place: [outputs, inputs, 1, 1].
-_FROM_CONV = HWIO >> join_axes(0, 1) >> join_axes(0, 1)
-
-
 def _timm_attention(config: Any, theirs: str) -> tuple[Rule, ...]:
     if config.channel_attention == 'se':
         return (
-            *dense(f'{_BLOCK}/se/fc1', f'{theirs}.fc1', _FROM_CONV),
-            *dense(f'{_BLOCK}/se/fc2', f'{theirs}.fc2', _FROM_CONV),
+            *dense(f'{_BLOCK}/se/fc1', f'{theirs}.fc1', FROM_CONV),
+            *dense(f'{_BLOCK}/se/fc2', f'{theirs}.fc2', FROM_CONV),
         )
     if config.channel_attention == 'eca':
         # [outputs, inputs, places]
