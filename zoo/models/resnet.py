@@ -84,6 +84,7 @@ class ResNetConfig(Config):
 
     def conditions(self) -> Mapping[str, bool]:
         is_plain = self.groups == 1 and self.group_width == 64
+        inner_widths = [self.inner_width(width) for width in self.widths]
         return {
             "block 'basic' or 'bottleneck'": self.block in ('basic', 'bottleneck'),
             'as many depths as widths': len(self.depths) == len(self.widths),
@@ -94,7 +95,7 @@ class ResNetConfig(Config):
             'reduce_first that divides each 3x3 and leaves its groups some channels': all(
                 min(self.reduce_first, self.groups) > 0
                 and width % (self.reduce_first * self.groups) == 0
-                for width in self.inner_widths()
+                for width in inner_widths
             ),
             "stem 'imagenet', 'deep', 'deep_tiered' or 'small'": self.stem
             in ('imagenet', 'deep', 'deep_tiered', 'small'),
@@ -116,17 +117,15 @@ class ResNetConfig(Config):
                 self.norm == 'group'
                 and all(
                     width % (32 * self.reduce_first) == 0
-                    for width in (self.stem_width, *self.widths, *self.inner_widths())
+                    for width in (self.stem_width, *self.widths, *inner_widths)
                 )
             ),
             '0 <= bn_decay <= 1': 0 <= self.bn_decay <= 1,
         }
 
-    def inner_widths(self) -> tuple[int, ...]:
-        """Return the channels of each stage's 3x3."""
-        if self.block == 'basic':
-            return self.widths
-        return tuple(width * self.group_width // 64 * self.groups for width in self.widths)
+    def inner_width(self, width: int) -> int:
+        """Return the channels of the 3x3 in a stage of this width."""
+        return width if self.block == 'basic' else width * self.group_width // 64 * self.groups
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.
@@ -332,7 +331,7 @@ class Bottleneck(Residual):
 
     def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
         make = functools.partial(_conv_norm, self.graph, config)
-        inner = self.width * config.group_width // 64 * config.groups
+        inner = config.inner_width(self.width)
         first, second = (stride, 1) if config.stride_on == 'conv1' else (1, stride)
         return (
             make('conv1', inner // config.reduce_first, 1, stride=first),

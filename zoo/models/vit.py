@@ -136,6 +136,11 @@ class ViTConfig(Config):
         counts |= {'reg_token': self.registers}
         return {name: int(count) for name, count in counts.items() if count}
 
+    @property
+    def prefix_length(self) -> int:
+        """Count the learned tokens that stand before the patches."""
+        return sum(self.prefix_tokens.values())
+
     def make_norm(self, graph: Graph) -> LayerNorm | RMSNorm:
         """Make a norm of the kind that the model has."""
         return _NORMS[self.norm](graph, eps=self.norm_eps)
@@ -337,7 +342,7 @@ class ViT(ImageModel):
         if config.pool == 'cls':
             return (tokens[:, :2].mean(1) if config.distilled else tokens[:, 0]), params
         if not config.pool_prefix:
-            tokens = tokens[:, sum(config.prefix_tokens.values()) :]
+            tokens = tokens[:, config.prefix_length :]
         return self.pool(params, tokens) if config.pool == 'map' else (tokens.mean(1), params)
 
     def feature_info(self) -> tuple[Feature, ...]:
@@ -353,7 +358,7 @@ class ViT(ImageModel):
 
     def _as_map(self, x: Float[Array, 'batch tokens width']) -> jax.Array:
         rows, columns = (n // p for n, p in zip(self.config.image_size, self.config.patch_size))
-        patches = x[:, sum(self.config.prefix_tokens.values()) :]
+        patches = x[:, self.config.prefix_length :]
         return patches.reshape(x.shape[0], rows, columns, self.config.width)
 
 
