@@ -49,18 +49,10 @@ class Structure:
         trainable: tuple[bool, ...],
         metadata: tuple[Metadata, ...],
         finalized: bool,
+        typed: tuple[Any, ...] | None = None,
     ) -> Structure:
-        return cls._of(paths, trainable, metadata, finalized, tuple(map(_typed, metadata)))
-
-    @classmethod
-    def _of(
-        cls,
-        paths: tuple[str, ...],
-        trainable: tuple[bool, ...],
-        metadata: tuple[Metadata, ...],
-        finalized: bool,
-        typed: tuple[Any, ...],
-    ) -> Structure:
+        """Return the one structure of this content; `typed` is its metadata with types, if known."""
+        typed = tuple(map(_typed, metadata)) if typed is None else typed
         key = (paths, trainable, typed, finalized)
         structure = cls._interned.get(key)
         if structure is None:
@@ -94,7 +86,7 @@ class Structure:
 
         A model that is initialized does so for each parameter, so nothing is worked out anew.
         """
-        made = Structure._of(
+        made = Structure.of(
             inserted(self.paths, i, path),
             inserted(self.trainable, i, trainable),
             inserted(self.metadata, i, metadata),
