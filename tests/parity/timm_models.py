@@ -69,17 +69,17 @@ def representatives() -> list[str]:
 def needs(name: str) -> str:
     """Return what a name needs that is not here, '' if it is here."""
     try:
-        _config(name, {'architecture': name, 'pretrained_cfg': {}})
+        _model(name, {'architecture': name, 'pretrained_cfg': {}})
     except ValueError as error:
         return str(error).partition(' lacks: ')[2] or str(error)
     return ''
 
 
-def _config(name: str, said: Mapping[str, Any]) -> Any:
-    """Return our config of timm's config.json."""
+def _model(name: str, said: Mapping[str, Any]) -> Any:
+    """Return our model of timm's config.json."""
     family, layout = identify(Path(name), said)
     fields = read_config(layouts(family)[layout], Source(Path(name), {}, said))
-    return families()[family].config(**fields)
+    return families()[family].build(families()[family].config(**fields))
 
 
 def small(name: str) -> dict[str, Any]:
@@ -107,9 +107,7 @@ def fits(name: str) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         timm.models._hub.save_config_for_hf(reference, Path(folder, 'config.json'))
         said = json.loads(Path(folder, 'config.json').read_text())
-    config = _config(name, said)
-    model = next(f for f in families().values() if type(config) is f.config).build(config)
-    return explain(Source(Path(name), tensors, said), model).ok
+    return explain(Source(Path(name), tensors, said), _model(name, said)).ok
 
 
 def error_and_back(name: str, **other: Any) -> tuple[float, bool]:
