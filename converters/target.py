@@ -29,15 +29,22 @@ def _spec(kind: Any, path: str, config: Any) -> Params:
 
 
 def table_of(model: Any, layout: str) -> Table:
-    """Return the table of a model's family for a layout. ValueError lists those that can hold it."""
+    """Return the table of a model's family for a layout, or its library's other one that can hold the model.
+
+    ValueError lists the layouts that can.
+    """
     known = layouts(model.path)
     if layout not in known:
         raise ValueError(f'{model.path!r} has the layouts {", ".join(known)}, not {layout!r}')
-    if beyond := known[layout].beyond(model.config):
-        found = ', '.join(f'{name} {value!r}' for name, value in beyond.items())
-        able = ', '.join(layouts_of(model))
-        raise ValueError(f'no {layout!r} checkpoint of {model.path!r} has {found}; {able} may have')
-    return known[layout]
+    wanted, able = known[layout], layouts_of(model)
+    if not (beyond := wanted.beyond(model.config)):
+        return wanted
+    for name in able:
+        if wanted.library is not None and known[name].library is wanted.library:
+            return known[name]
+    found = ', '.join(f'{name} {value!r}' for name, value in beyond.items())
+    able = ', '.join(able)
+    raise ValueError(f'no {layout!r} checkpoint of {model.path!r} has {found}; {able} may have')
 
 
 def layouts_of(model: Any) -> list[str]:

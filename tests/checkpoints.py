@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import build, family_of, small, small_by_layout, tiny
+from families import build, family_of, fitted, small, small_by_layout
 
 from blox.converters import layouts
 from blox.converters.configs import write_config
@@ -99,7 +99,7 @@ def folder_of(config, layout, folder):
 
 def fields_of(family, layout, more):
     """config.json of a tiny model, with `more`; timm's fields are the arguments of a model."""
-    fields = write_config(layouts(family)[layout], tiny(family))
+    fields = write_config(layouts(family)[layout], fitted(family, layout))
     if layout == 'timm':
         more, fields = {'model_args': fields['model_args'] | more}, dict(fields)
     return fields | more

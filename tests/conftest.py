@@ -11,13 +11,13 @@ os.environ['XLA_FLAGS'] = ' '.join(
         # Most programs run once: spend little time on making them fast.
         '--xla_backend_optimization_level=0',
         '--xla_llvm_disable_expensive_passes=true',
+        '--xla_cpu_parallel_codegen_split_count=1',
     ]
 )
-# Where jaxlib still knows these, they save two thirds of the time to compile. An unknown flag would
-# end the process.
+# Where jaxlib still knows it, it saves two thirds of the time to compile. An unknown flag would end
+# the process.
 if tuple(map(int, importlib.metadata.version('jaxlib').split('.')[:2])) < (0, 11):
     os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
-    os.environ['XLA_FLAGS'] += ' --xla_cpu_parallel_codegen_split_count=1'
 os.environ['HF_HUB_OFFLINE'] = '1'
 
 import typecheck

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from families import build, every_library, tiny
+from families import build, every_library, fitted
 from helpers import normal
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models
@@ -34,13 +34,13 @@ LABELS = ('cat', 'dog', 'tröll')
 def made(name):
     """A model for a row of FOLDERS, random Params at every place, and a card."""
     family, layout = FOLDERS[name]
-    model = build(tiny(family))
+    model = build(fitted(family, layout))
     params = randomized(model)
     entry = next(n for n, row in published().items() if row.variant in families()[family].variants)
     card = dataclasses.replace(bx.zoo.card(entry), config=model.config, preprocessor=None)
     if name not in IMAGES:
         return model, params, dataclasses.replace(card, tokenizer=words())
-    rounding = 'down' if layout == 'hf' else 'even'
+    rounding = 'even' if layout == 'timm' else 'down'
     prepare = bx.zoo.ImagePreprocessor(
         model.config.image_size,
         tuple(length * 2 for length in model.config.image_size),

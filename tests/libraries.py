@@ -53,7 +53,7 @@ class Transformers(Reference):
 
     config: str = ''
     options: Mapping[str, Any] = field(default_factory=dict)
-    layout = 'hf'
+    layout: str = 'hf'
 
     def build(self) -> Any:
         library = import_reference('transformers')

@@ -100,7 +100,7 @@ class Table:
         blocks' own names have `_0`, `_1`, ... before its last '/'.
       ignored: names that do not change the function, as regular expressions.
       heads: names of heads, which a model of another task does without, as regular expressions.
-      buffers: those of the ignored that the library wants to find, by the exported names.
+      buffers: those of the ignored that the library wants to find, of what is exported by name.
       zeros: names that an open checkpoint may lack, all of them together, as regular expressions: a model
         that was made without them computes what one does with zeros there.
       tied: names that may be absent in a model of a config, and those whose bits they must have;
@@ -126,7 +126,7 @@ class Table:
     stacked: str = ''
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
-    buffers: Callable[[Iterable[str]], dict[str, np.ndarray]] = lambda names: {}
+    buffers: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] = lambda values: {}
     zeros: Callable[[Source], tuple[str, ...]] = lambda source: ()
     tied: Callable[[Any], Mapping[str, str]] = lambda config: {}
 

@@ -25,6 +25,8 @@ from blox.converters.mapping.rules import Entry
 from blox.converters.peft.config import Config, config_fields, read_config
 from blox.converters.peft.modules import BASE, PREFIX, Modules, Site, module_of, peft_tables
 from blox.converters.sources.source import Source, open_source
+from blox.converters.tables import layouts
+from blox.converters.target import table_of
 from blox.param import Param
 from blox.params import Params, restacked
 from blox.tensorfile import fail, write_tensors
@@ -83,10 +85,10 @@ def export_peft(
 
     Raises ValueError, which names the path, for what PEFT cannot hold.
     """
-    tables = peft_tables(model)
-    if format not in tables:
-        raise ValueError(f'{model.path!r} goes out as {", ".join(tables)}, not {format!r}')
-    modules, params = Modules(model, tables[format]), params.unstack()
+    known = [name for name, table in layouts(model.path).items() if table.library]
+    if format not in known:
+        raise ValueError(f'{model.path!r} goes out as {", ".join(known)}, not {format!r}')
+    modules, params = Modules(model, table_of(model, format)), params.unstack()
     adapted, saved = _adapted(modules, params), _saved(modules, params)
     tensors = {key: array for pair in adapted for key, array in zip(pair.keys, pair.arrays)}
     sizes = {pair.module: (len(pair.b), pair.scale) for pair in adapted}

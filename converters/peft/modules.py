@@ -12,7 +12,7 @@ from blox.adapters import TAG
 from blox.converters.mapping.rules import Entry, Table, plan, respell_module
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform
 from blox.converters.tables import layouts
-from blox.converters.target import model_spec
+from blox.converters.target import layouts_of, model_spec
 from blox.layers import Conv, Embed, Linear
 
 PREFIX = 'base_model.model.'
@@ -74,8 +74,9 @@ class Site:
 
 
 def peft_tables(model: Any) -> dict[str, Table]:
-    """Return the tables of libraries whose models PEFT adapts, by layout."""
-    return {name: table for name, table in layouts(model.path).items() if table.library}
+    """Return the tables of libraries whose models PEFT adapts, by the layouts that can hold the model."""
+    tables = {name: layouts(model.path)[name] for name in layouts_of(model)}
+    return {name: table for name, table in tables.items() if table.library}
 
 
 class Modules:

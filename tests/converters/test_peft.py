@@ -7,7 +7,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import build, every_library, tiny
+from families import build, every_library, fitted, tiny
 from helpers import promptly, table
 
 import blox as bx
@@ -33,7 +33,7 @@ def base_of(config):
 def made(name):
     """A model, random Params for it, and the format that its name says."""
     family, format, fields = MODELS[name]
-    return *base_of(tiny(family, **fields)), format
+    return *base_of(fitted(family, format, **fields)), format
 
 
 def random_like(params, where='**'):

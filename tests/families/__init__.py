@@ -2,7 +2,9 @@
 
 A new family is one new file here; all general tests run over it. It may have
 
-  TINY          fields of a small config: the tests' own model. Every library can say it.
+  TINY          fields of a small config: the tests' own model. Every library can say it,
+                if not in each of its layouts.
+  FITTED        changes of TINY that make it a model of a layout that cannot hold TINY, by layout.
   ODD           changes of it that no published variant has, in parameters: each is converted
                 in all layouts that can hold it and run. The first is the most different, and trained too.
   TOLD          changes of settings that some library's config.json can say.
@@ -44,6 +46,7 @@ class Declared(NamedTuple):
     tiny: Fields
     num_params: Mapping[str, int]
     references: Mapping[str, Reference]
+    fitted: Mapping[str, Fields] = {}
     odd: Sequence[Fields] = ()
     told: Sequence[Fields] = ()
     broken: Sequence[tuple[Fields, str]] = ()
@@ -72,6 +75,11 @@ def declared() -> Mapping[str, Declared]:
 def tiny(family: str, **fields: Any) -> Any:
     """Return the config that a family's tests use, with some fields changed."""
     return families()[family].config(**{**declared()[family].tiny, **fields})
+
+
+def fitted(family: str, layout: str, **fields: Any) -> Any:
+    """Return the config that tests of a layout use, with some fields changed."""
+    return tiny(family, **{**declared()[family].fitted.get(layout, {}), **fields})
 
 
 def small() -> dict[str, Any]:

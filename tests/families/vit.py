@@ -1,9 +1,16 @@
 """ViT, as transformers, timm and Google's own files have it."""
 
+from dataclasses import replace
+
 from libraries import timm, torchvision_vit, transformers
 
 TINY = {'width': 8, 'depth': 2, 'heads': 2, 'mlp_dim': 12}
 TINY |= {'image_size': (8, 12), 'patch_size': (4, 4), 'num_classes': 3, 'norm_eps': 1e-6}
+_DINOV2 = {'image_size': (12, 12), 'mlp_dim': 16, 'layer_scale': 1.0, 'pool': 'cls_avg'}
+FITTED = {
+    'dinov2': _DINOV2,
+    'dinov2_with_registers': {**_DINOV2, 'registers': 2, 'positions': 'class'},
+}
 ODD = [
     {'pool': 'avg', 'class_token': False},
     {'num_classes': 0},
@@ -14,6 +21,16 @@ ODD = [
     {'distilled': True},
     {'distilled': True, 'num_classes': 0},
     {'image_size': (8, 12), 'patch_size': (2, 4), 'in_channels': 1},
+    # As transformers' DINOv2 alone may have it.
+    {'registers': 2, 'positions': 'class', **_DINOV2},
+    {
+        **_DINOV2,
+        'mlp': 'gated',
+        'mlp_dim': 24,
+        'activation': 'silu',
+        'num_classes': 0,
+        'pool': 'cls',
+    },
     # As timm's files alone may have it.
     {'pre_norm': True, 'norm_eps': 1e-5, 'activation': 'quick_gelu'},
     {'pool': 'map', 'pool_prefix': True, 'class_token': False, 'registers': 1},
@@ -55,8 +72,12 @@ BROKEN = [
     ({'pre_logits': -1}, 'pre_logits >= 0'),
     ({'registers': -1}, 'registers >= 0'),
     *(
-        (fields, "pool 'avg', 'map', or 'cls' with a class token")
-        for fields in ({'pool': 'max'}, {'class_token': False})
+        (fields, "pool 'avg', 'map', or 'cls' or 'cls_avg' with a class token")
+        for fields in (
+            {'pool': 'max'},
+            {'class_token': False},
+            {'class_token': False, 'pool': 'cls_avg'},
+        )
     ),
     *(
         ({'distilled': True, **more}, 'where distilled')
@@ -69,6 +90,7 @@ BROKEN = [
         )
     ),
     ({'pool_prefix': True}, "pool_prefix with pool 'avg' or 'map'"),
+    ({'pool_prefix': True, 'pool': 'cls_avg'}, "pool_prefix with pool 'avg' or 'map'"),
     *(
         (
             {'positions': 'class', **more},
@@ -98,6 +120,10 @@ NUM_PARAMS = {
     'vit-h14': 632_045_800,
     'vit-h16': 632_199_400,
     'vit-h32': 634_960_360,
+    'dinov2-small': 22_056_192,
+    'dinov2-base': 86_579_712,
+    'dinov2-large': 304_367_616,
+    'dinov2-giant': 1_136_479_232,
 }
 PREFIX = 'vit.'
 SOURCES = {
@@ -108,6 +134,10 @@ SOURCES = {
     r'facebook/deit-(\w+)-patch(\d+)-(384)': (r'deit-\1\2-\3', 1),
     r'timm/deit_([a-z]+)_distilled_patch(\d+)_224\.fb_in1k': (r'deit-\1\2-distilled', 3),
     r'timm/deit_([a-z]+)_distilled_patch(\d+)_(384)\.fb_in1k': (r'deit-\1\2-distilled-\3', 1),
+    r'timm/vit_([a-z]+)_patch14_dinov2\.lvd142m': (r'dinov2-\1', 4),
+    r'timm/vit_([a-z]+)_patch14_(reg4)_dinov2\.lvd142m': (r'dinov2-\1-\2', 4),
+    r'timm/deit3_([a-z]+)_patch(\d+)_224\.fb_in22k_ft_in1k': (r'deit3-\1\2', 4),
+    r'timm/deit3_([a-z]+)_patch(\d+)_(384)\.fb_in22k_ft_in1k': (r'deit3-\1\2-\3', 3),
     r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg2?)_in21k_ft_in1k': (r'vit-\1\2-\3', 9),
     r'timm/vit_([a-z]+)_patch(\d+)_(384)\.(augreg)_in21k_ft_in1k': (r'vit-\1\2-\4-\3', 6),
     r'timm/vit_([a-z]+)_patch(\d+)_224\.(augreg)_(in21k)': (r'vit-\1\2-\3-\4', 7),
@@ -131,6 +161,25 @@ _TIMM = timm(
     depth=2,
     num_heads=4,
     num_classes=7,
+)
+_DINOV2_HF = replace(
+    transformers(
+        'Dinov2ForImageClassification',
+        'Dinov2Config',
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        mlp_ratio=2,
+        image_size=28,
+        patch_size=7,
+        num_labels=7,
+    ),
+    layout='dinov2',
+)
+_DINOV2_REG = replace(
+    _DINOV2_HF.of('Dinov2WithRegistersForImageClassification', num_register_tokens=3),
+    config='Dinov2WithRegistersConfig',
+    layout='dinov2_with_registers',
 )
 _TORCHVISION = torchvision_vit(
     'vit-ti16',
@@ -163,6 +212,12 @@ REFERENCES = {
     'hf no pooler': transformers(
         'ViTModel', 'ViTConfig', {'add_pooling_layer': False}, **_HF.arguments
     ),
+    'dinov2': _DINOV2_HF,
+    'dinov2 no head': _DINOV2_HF.of('Dinov2Model'),
+    'dinov2 gated': _DINOV2_HF.of('Dinov2Model', use_swiglu_ffn=True),
+    'dinov2 qkv_bias=False, epsilon=0.01': _DINOV2_HF.but(qkv_bias=False, layer_norm_eps=1e-2),
+    'dinov2 registers': _DINOV2_REG,
+    'dinov2 registers, no head': _DINOV2_REG.of('Dinov2WithRegistersModel'),
     'timm': _TIMM,
     'timm patch_size=(4, 8)': _TIMM.but(patch_size=(4, 8)),
     'timm untiled': _TIMM.but(img_size=(25, 23)),
@@ -205,6 +260,15 @@ HONOURED = {
         ({'hidden_act': 'gelu_pytorch_tanh'}, {'activation': 'gelu_tanh'}),
         ({'layer_norm_eps': None}, {'norm_eps': 1e-12}),
     ],
+    'dinov2': [
+        ({'image_size': [28, 28], 'patch_size': 14}, {'image_size': (28, 28)}),
+        ({'use_swiglu_ffn': True}, {'mlp': 'gated', 'mlp_dim': 16, 'activation': 'silu'}),
+        ({'use_swiglu_ffn': True, 'mlp_ratio': 4}, {'mlp_dim': 24}),
+        ({'use_mask_token': False, 'apply_layernorm': False}, {}),
+    ],
+    'dinov2_with_registers': [
+        ({'num_register_tokens': 4}, {'registers': 4, 'positions': 'class'}),
+    ],
     'timm': [
         ({'img_size': 16, 'patch_size': 8}, {'image_size': (16, 16)}),
         ({'dynamic_img_size': True, 'weight_init': 'skip'}, {}),
@@ -220,6 +284,14 @@ HONOURED = {
     ],
 }
 REFUSED = {
+    'dinov2': {
+        'image_size': [28, 14],
+        'layerscale_value': 0.0,
+        'num_register_tokens': 4,
+        'mlp_ratio': 2.5,
+        'hidden_act': 'gelu_10',
+    },
+    'dinov2_with_registers': {'num_register_tokens': 0, 'attention_bias': True},
     'hf': {
         'pooler_act': 'relu',
         'hidden_act': 'gelu_10',
@@ -244,6 +316,13 @@ REFUSED = {
     },
 }
 LACKS = {
+    'dinov2': [
+        ({'mlp_dim': 12}, 'mlp_dim 12 (expected what a whole ratio to the width gives)'),
+        ({'image_size': (8, 12)}, 'image_size (8, 12) (expected a square'),
+        ({'layer_scale': 0.0}, 'layer_scale 0.0 (expected a start of LayerScale other than 0)'),
+        ({'pool': 'cls'}, "pool 'cls', which would be 'cls_avg' there"),
+        ({'mlp': 'gated', 'mlp_dim': 24}, "activation 'gelu' (expected silu"),
+    ],
     'hf': [
         ({'pool': 'avg'}, "pool 'avg', which would be 'cls'"),
         ({'pre_logits': 5}, 'pre_logits 5'),
@@ -253,6 +332,6 @@ LACKS = {
         ({'pre_logits': 5}, 'pre_logits 5'),
         ({'num_classes': 0, 'pre_logits': 8}, 'pre_logits 8'),
         ({'norm_eps': 1e-3}, 'norm_eps 0.001, which would be 1e-06 there'),
-        ({'positions': 'class', 'registers': 1}, "positions 'class' (expected one of "),
+        ({'positions': 'class', 'registers': 1}, "positions 'class' (expected 'all' or 'patches'"),
     ],
 }

@@ -102,9 +102,10 @@ def test_gradients_of_every_parameter_are_equal(made, tmp_path):
     torch.autograd.backward(
         [theirs[path] for path in weights], [torch.tensor(w) for w in weights.values()]
     )
-    assert all(p.grad is not None for p in reference.parameters())
-    for parameter in reference.parameters():
-        parameter.data = parameter.grad
+    for name, parameter in reference.named_parameters():
+        # What stands for hidden patches in pretraining has none, and goes out as zeros.
+        assert parameter.grad is not None or name.endswith('mask_token')
+        parameter.data = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
     gradients = jax.jit(jax.grad(loss))(trainable)
     assert_saved_is(reference, made, tmp_path, gradients.merge(state), atol=1e-9)
 

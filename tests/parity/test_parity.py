@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES, pair, timm, torch, transformers
-from families import build, declared, every_library, tiny
+from families import build, declared, every_library, family_of, small, small_by_layout, tiny
 from safetensors.numpy import load_file, save_file
 
 import blox as bx
@@ -133,8 +133,11 @@ def test_a_report_is_a_table_and_json(gpt2):
 @pytest.mark.parametrize(('family', 'layout'), every_library())
 def test_rules_for_layers_match_modules_that_run(family, layout):
     rules, matched = set(), set()
-    for fields in ({}, *declared()[family].odd):
-        model = build(tiny(family, **fields))
+    names = [name for name, other in small_by_layout() if other == layout]
+    for config in (small()[name] for name in names):
+        if family_of(config).name != family:
+            continue
+        model = build(config)
         params = bx.spec(model, *model.example_inputs())
         paths = [path for path, _ in model.graph.walk()]
         outputs = functools.partial(layer_outputs, model, paths)

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+# Layouts whose library resizes positions without antialiasing.
+_ALIASING = ('hf', 'dinov2')
+
 
 def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
     """Resize a convolution's weights [height, width, 3, outputs] to other input channels.
@@ -26,8 +29,9 @@ def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.
 def resize_positions(pos_embed: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
     """Resize position embeddings [1, tokens, width] to another grid of patches.
 
-    As the library does that published the weights: bicubic in transformers ('hf'), linear in
-    Google's code ('google', 'big_vision'), bicubic with antialiasing in timm and for our own.
+    As the library does that published the weights: bicubic in transformers ('hf', 'dinov2'), linear in
+    Google's code ('google', 'big_vision'), bicubic with antialiasing in timm, in transformers
+    with registers, and for our own.
     """
     old, new = _grid(stored), _grid(wanted)
     prefix = pos_embed.shape[1] - old[0] * old[1]
@@ -38,7 +42,9 @@ def resize_positions(pos_embed: np.ndarray, stored: Any, wanted: Any, layout: st
 
         resized = np.asarray(zoom(grid, (new[0] / old[0], new[1] / old[1], 1), order=1))
     else:
-        rows, columns = (_bicubic(a, b, antialias=layout != 'hf') for a, b in zip(old, new))
+        rows, columns = (
+            _bicubic(a, b, antialias=layout not in _ALIASING) for a, b in zip(old, new)
+        )
         resized = np.einsum('yh,xw,hwd->yxd', rows, columns, grid).astype(grid.dtype)
     resized = resized.reshape(1, new[0] * new[1], -1).astype(pos_embed.dtype)
     return np.concatenate([tokens, resized], axis=1)

@@ -154,7 +154,7 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
         if against:
             _check_fits(against, folder, layout, net)
         elif not layout:
-            folder, layout = Path(exported), format or _layout_of(found.card)
+            folder, layout = Path(exported), format or _format_of(found.card)
             bx.zoo.export(folder, net, params, layout)
         report = _report(folder, layout, net, params)
     say(json.dumps(report.fields(), indent=2) if as_json else report)
@@ -175,7 +175,8 @@ def _check_says(place: Place) -> None:
 
 def _saved(place: Place, format: str | None) -> tuple[Path, str]:
     """Return the folder that a library saved, and its layout; '' if it is none of `format`."""
-    return place.folder, place.layout if format in (None, place.layout) else ''
+    is_asked = format is None or (format == 'timm') == (place.layout == 'timm')
+    return place.folder, place.layout if is_asked else ''
 
 
 def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
@@ -189,14 +190,14 @@ def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
 def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
     from blox.zoo.comparing import parity
 
-    library = parity.import_reference('transformers' if layout == 'hf' else 'timm')
-    if layout == 'hf':
+    library = parity.import_reference('timm' if layout == 'timm' else 'transformers')
+    if layout != 'timm':
         # Its bars do not look whether there is a terminal.
         library.utils.logging.disable_progress_bar()
     with status(f'comparing with {library.__name__}'):
         return parity.verify(folder, layout, model, params)
 
 
-def _layout_of(card: Card) -> str:
-    """Return the layout that the weights came in if a library opens it, else transformers'."""
-    return card.layout if card.layout in ('hf', 'timm') else 'hf'
+def _format_of(card: Card) -> str:
+    """Return the format of the library that the weights came from, transformers' unless that is timm."""
+    return 'timm' if card.layout == 'timm' else 'hf'

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.converters.configs import write_config
-from blox.converters.mapping.rules import respell_module
+from blox.converters.mapping.rules import Table, respell_module
 from blox.converters.mapping.transforms import Transform
 from blox.converters.tables import layouts
+from blox.converters.target import table_of
 from blox.params import Params
 from blox.tap import tap
 
@@ -97,8 +98,8 @@ class Report(NamedTuple):
 def verify(folder: str | os.PathLike[str], layout: str, model: Any, params: Params) -> Report:
     """Compare a model with the reference library's, made of the same folder.
 
-    Both get the same random inputs, once in float64 and once in float32. `layout` is 'hf' for
-    transformers and 'timm' for timm. Raises ImportError where the library is not installed.
+    Both get the same random inputs, once in float64 and once in float32. `layout` is 'hf' or another
+    of transformers', or 'timm'. Raises ImportError where the library is not installed.
     """
     rows, name = {}, ''
     for dtype in TOLERANCES:
@@ -248,11 +249,10 @@ def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtyp
     if layout == 'timm':
         timm = import_reference('timm')
         return timm.create_model(f'local-dir:{os.fspath(folder)}', pretrained=True).to(kind).eval()
-    return _open_transformers(os.fspath(folder), model, kind)
+    return _open_transformers(os.fspath(folder), table_of(model, layout), model, kind)
 
 
-def _open_transformers(folder: str, model: Any, dtype: Any) -> Any:
-    table = layouts(model.path)['hf']
+def _open_transformers(folder: str, table: Table, model: Any, dtype: Any) -> Any:
     (name,) = write_config(table, model.config)['architectures']
     kind = getattr(import_reference('transformers'), name)
     options = {}
@@ -343,7 +343,7 @@ def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:
 
 def _layers(model: Any, layout: str) -> dict[str, tuple[str, Transform]]:
     """Return the reference's module and `via` for each of our paths that it has one for."""
-    table = layouts(model.path).get(layout)
+    table = table_of(model, layout) if layout in layouts(model.path) else None
     if table is None or not (rules := table.layers(model.config)):
         raise ValueError(f'no reference library is known for {model.path!r} in layout {layout!r}')
     respellings = (*table.published(model.config), *table.live)

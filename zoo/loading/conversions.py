@@ -35,10 +35,13 @@ def _version(family: str) -> str:
     # Sources, not the evaluated table: that needs config.json, which a kept conversion does without.
     root, others = Path(converters.__file__).parent, families().keys() - {family}
     digest = hashlib.sha256(b'%d' % _VERSION)
-    places = ('', 'mapping', 'sources', 'tables')
-    for file in sorted(file for place in places for file in (root / place).iterdir()):
-        if file.suffix in ('.py', '.json') and file.stem not in others:
-            digest.update(file.relative_to(root).as_posix().encode() + b'\0' + file.read_bytes())
+    files = [file for place in ('', 'mapping', 'sources') for file in (root / place).iterdir()]
+    # A family's tables are one file, or a folder.
+    files += (root / 'tables').rglob('*')
+    for file in sorted(files):
+        name = file.relative_to(root)
+        if file.suffix in ('.py', '.json') and others.isdisjoint(name.with_suffix('').parts):
+            digest.update(name.as_posix().encode() + b'\0' + file.read_bytes())
     return digest.hexdigest()
 
 

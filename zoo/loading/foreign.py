@@ -71,7 +71,8 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
     count = family.count_classes(config)
     labels = _labels(source.config, count)
     kind = str(source.config.get('model_type'))
-    preprocessor, tokenizer = _preprocessor(source, layout), read_tokenizer(source.path, kind)
+    preprocessor = _preprocessor(source, layout, family, config)
+    tokenizer = read_tokenizer(source.path, kind)
     tokenizer_config = read_tokenizer_config(source.path, kind) if tokenizer else {}
     try:
         return Card(
@@ -178,14 +179,31 @@ def _timm_labels(config: Mapping[str, Any]) -> list[Any]:
     return [described.get(name, name) if isinstance(name, str) else name for name in names]
 
 
-def _preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
-    """Return how the folder prepares images; None, with a warning, if we cannot do that."""
+def _preprocessor(
+    source: Source, layout: str, family: Family, config: Any
+) -> ImagePreprocessor | None:
+    """Return how the folder prepares images; None, with a warning, if we cannot do that.
+
+    Where the model takes images of one size alone, they get that size: transformers resizes the
+    positions of a DINOv2 of 518 pixels for the 224 that its preprocessor leaves.
+    """
     try:
-        if layout == 'timm':
-            return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))
-        if source.has(_PREPROCESSING):
-            fields = source.read_object(_PREPROCESSING)
-            return ImagePreprocessor.from_hf(fields, str(source.config.get('model_type')))
+        found = _said_preprocessor(source, layout)
     except ValueError as error:
         _LOG.warning('%s: its preprocessing is not known here: %s', source.path, error)
+        return None
+    if found is None or 'image_size' not in family.resized or found.size == config.image_size:
+        return found
+    what = '%s: images are prepared as %s there, but its weights are for %s, and so they are here; '
+    what += 'with image_size=%s the weights are resized instead'
+    _LOG.warning(what, source.path, found.size, config.image_size, found.size)
+    return found.for_size(config.image_size)
+
+
+def _said_preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
+    if layout == 'timm':
+        return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))
+    if source.has(_PREPROCESSING):
+        fields = source.read_object(_PREPROCESSING)
+        return ImagePreprocessor.from_hf(fields, str(source.config.get('model_type')))
     return None

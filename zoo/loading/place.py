@@ -55,7 +55,7 @@ class Place(abc.ABC):
 
     @property
     def layout(self) -> str:
-        """Return the library that opens the folder: 'hf' or 'timm', '' if none does."""
+        """Return the layout of the library that opens the folder: 'hf', 'timm' and so on, '' if none does."""
         return ''
 
     @property

@@ -11,6 +11,7 @@ arXiv:2411.14402) and BEiT-3 (norms inside of attention and MLP; arXiv:2208.1044
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,8 +50,8 @@ class ViTConfig(Config):
       mlp: 'plain', or 'gated' by its own first half (SwiGLU, if the activation is silu); 'gated_apart' is
         the same function, of files that have gate and value as two matrices.
       mlp_dim: how many hidden values go into the MLP's last layer.
-      pool: 'cls' (the class token's output), 'avg' (the mean over patches) or 'map' (an attention
-        pool over patches, with a learned query and an MLP).
+      pool: 'cls' (the class token's output), 'avg' (the mean over patches), 'cls_avg' (one beside the
+        other, twice as wide) or 'map' (an attention pool over patches, with a learned query and an MLP).
       pool_prefix: whether the pool sees the learned tokens too.
       class_token: whether a learned token stands before the patches.
       registers: how many more do, after it.
@@ -116,9 +117,11 @@ class ViTConfig(Config):
             "mlp 'plain' with pool 'map'": self.mlp == 'plain' or self.pool != 'map',
             'pre_logits >= 0': self.pre_logits >= 0,
             'registers >= 0': self.registers >= 0,
-            "pool 'avg', 'map', or 'cls' with a class token": self.pool in ('avg', 'map')
-            or (self.pool == 'cls' and self.class_token),
-            "pool_prefix with pool 'avg' or 'map'": not (self.pool_prefix and self.pool == 'cls'),
+            "pool 'avg', 'map', or 'cls' or 'cls_avg' with a class token": self.pool
+            in ('avg', 'map')
+            or (self.pool in ('cls', 'cls_avg') and self.class_token),
+            "pool_prefix with pool 'avg' or 'map'": self.pool in ('avg', 'map')
+            or not self.pool_prefix,
             "pool 'cls', positions 'all', final_norm of no 'pooled', no pre_logits and no registers "
             'where distilled': is_deit or not self.distilled,
             "positions 'all', 'patches', or 'class' with class_token and registers": self.positions
@@ -337,13 +340,18 @@ class ViT(ImageModel):
 
     def _pooled(
         self, params: Params, tokens: Float[Array, 'batch tokens width']
-    ) -> tuple[Float[Array, 'batch width'], Params]:
+    ) -> tuple[Float[Array, 'batch features'], Params]:
         config = self.config
-        if config.pool == 'cls':
-            return (tokens[:, :2].mean(1) if config.distilled else tokens[:, 0]), params
-        if not config.pool_prefix:
-            tokens = tokens[:, config.prefix_length :]
-        return self.pool(params, tokens) if config.pool == 'map' else (tokens.mean(1), params)
+        first = tokens[:, :2].mean(1) if config.distilled else tokens[:, 0]
+        seen = tokens if config.pool_prefix else tokens[:, config.prefix_length :]
+        match config.pool:
+            case 'cls':
+                return first, params
+            case 'cls_avg':
+                return jnp.concatenate([first, seen.mean(1)], axis=-1), params
+            case 'map':
+                return self.pool(params, seen)
+        return seen.mean(1), params
 
     def feature_info(self) -> tuple[Feature, ...]:
         """Return 'patch_embed', 'block0' and so on, whose tokens are a map, and 'pre_logits'.
@@ -352,7 +360,8 @@ class ViT(ImageModel):
         """
         width, strides = self.config.width, self.config.patch_size
         blocks = (Feature(f'block{i}', width, strides) for i in range(self.config.depth))
-        last = Feature('pre_logits', self.config.pre_logits or width)
+        pooled = width * (2 if self.config.pool == 'cls_avg' else 1)
+        last = Feature('pre_logits', self.config.pre_logits or pooled)
         norm = (Feature('norm', width),) * (self.config.final_norm == 'tokens')
         return (Feature('patch_embed', width), *blocks, *norm, last)
 
@@ -362,11 +371,12 @@ class ViT(ImageModel):
         return patches.reshape(x.shape[0], rows, columns, self.config.width)
 
 
-def _size(width: int, depth: int, heads: int, patch: int) -> ViTConfig:
-    return ViTConfig(
-        width=width, depth=depth, heads=heads, mlp_dim=4 * width, patch_size=(patch, patch)
-    )
+def _size(width: int, depth: int, heads: int, patch: int, **more: Any) -> ViTConfig:
+    sizes = {'width': width, 'depth': depth, 'heads': heads, 'mlp_dim': 4 * width}
+    return ViTConfig(**{**sizes, 'patch_size': (patch, patch), **more})
 
+
+_DINOV2 = {'image_size': (518, 518), 'num_classes': 0, 'layer_scale': 1e-5}
 
 VARIANTS = {
     **{f'vit-ti{patch}': _size(192, 12, 3, patch) for patch in (8, 16, 32)},
@@ -374,6 +384,12 @@ VARIANTS = {
     **{f'vit-b{patch}': _size(768, 12, 12, patch) for patch in (8, 16, 32)},
     **{f'vit-l{patch}': _size(1024, 24, 16, patch) for patch in (8, 14, 16, 32)},
     **{f'vit-h{patch}': _size(1280, 32, 16, patch) for patch in (14, 16, 32)},
+    'dinov2-small': _size(384, 12, 6, 14, **_DINOV2),
+    'dinov2-base': _size(768, 12, 12, 14, **_DINOV2),
+    'dinov2-large': _size(1024, 24, 16, 14, **_DINOV2),
+    'dinov2-giant': _size(
+        1536, 40, 24, 14, **_DINOV2, mlp='gated', mlp_dim=4096, activation='silu'
+    ),
 }
 
 FAMILY = Family(

@@ -46,7 +46,7 @@ def _extra(card: Card, format: str) -> dict[str, Any]:
     if card.tokenizer:
         files |= _of_texts(card)
     count = families()[card.family].count_classes(card.config)
-    if format == 'hf' and card.scores != default_scores(card.task, count):
+    if format != 'timm' and card.scores != default_scores(card.task, count):
         files['config.json']['problem_type'] = SCORES[card.scores]
     if card.labels and format == 'timm':
         files['config.json']['label_names'] = list(card.labels)

@@ -14,7 +14,7 @@ from blox.zoo.architecture.resizing import resize_channels, resize_positions
 from blox.zoo.models.resnet import ResNetConfig
 from blox.zoo.models.vit import ViTConfig
 
-LAYOUTS = ['hf', 'timm', '', 'google', 'big_vision']
+LAYOUTS = ['hf', 'dinov2', 'dinov2_with_registers', 'timm', '', 'google', 'big_vision']
 # Grids before and after: up, down, one axis alone, to and from a single patch.
 GRIDS = [
     ((4, 4), (7, 7)),
@@ -78,7 +78,9 @@ def expected(pos_embed, old, new, layout):
         grid = np.stack(planes, -1)
     else:
         for axis, count in enumerate(new):
-            grid = np.apply_along_axis(interpolated, axis, grid, count, layout != 'hf')
+            grid = np.apply_along_axis(
+                interpolated, axis, grid, count, layout not in ('hf', 'dinov2')
+            )
     return np.concatenate([pos_embed[:, :1], grid.reshape(1, new[0] * new[1], -1)], 1)
 
 

@@ -33,7 +33,7 @@ def name_of(row):
     pattern = pattern_of(row)
     name, _ = declared()[FAMILY_OF[row.variant].name].sources[pattern]
     name = re.sub(pattern, name, row.source.lower()).replace('_', '-')
-    return re.sub(r'(?<=it-)(tiny|small|base|large|huge)', lambda size: LETTERS[size[0]], name)
+    return re.sub(r'(?<=it-|t3-)(tiny|small|base|large|huge)', lambda size: LETTERS[size[0]], name)
 
 
 def config_of(row):

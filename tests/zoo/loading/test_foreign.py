@@ -5,6 +5,8 @@ import logging
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from families import every_library
 from folders import FOLDERS, IMAGES, LABELS
@@ -13,6 +15,7 @@ from helpers import message, table
 import blox as bx
 from blox import CheckpointError
 from blox.converters import layouts
+from blox.converters.mapping.libraries import TRANSFORMERS
 
 
 @pytest.mark.parametrize('name', FOLDERS)
@@ -98,7 +101,7 @@ MODEL_TYPES = [
     kind
     for family, layout in every_library()
     for kind in layouts(family)[layout].kinds
-    if layout == 'hf'
+    if layouts(family)[layout].library is TRANSFORMERS
 ]
 
 
@@ -171,6 +174,19 @@ def test_preprocessing_of_other_channels_is_refused(edited):
     said = message(CheckpointError, lambda: bx.zoo.load(folder))
     assert str(folder) in said
     assert 'expected a preprocessor of 3 channels, found 1' in said
+
+
+def test_images_get_the_one_size_that_a_model_sees(edited, caplog):
+    made = bx.zoo.card('vit-b16').preprocessor
+    fields = made.for_size((16, 16)).to_hf()
+    folder = edited('vit-dinov2', {}, preprocessor_config=fields)
+    # As facebook/dinov2-base has it: weights for 518 pixels, images of 224.
+    assert bx.zoo.preprocessor(folder).size == (12, 12)
+    assert 'prepared as (16, 16) there' in caplog.text
+    model, params = bx.zoo.load(folder, image_size=(16, 16))
+    images = bx.zoo.preprocessor(folder, image_size=(16, 16))(np.zeros((20, 20, 3), np.uint8))
+    np.testing.assert_array_equal(images, made.for_size((16, 16))(np.zeros((20, 20, 3), np.uint8)))
+    jax.eval_shape(model, params, images)
 
 
 def test_unknown_preprocessing_of_timm_is_warned_of_too(edited, caplog):

@@ -277,7 +277,7 @@ def test_what_converts_a_family_makes_its_conversions_anew_and_nothing_else_does
     load = copied(server, tmp_path)
     load('zoo/cli/files.py', 'converters/tables/gpt2.py')
     assert conversions(tmp_path) == [first]
-    load('converters/tables/vit.py')
+    load('converters/tables/vit/google.py')
     (second,) = conversions(tmp_path)
     load('converters/mapping/transforms.py')
     assert len({first, second, *conversions(tmp_path)}) == 3

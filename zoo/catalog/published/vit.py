@@ -3,7 +3,9 @@
 `vit-b16` is Google's, trained on ImageNet-21k and tuned on ImageNet-1k at 224 x 224; `vit-b16-augreg`
 is timm's copy of Google's later one, `-augreg2` was tuned by timm itself; `deit-b16` is Facebook's, `deit-b16-distilled`
 timm's copy of Facebook's with a teacher.
-`-384` was tuned at 384 x 384, `-in21k` is ImageNet-21k alone.
+`deit3-b16` is DeiT III. `-384` was tuned at 384 x 384, `-in21k` is ImageNet-21k alone.
+`dinov2-base` and its like give features, as timm keeps them; those of transformers load by their repositories' names.
+`-reg4` has four registers.
 """
 
 from blox.zoo.catalog.published.row import HALF, IMAGENET, Published, group, square
@@ -182,5 +184,60 @@ ROWS: tuple[Published, ...] = (
         license='apache-2.0',
         paper='arXiv:2012.12877',
         summary='ImageNet-1k at 384 x 384, distilled: a second token and head, of the teacher',
+    ),
+    *group(
+        {
+            'deit3-s16': ('vit-s16', 'timm/deit3_small_patch16_224.fb_in22k_ft_in1k'),
+            'deit3-b16': ('vit-b16', 'timm/deit3_base_patch16_224.fb_in22k_ft_in1k'),
+            'deit3-l16': ('vit-l16', 'timm/deit3_large_patch16_224.fb_in22k_ft_in1k'),
+            'deit3-h14': ('vit-h14', 'timm/deit3_huge_patch14_224.fb_in22k_ft_in1k'),
+        },
+        layout='timm',
+        overrides={'positions': 'patches', 'layer_scale': 1e-6, 'image_size': (224, 224)},
+        preprocessor=square(224, 224, 'bicubic', IMAGENET, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2204.07118',
+        summary='ImageNet-22k, then ImageNet-1k at 224 x 224',
+    ),
+    *group(
+        {
+            'deit3-s16-384': ('vit-s16', 'timm/deit3_small_patch16_384.fb_in22k_ft_in1k'),
+            'deit3-b16-384': ('vit-b16', 'timm/deit3_base_patch16_384.fb_in22k_ft_in1k'),
+            'deit3-l16-384': ('vit-l16', 'timm/deit3_large_patch16_384.fb_in22k_ft_in1k'),
+        },
+        layout='timm',
+        overrides={'positions': 'patches', 'layer_scale': 1e-6, 'image_size': (384, 384)},
+        preprocessor=square(384, 384, 'bicubic', IMAGENET, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2204.07118',
+        summary='ImageNet-22k, then ImageNet-1k at 384 x 384',
+    ),
+    *group(
+        {
+            'dinov2-small': ('dinov2-small', 'timm/vit_small_patch14_dinov2.lvd142m'),
+            'dinov2-base': ('dinov2-base', 'timm/vit_base_patch14_dinov2.lvd142m'),
+            'dinov2-large': ('dinov2-large', 'timm/vit_large_patch14_dinov2.lvd142m'),
+            'dinov2-giant': ('dinov2-giant', 'timm/vit_giant_patch14_dinov2.lvd142m'),
+        },
+        layout='timm',
+        overrides={'image_size': (518, 518)},
+        preprocessor=square(518, 518, 'bicubic', IMAGENET, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2304.07193',
+        summary='LVD-142M without labels; features, no head',
+    ),
+    *group(
+        {
+            'dinov2-small-reg4': ('dinov2-small', 'timm/vit_small_patch14_reg4_dinov2.lvd142m'),
+            'dinov2-base-reg4': ('dinov2-base', 'timm/vit_base_patch14_reg4_dinov2.lvd142m'),
+            'dinov2-large-reg4': ('dinov2-large', 'timm/vit_large_patch14_reg4_dinov2.lvd142m'),
+            'dinov2-giant-reg4': ('dinov2-giant', 'timm/vit_giant_patch14_reg4_dinov2.lvd142m'),
+        },
+        layout='timm',
+        overrides={'registers': 4, 'positions': 'patches', 'image_size': (518, 518)},
+        preprocessor=square(518, 518, 'bicubic', IMAGENET, keep_ratio=True),
+        license='apache-2.0',
+        paper='arXiv:2309.16588',
+        summary='LVD-142M without labels; features, no head; four registers',
     ),
 )

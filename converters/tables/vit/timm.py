@@ -1,0 +1,261 @@
+"""ViT, and all that grew out of it, as timm has it."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
+from blox.converters.mapping.libraries import DISTILLED, TIMM
+from blox.converters.mapping.parts import (
+    NHWC,
+    TIMM_ACTIVATION,
+    TIMM_IMAGES,
+    dense,
+    merged,
+    norm,
+    timm_header,
+)
+from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.transforms import HWIO
+from blox.converters.tables.vit.parts import heads, scales, tokens
+
+
+def timm(config: Any) -> tuple[Rule, ...]:
+    """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
+    ours, theirs = 'vit/block{i}', 'blocks.{i}'
+    own_norm = functools.partial(norm, offset=config.norm == 'layer')
+    last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
+    return (
+        *tokens(config, 'cls_token', 'dist_token', 'reg_token'),
+        Rule('vit/pos_embed', 'pos_embed'),
+        *dense('vit/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
+        *(own_norm('vit/patch_norm', 'patch_embed.norm') if config.patch_norm else ()),
+        *(own_norm('vit/pre_norm', 'norm_pre') if config.pre_norm else ()),
+        *own_norm(f'{ours}/norm1', f'{theirs}.norm1'),
+        *dense(f'{ours}/attn/qkv', f'{theirs}.attn.qkv', bias=config.qkv_bias),
+        *(
+            rule
+            for name in (('q_norm', 'k_norm') * config.qk_norm + ('norm',) * config.inner_norms)
+            for rule in own_norm(f'{ours}/attn/{name}', f'{theirs}.attn.{name}')
+        ),
+        *dense(f'{ours}/attn/proj', f'{theirs}.attn.proj', bias=config.proj_bias),
+        *own_norm(f'{ours}/norm2', f'{theirs}.norm2'),
+        *_timm_fc1(config, f'{ours}/mlp/fc1', f'{theirs}.mlp'),
+        *(own_norm(f'{ours}/mlp/norm', f'{theirs}.mlp.norm') if config.inner_norms else ()),
+        *dense(f'{ours}/mlp/fc2', f'{theirs}.mlp.fc2', bias=config.proj_bias),
+        *scales(config, 'blocks.{i}.ls{n}.gamma'),
+        *(own_norm('vit/norm', last_norm) if last_norm else ()),
+        *(_timm_pool(own_norm) if config.pool == 'map' else ()),
+        *(dense('vit/pre_logits', 'pre_logits.fc') if config.pre_logits else ()),
+        *heads(config, 'head', 'head_dist'),
+    )
+
+
+def _timm_fc1(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Map the first layer of an MLP; gate and value may be two matrices there."""
+    if config.mlp == 'gated_apart':
+        return merged(ours, (f'{theirs}.fc1_g', f'{theirs}.fc1_x'), bias=config.proj_bias)
+    return dense(ours, f'{theirs}.fc1', bias=config.proj_bias)
+
+
+def _timm_pool(own_norm: Callable[..., tuple[Rule, ...]]) -> tuple[Rule, ...]:
+    """Map an attention pool, whose query has a projection of its own there."""
+    return (
+        Rule('vit/pool/latent', 'attn_pool.latent'),
+        *merged('vit/pool/qkv', ('attn_pool.q', 'attn_pool.kv'), (1, 2)),
+        *dense('vit/pool/proj', 'attn_pool.proj'),
+        *own_norm('vit/pool/norm', 'attn_pool.norm'),
+        *dense('vit/pool/mlp/fc1', 'attn_pool.mlp.fc1'),
+        *dense('vit/pool/mlp/fc2', 'attn_pool.mlp.fc2'),
+    )
+
+
+_TIMM_LAYERS = (
+    Rule('vit/patch_embed', 'patch_embed.proj', NHWC),
+    *(Rule(f'vit/block{{i}}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
+    Rule('vit/pre_norm', 'norm_pre'),
+    Rule('vit/block{i}', 'blocks.{i}'),
+    Rule('vit/pool', 'attn_pool'),
+    Rule('vit/head', 'head'),
+    Rule('vit/head_dist', 'head_dist'),
+)
+
+
+# Norms by their kind and eps. Those without a name are classes of timm's code, which its config.json
+# cannot say: the name of the architecture does. So it is with MLPs.
+_NORM_LAYERS: Mapping[tuple[str, float], Any] = {
+    ('layer', 1e-6): 'layernorm',
+    ('layer', 1e-5): {'name': 'LayerNorm', 'eps': 1e-5},
+    ('rms', 1e-6): 'rmsnorm',
+    ('rms', 1e-5): {'name': 'RmsNorm', 'eps': 1e-5},
+}
+
+
+_MLP_LAYERS: Mapping[str, Any] = {
+    'gated': {'name': 'GluMlp', 'act_layer': 'SiLU', 'gate_last': False},
+    'gated_apart': 'SwiGLU',
+}
+
+
+def _read_class(classes: Mapping[Any, Any], value: Any) -> Any:
+    value = 'rmsnorm' if value == 'RmsNorm' else value
+    for ours, theirs in classes.items():
+        if theirs == value:
+            return ours
+    raise ValueError(f'one of {", ".join(map(repr, classes.values()))}')
+
+
+def _read_norm(value: Any) -> tuple[str, float]:
+    return _read_class(_NORM_LAYERS, value or 'layernorm')
+
+
+def _write_norm(value: Any, known: Mapping[str, Any]) -> str | None:
+    """Return timm's name of the norm, None if it has none."""
+    found = _NORM_LAYERS.get((known['norm'], known['norm_eps']))
+    return found if isinstance(found, str) else None
+
+
+_NORM_KIND = Via(lambda value, known: _read_norm(value)[0], _write_norm)
+
+
+_NORM_EPS = Via(lambda value, known: _read_norm(value)[1], _write_norm)
+
+
+def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
+    if value is not None and _read_norm(value) != (known['norm'], known['norm_eps']):
+        raise ValueError(f'the norm of the blocks, {known["norm"]!r} of eps {known["norm_eps"]}')
+    return value is not None
+
+
+_PATCH_NORM = Via(
+    _read_patch_norm, lambda value, known: _write_norm(value, known) if value else None
+)
+
+
+_MLP_LAYER = Via(
+    lambda value, known: 'plain' if value is None else _read_class(_MLP_LAYERS, value),
+    lambda value, known: None,
+)
+
+
+def _read_layer_scale(value: Any, known: Mapping[str, Any]) -> float:
+    if value is not None and type(value) not in (int, float):
+        raise ValueError('a number')
+    return float(value or 0)
+
+
+def _halves(known: Mapping[str, Any]) -> int:
+    """Count the parts that the outputs of an MLP's first layer have, by which timm counts its width."""
+    return 2 if known['mlp'] == 'gated' else 1
+
+
+def _read_mlp_dim(ratio: float, known: Mapping[str, Any]) -> int:
+    return _RATIO.read(ratio, known) // _halves(known)
+
+
+def _write_mlp_dim(mlp_dim: int, known: Mapping[str, Any]) -> float:
+    return _RATIO.write(mlp_dim * _halves(known), known)
+
+
+_RATIO = times('width')
+
+
+# Which tokens the last norm is of: timm says apart whether there is one, and whether it comes after the
+# pool, as it does before averaging unless told otherwise.
+_FINAL_NORM = Via(
+    lambda value, known: 'tokens' if value else 'none', lambda value, known: value != 'none'
+)
+
+
+def _read_fc_norm(value: bool | None, known: Mapping[str, Any]) -> str:
+    is_pooled = known['pool'] == 'avg' if value is None else value
+    return 'pooled' if is_pooled and known['final_norm'] != 'none' else known['final_norm']
+
+
+_FC_NORM = Via(_read_fc_norm, lambda value, known: value == 'pooled', takes_null=True)
+
+
+def _read_positions(value: bool, known: Mapping[str, Any]) -> str:
+    return 'patches' if value else 'all'
+
+
+def _write_positions(positions: str, known: Mapping[str, Any]) -> bool:
+    if positions == 'class':
+        raise ValueError(
+            "'all' or 'patches': with registers timm adds the class token's position to cls_token"
+        )
+    return positions == 'patches'
+
+
+_TIMM_FIELDS = (
+    *TIMM_IMAGES,
+    Field('patch_size', 'patch_size', 16, PAIR),
+    Field('width', 'embed_dim', 768),
+    Field('depth', 'depth', 12),
+    Field('heads', 'num_heads', 12),
+    Field('mlp', 'mlp_layer', None, _MLP_LAYER),
+    Field('mlp_dim', 'mlp_ratio', 4.0, Via(_read_mlp_dim, _write_mlp_dim)),
+    Field('pool', 'global_pool', 'token', one_of({'token': 'cls', 'avg': 'avg', 'map': 'map'})),
+    Field('pool_prefix', 'pool_include_prefix', False),
+    Field('class_token', 'class_token', True),
+    Field('registers', 'reg_tokens', 0),
+    # No argument, but a class of its own.
+    Field('distilled', DISTILLED, False),
+    Field('positions', 'no_embed_class', False, Via(_read_positions, _write_positions)),
+    Field('norm', 'norm_layer', None, _NORM_KIND),
+    Field('norm_eps', 'norm_layer', None, _NORM_EPS),
+    Field('patch_norm', 'embed_norm_layer', None, _PATCH_NORM),
+    Field('pre_norm', 'pre_norm', False),
+    Field('final_norm', 'final_norm', True, _FINAL_NORM),
+    Field('final_norm', 'fc_norm', lambda known: known['pool'] == 'avg', _FC_NORM),
+    Field(
+        'layer_scale',
+        'init_values',
+        None,
+        Via(_read_layer_scale, lambda value, known: value),
+    ),
+    Field('qkv_bias', 'qkv_bias', True),
+    Field('proj_bias', 'proj_bias', True),
+    Field('qk_norm', 'qk_norm', False),
+    Field('inner_norms', ('scale_attn_norm', 'scale_mlp_norm'), False),
+    Field('activation', 'act_layer', 'gelu', TIMM_ACTIVATION),
+    Field('dropout_rate', ('pos_drop_rate', 'proj_drop_rate'), 0.0),
+    Field('attention_dropout_rate', 'attn_drop_rate', 0.0),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+    *fixed(
+        attn_layer='attn',
+        block_fn=None,
+        drop_rate=0.0,
+        dynamic_img_pad=False,
+        patch_drop_rate=0.0,
+        pos_embed='learn',
+    ),
+)
+
+
+def _timm_header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    made = timm_header(
+        'patch_embed.proj',
+        'head',
+        lambda config: config.width,
+        fixed_size=True,
+        implied=(DISTILLED,),
+    )(config, theirs)
+    if config.distilled:
+        made['pretrained_cfg']['classifier'] = ['head', 'head_dist']
+    return made
+
+
+TABLES = {
+    'timm': Table(
+        timm,
+        layers=lambda config: _TIMM_LAYERS,
+        facts={'activation': 'gelu', 'norm_eps': 1e-6},
+        library=TIMM,
+        kinds=('VisionTransformer', 'VisionTransformerDistilled'),
+        fields=_TIMM_FIELDS,
+        # They have a say in training's start, or for images of other sizes, which ours refuses.
+        neutral=('dynamic_img_size', 'fix_init', 'strict_img_size', 'weight_init'),
+        header=_timm_header,
+    ),
+}
