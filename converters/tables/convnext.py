@@ -1,5 +1,6 @@
 """ConvNeXt and ConvNeXt V2: timm and transformers."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from blox.converters.mapping.parts import (
 )
 from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, IDENTITY, T, Transform, join_axes
+from blox.converters.sources.source import Source
 
 _STAGE, _BLOCK = 'convnext/stage{s}', 'convnext/stage{s}/block{b}'
 # Prefixes of a later stage's downsampling, and of a block.
@@ -50,17 +52,22 @@ def _rules(
     grn: Transform,
 ) -> tuple[Rule, ...]:
     """Map our names to timm's, left, or to those of transformers, right."""
+    # Where timm's stem has its second convolution; an activation between them is counted too.
+    second = {'patch': 0, 'overlap_act': 2}.get(config.stem, 1)
     scale = Rule(f'{_BLOCK}/scale/scale', f'{block}.{pick("gamma", "layer_scale_parameter")}')
+    own_norm = functools.partial(norm, offset=config.norm == 'layer')
+    head_norm = pick('norm_pre' if config.final_norm == 'map' else 'head.norm', 'layernorm')
     downsample = (
-        *norm(f'{_STAGE}/downsample/norm', f'{down}.0'),
+        *own_norm(f'{_STAGE}/downsample/norm', f'{down}.0'),
         *dense(f'{_STAGE}/downsample/conv', f'{down}.1', HWIO),
     )
     return (
         *dense('convnext/stem/conv', pick('stem.0', 'embeddings.patch_embeddings'), HWIO),
-        *norm('convnext/stem/norm', pick('stem.1', 'embeddings.layernorm')),
+        *(dense('convnext/stem/conv2', f'stem.{second}', HWIO) if second else ()),
+        *own_norm('convnext/stem/norm', pick(f'stem.{second + 1}', 'embeddings.layernorm')),
         *(downsample if len(config.depths) > 1 else ()),
         *dense(f'{_BLOCK}/conv_dw', f'{block}.{pick("conv_dw", "dwconv")}', HWIO),
-        *norm(f'{_BLOCK}/norm', f'{block}.{pick("norm", "layernorm")}'),
+        *own_norm(f'{_BLOCK}/norm', f'{block}.{pick("norm", "layernorm")}'),
         *dense(f'{_BLOCK}/mlp/fc1', f'{block}.{pick("mlp.fc1", "pwconv1")}', mlp),
         *(
             norm(f'{_BLOCK}/mlp/grn', f'{block}.{pick("mlp.grn", "grn")}', grn)
@@ -69,7 +76,8 @@ def _rules(
         ),
         *dense(f'{_BLOCK}/mlp/fc2', f'{block}.{pick("mlp.fc2", "pwconv2")}', mlp),
         *((scale,) if config.layer_scale else ()),
-        *norm('convnext/norm', pick('head.norm', 'layernorm')),
+        *own_norm('convnext/norm', head_norm),
+        *(dense('convnext/pre_logits', 'head.pre_logits.fc') if config.head_hidden else ()),
         *(dense('convnext/head', pick('head.fc', 'classifier')) if config.num_classes else ()),
     )
 
@@ -94,20 +102,49 @@ def _start(known: Mapping[str, Any]) -> float:
     return 0.0 if known['grn'] else 1e-6
 
 
+_STEMS = ('patch', 'overlap', 'overlap_tiered', 'overlap_act')
+# By timm's names, of which those with '2d' are of the same norm; the first of several is written.
+_NORMS: Mapping[str | None, str] = {
+    'layernorm': 'layer',
+    'layernorm2d': 'layer',
+    None: 'layer',
+    'rmsnorm2d': 'rms',
+    'rmsnorm': 'rms',
+    'simplenorm': 'simple',
+    'simplenorm2d': 'simple',
+}
+# timm takes one size for all four stages, or four.
+_KERNELS = Via(
+    lambda sizes, known: (sizes,) * 4 if type(sizes) is int else stages(4).read(sizes, known),
+    lambda sizes, known: sizes[0] if len({*sizes}) == 1 else list(sizes),
+    takes_any=True,
+)
+
+
+def _read_hidden(size: Any, known: Mapping[str, Any]) -> int:
+    if size is not None and type(size) is not int:
+        raise ValueError('a width, or null')
+    return size or 0
+
+
+_HIDDEN = Via(_read_hidden, lambda size, known: size or None)
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
     Field('patch_size', 'patch_size', 4, PAIR),
     Field('depths', 'depths', [3, 3, 9, 3], stages(4)),
     Field('widths', 'dims', [96, 192, 384, 768], stages(4)),
+    Field('kernel_sizes', 'kernel_sizes', 7, _KERNELS),
+    Field('stem', 'stem_type', 'patch', one_of({name: name for name in _STEMS})),
     Field('activation', 'act_layer', 'gelu', TIMM_ACTIVATION),
+    Field('norm', 'norm_layer', None, one_of(_NORMS)),
+    Field('final_norm', 'head_norm_first', False, one_of({False: 'pooled', True: 'map'})),
+    Field('head_hidden', 'head_hidden_size', None, _HIDDEN),
     Field('layer_scale', 'ls_init_value', 1e-6, _started(None)),
     Field('grn', 'use_grn', False),
     Field(('norm_eps', 'head_eps'), 'norm_eps', 1e-6),
     Field('conv_mlp', 'conv_mlp', False),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
-    *fixed(global_pool='avg', stem_type='patch', kernel_sizes=7, output_stride=32),
-    *fixed(head_norm_first=False, head_hidden_size=None, norm_layer=None),
-    *fixed(conv_bias=True, drop_rate=0.0),
+    *fixed(global_pool='avg', output_stride=32, conv_bias=True, drop_rate=0.0),
 )
 _HF_FIELDS = (
     Field('grn', 'model_type', 'convnext', one_of({'convnext': False, 'convnextv2': True})),
@@ -136,6 +173,10 @@ def _hf_header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
     return header(config, {**known, 'num_stages': len(config.depths)})
 
 
+def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    return {**read_classes(source, ours), 'kernel_sizes': (7,) * len(ours['depths'])}
+
+
 TABLES = {
     'timm': Table(
         timm,
@@ -149,10 +190,16 @@ TABLES = {
     ),
     'hf': Table(
         hf,
+        limits={
+            'stem': ('patch',),
+            'norm': ('layer',),
+            'final_norm': ('pooled',),
+            'head_hidden': (0,),
+        },
         library=TRANSFORMERS,
         kinds=('convnext', 'convnextv2'),
         fields=_HF_FIELDS,
-        beside=read_classes,
+        beside=_read_beside,
         header=_hf_header,
         unsaid=lambda config: ('conv_mlp',),
         facts={'norm_eps': 1e-6, 'head_eps': 1e-12},

@@ -12,13 +12,32 @@ ODD = [
     {'num_classes': 0, 'conv_mlp': True},
     {'layer_scale': False},
     {'grn': True},
-    {'depths': (2,), 'widths': (4,), 'patch_size': (2, 4), 'in_channels': 1},
+    {
+        'depths': (2,),
+        'widths': (4,),
+        'kernel_sizes': (7,),
+        'patch_size': (2, 4),
+        'in_channels': 1,
+    },
+    # As timm's files alone may have it.
+    {'stem': 'overlap_tiered', 'kernel_sizes': (7, 5, 5, 3), 'head_hidden': 5},
+    {'stem': 'overlap', 'norm': 'rms', 'head_hidden': 5, 'num_classes': 0},
+    {'stem': 'overlap_act', 'norm': 'simple', 'final_norm': 'map', 'conv_mlp': True},
 ]
 TOLD = [
     {'head_eps': 1e-12, 'activation': 'gelu_tanh'},
     {'norm_eps': 1e-5, 'head_eps': 1e-5, 'drop_path_rate': 0.25},
 ]
-BROKEN = [({'depths': (2, 2)}, 'as many depths as widths')]
+BROKEN = [
+    ({'depths': (2, 2)}, 'as many depths as widths and kernel_sizes'),
+    ({'kernel_sizes': (7, 7)}, 'as many depths as widths and kernel_sizes'),
+    ({'kernel_sizes': (7, 6, 5, 3)}, 'odd and positive kernel_sizes'),
+    ({'stem': 'conv'}, "stem 'patch', 'overlap', 'overlap_tiered', 'overlap_act'"),
+    ({'stem': 'overlap', 'patch_size': (2, 2)}, "patch_size (4, 4) where stem is not 'patch'"),
+    ({'norm': 'batch'}, "norm 'layer', 'rms', 'simple'"),
+    ({'final_norm': 'map', 'head_hidden': 5}, "final_norm 'pooled', or 'map' without head_hidden"),
+    ({'head_hidden': -1}, 'head_hidden >= 0'),
+]
 NUM_PARAMS = {
     'convnext-atto': 3_695_520,
     'convnext-femto': 5_217_784,
@@ -60,6 +79,11 @@ REFERENCES = {
     'timm v2': _TIMM.of('convnextv2_tiny'),
     'timm v2 1x1': _TIMM.of('convnextv2_atto'),
     'timm epsilon=1e-5': _TIMM.of('convnext_xxlarge'),
+    'timm overlap tiered': _TIMM.of('convnext_atto_ols', kernel_sizes=[7, 5, 5, 3]),
+    'timm overlap, rms': _TIMM.of('convnext_nano_ols', norm_layer='rmsnorm2d'),
+    'timm overlap with activation, simple': _TIMM.of('convnext_zepto_rms_ols'),
+    'timm norm before pool': _TIMM.of('convnext_tiny_hnf'),
+    'timm head of two layers': _TIMM.of('convnext_large_mlp', head_hidden_size=12),
     'timm num_classes=0': _TIMM.of('convnextv2_atto', num_classes=0),
     'hf': _HF,
     'hf epsilon=0.01': _HF.but(layer_norm_eps=1e-2),
@@ -74,12 +98,19 @@ GOLDEN = {
 }
 REFUSED = {
     'hf': {'hidden_act': 'gelu_10', 'num_stages': 3, 'kernel_size': 5},
-    'timm': {'stem_type': 'overlap', 'head_hidden_size': 8, 'kernel_sizes': 5, 'depths': [1, 2]},
+    'timm': {
+        'stem_type': 'conv',
+        'head_hidden_size': 'wide',
+        'kernel_sizes': [7, 5],
+        'depths': [1, 2],
+        'norm_layer': 'batchnorm2d',
+        'conv_bias': False,
+    },
 }
 LACKS = {
     'hf': [({'norm_eps': 1e-5}, 'norm_eps 1e-05'), ({'grn': True}, 'layer_scale True')],
     'timm': [
         ({'head_eps': 1e-12}, 'norm_eps 1e-06 and head_eps 1e-12 (expected equal ones)'),
-        ({'depths': (1,), 'widths': (4,)}, '(expected 4 stages)'),
+        ({'depths': (1,), 'widths': (4,), 'kernel_sizes': (7,)}, '(expected 4 stages)'),
     ],
 }

@@ -5,10 +5,10 @@ V2: Co-designing and Scaling ConvNets with Masked Autoencoders" (arXiv:2301.0080
 timm.models.convnext, transformers.ConvNextForImageClassification and ConvNextV2.
 
 Supported: all published sizes; layer scale (V1), global response normalization (V2), both or
-none; another eps for the last norm, as in transformers.
+none; another eps for the last norm, as in transformers; and timm's own stems, norms, kernels and heads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,8 +17,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from blox.graph import Graph
-from blox.layers import ACTIVATIONS, Conv, DropPath, LayerNorm, LayerScale, Linear, Sequential
-from blox.layers.initializers import TruncatedNormal, Zeros
+from blox.layers import (
+    ACTIVATIONS,
+    Conv,
+    DropPath,
+    LayerNorm,
+    LayerScale,
+    Linear,
+    RMSNorm,
+    Sequential,
+)
+from blox.layers.initializers import Ones, TruncatedNormal, Zeros
 from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
@@ -35,12 +44,17 @@ class ConvNeXtConfig(Config):
 
     Attributes:
       image_size: height and width of the images it was made for; others work too.
-      patch_size: kernel and stride of the stem's convolution.
-      depths, widths: blocks and channels of each stage.
+      stem: 'patch' (one convolution), 'overlap' (two 3x3 ones of stride 2), 'overlap_tiered' (the first
+        of them with half the channels) or 'overlap_act' (an activation between them).
+      patch_size: kernel and stride of a 'patch' stem's convolution; (4, 4) with the others.
+      depths, widths, kernel_sizes: blocks, channels and depthwise kernels of each stage.
       activation: 'gelu' (exact) in all published checkpoints.
       layer_scale: whether blocks end with a learned scale of each channel (V1).
       grn: whether blocks have global response normalization (V2).
+      norm: 'layer', 'rms', or 'simple' (`SimpleNorm`).
       norm_eps: the eps of all norms but the last.
+      final_norm: whether the last norm is of the 'pooled' features, or of the 'map' before the pool.
+      head_hidden: width of a gelu layer between the last norm and the head; 0 for none.
       head_eps: the eps of the last norm; 1e-12 in transformers, as `norm_eps` in timm.
       conv_mlp: whether timm's files hold the blocks' dense layers as 1x1 convolutions; it is no
         other function.
@@ -48,24 +62,70 @@ class ConvNeXtConfig(Config):
     """
 
     image_size: tuple[int, int] = (224, 224)
+    stem: str = 'patch'
     patch_size: tuple[int, int] = (4, 4)
     in_channels: int = 3
     num_classes: int = 1000
     depths: tuple[int, ...] = (3, 3, 9, 3)
     widths: tuple[int, ...] = (96, 192, 384, 768)
+    kernel_sizes: tuple[int, ...] = (7, 7, 7, 7)
     activation: str = 'gelu'
     layer_scale: bool = True
     grn: bool = False
+    norm: str = 'layer'
     norm_eps: float = 1e-6
+    final_norm: str = 'pooled'
+    head_hidden: int = 0
     head_eps: float = 1e-6
     conv_mlp: bool = False
     drop_path_rate: float = 0.0
 
     def conditions(self) -> Mapping[str, bool]:
-        return {'as many depths as widths': len(self.depths) == len(self.widths)}
+        counts = {len(self.depths), len(self.widths), len(self.kernel_sizes)}
+        return {
+            'as many depths as widths and kernel_sizes': len(counts) == 1,
+            'odd and positive kernel_sizes': all(
+                size > 0 and size % 2 == 1 for size in self.kernel_sizes
+            ),
+            f'stem {", ".join(map(repr, _STEMS))}': self.stem in _STEMS,
+            "patch_size (4, 4) where stem is not 'patch'": self.stem == 'patch'
+            or self.patch_size == (4, 4),
+            f'norm {", ".join(map(repr, _NORMS))}': self.norm in _NORMS,
+            "final_norm 'pooled', or 'map' without head_hidden": self.final_norm == 'pooled'
+            or (self.final_norm == 'map' and not self.head_hidden),
+            'head_hidden >= 0': self.head_hidden >= 0,
+        }
+
+    def make_norm(self, graph: Graph, eps: float | None = None) -> Module:
+        """Make a norm of the kind that the model has, of `norm_eps` unless told otherwise."""
+        return _NORMS[self.norm](graph, eps=self.norm_eps if eps is None else eps)
 
 
 _trunc_normal = TruncatedNormal(0.02)
+
+
+class SimpleNorm(Module):
+    """Divides by the standard deviation of the last axis, as a sample's, and takes no mean away."""
+
+    def __init__(self, graph: Graph, *, eps: float = 1e-6) -> None:
+        super().__init__(graph)
+        self.eps = eps
+
+    def __call__(
+        self, params: Params, x: Float[Array, '*batch width']
+    ) -> tuple[Float[Array, '*batch width'], Params]:
+        scale, params = self.get_param(params, 'scale', x.shape[-1:], Ones())
+        wide = widen(x)
+        wide = wide * jax.lax.rsqrt(wide.var(-1, keepdims=True, ddof=1) + self.eps)
+        return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype), params
+
+
+_NORMS: Mapping[str, Callable[..., Module]] = {
+    'layer': LayerNorm,
+    'rms': RMSNorm,
+    'simple': SimpleNorm,
+}
+_STEMS = ('patch', 'overlap', 'overlap_tiered', 'overlap_act')
 
 
 class GlobalResponseNorm(Module):
@@ -85,17 +145,28 @@ class GlobalResponseNorm(Module):
 
 
 class Block(Module):
-    """A depthwise 7x7 convolution, then two dense layers over the channels, around a shortcut."""
+    """A depthwise convolution, then two dense layers over the channels, around a shortcut."""
 
     def __init__(
-        self, graph: Graph, config: ConvNeXtConfig, width: int, *, drop_path_rate: float
+        self,
+        graph: Graph,
+        config: ConvNeXtConfig,
+        width: int,
+        kernel_size: int,
+        *,
+        drop_path_rate: float,
     ) -> None:
         super().__init__(graph)
         self.activation = ACTIVATIONS[config.activation]
         self.conv_dw = Conv(
-            graph.child('conv_dw'), width, 7, padding=3, groups=width, w_init=_trunc_normal
+            graph.child('conv_dw'),
+            width,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=width,
+            w_init=_trunc_normal,
         )
-        self.norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+        self.norm = config.make_norm(graph.child('norm'))
         mlp = graph.child('mlp')
         self.fc1 = Linear(mlp.child('fc1'), 4 * width, w_init=_trunc_normal)
         self.grn = GlobalResponseNorm(mlp.child('grn')) if config.grn else None
@@ -133,25 +204,26 @@ class ConvNeXt(ImageModel):
 
     def __init__(self, graph: Graph, config: ConvNeXtConfig) -> None:
         super().__init__(graph, config)
-        stem = graph.child('stem')
-        conv = _patches(stem.child('conv'), config.widths[0], config.patch_size)
-        norm = LayerNorm(stem.child('norm'), eps=config.norm_eps)
-        self.stem = Sequential(stem, [conv, norm])
+        self.stem = _stem(graph.child('stem'), config)
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
         # The stem goes before the first stage, these before the others.
         self.downsamples: list[Sequential] = []
         self.stages: list[list[Block]] = []
-        for s, (depth, width) in enumerate(zip(config.depths, config.widths)):
+        stages = zip(config.depths, config.widths, config.kernel_sizes)
+        for s, (depth, width, size) in enumerate(stages):
             node = graph.child(f'stage{s + 1}')
             if s:
                 self.downsamples.append(_downsample(node.child('downsample'), config, width))
             self.stages.append(
                 [
-                    Block(node.child(f'block{b}'), config, width, drop_path_rate=next(rates))
+                    Block(node.child(f'block{b}'), config, width, size, drop_path_rate=next(rates))
                     for b in range(depth)
                 ]
             )
-        self.norm = LayerNorm(graph.child('norm'), eps=config.head_eps)
+        self.norm = config.make_norm(graph.child('norm'), eps=config.head_eps)
+        if config.head_hidden:
+            node = graph.child('pre_logits')
+            self.pre_logits = Linear(node, config.head_hidden, w_init=_trunc_normal)
         if config.num_classes:
             self.head = Linear(graph.child('head'), config.num_classes, w_init=_trunc_normal)
 
@@ -164,7 +236,14 @@ class ConvNeXt(ImageModel):
                 x, params = run_blocks(down, self.config, params, x, is_training=is_training)
             x, params = run_blocks(blocks, self.config, params, x, is_training=is_training)
             yield f'stage{s + 1}', x, params
-        x, params = self.norm(params, x.mean((1, 2)))
+        if self.config.final_norm == 'map':
+            x, params = self.norm(params, x)
+            x = x.mean((1, 2))
+        else:
+            x, params = self.norm(params, x.mean((1, 2)))
+        if self.config.head_hidden:
+            x, params = self.pre_logits(params, x)
+            x = ACTIVATIONS['gelu'](x)
         yield 'pre_logits', x, params
         if self.config.num_classes:
             x, params = self.head(params, x)
@@ -175,11 +254,30 @@ class ConvNeXt(ImageModel):
         widths, (down, across) = self.config.widths, self.config.patch_size
         strides = [(down << s, across << s) for s in range(len(widths))]
         maps = (Feature(f'stage{s + 1}', width, strides[s]) for s, width in enumerate(widths))
-        return (*maps, Feature('pre_logits', widths[-1]))
+        return (*maps, Feature('pre_logits', self.config.head_hidden or widths[-1]))
+
+
+def _stem(graph: Graph, config: ConvNeXtConfig) -> Sequential:
+    """Make the convolutions to a quarter of the image's size, or to patches, and a norm."""
+    width, conv, norm = config.widths[0], graph.child('conv'), config.make_norm(graph.child('norm'))
+    if config.stem == 'patch':
+        return Sequential(graph, [_patches(conv, width, config.patch_size), norm])
+    first = _half(width) if config.stem == 'overlap_tiered' else width
+    options = {'stride': 2, 'padding': 1, 'w_init': _trunc_normal}
+    between = [ACTIVATIONS[config.activation]] if config.stem == 'overlap_act' else []
+    convs = [Conv(conv, first, 3, **options), Conv(graph.child('conv2'), width, 3, **options)]
+    return Sequential(graph, [convs[0], *between, convs[1], norm])
+
+
+def _half(width: int) -> int:
+    """Return half of a width, as a multiple of 8 that is no more than a tenth below it."""
+    half = width // 2
+    rounded = max(8, (half + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * half else rounded
 
 
 def _downsample(graph: Graph, config: ConvNeXtConfig, width: int) -> Sequential:
-    norm = LayerNorm(graph.child('norm'), eps=config.norm_eps)
+    norm = config.make_norm(graph.child('norm'))
     return Sequential(graph, [norm, _patches(graph.child('conv'), width, (2, 2))])
 
 

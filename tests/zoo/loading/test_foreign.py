@@ -178,6 +178,7 @@ def test_preprocessing_of_other_channels_is_refused(edited):
 
 def test_images_get_the_one_size_that_a_model_sees(edited, caplog):
     made = bx.zoo.card('vit-b16').preprocessor
+    assert made is not None
     fields = made.for_size((16, 16)).to_hf()
     folder = edited('vit-dinov2', {}, preprocessor_config=fields)
     # As facebook/dinov2-base has it: weights for 518 pixels, images of 224.
