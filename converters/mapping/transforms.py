@@ -96,6 +96,18 @@ class _JoinAxes:
 
 
 @dataclass(frozen=True)
+class _SplitAxis:
+    axis: int
+    first: int
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return _JoinAxes(self.axis, self.first).inverse(arrays, len(arrays))
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        return _JoinAxes(self.axis, self.first).forward(arrays)
+
+
+@dataclass(frozen=True)
 class _Merge:
     axis: int
     parts: tuple[int, ...]
@@ -139,6 +151,15 @@ def transpose(*axes: int) -> Transform:
 def join_axes(axis: int, first: int) -> Transform:
     """Join two external axes, `axis` of size `first` and the next one, into one of ours."""
     return Transform((_JoinAxes(axis, first),))
+
+
+def split_axis(axis: int, first: int) -> Transform:
+    """Split one external axis into two of ours: `axis` of size `first`, and the next one.
+
+    >>> split_axis(1, 2).forward([np.ones((3, 8, 5))]).shape
+    (3, 2, 4, 5)
+    """
+    return Transform((_SplitAxis(axis, first),))
 
 
 def merge(axis: int, parts: tuple[int, ...] = ()) -> Transform:

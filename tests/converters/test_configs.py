@@ -255,9 +255,9 @@ def test_names_that_timm_does_not_have_are_refused_without_a_guess(name):
 
 def test_names_of_other_families_of_timm_say_their_class():
     with pytest.raises(
-        CheckpointError, match="found 'swin_tiny_patch4_window7_224', which is a SwinTr"
+        CheckpointError, match="found 'swinv2_tiny_window8_256', which is a SwinTransformerV2"
     ):
-        identify(Path('x'), {'architecture': 'swin_tiny_patch4_window7_224'})
+        identify(Path('x'), {'architecture': 'swinv2_tiny_window8_256'})
 
 
 def test_what_timm_takes_first():

@@ -25,7 +25,7 @@ from blox.converters.tables import layouts
 from blox.zoo.comparing.parity import import_reference
 from blox.zoo.models import families
 
-MODULES = ('vision_transformer', 'deit', 'resnet', 'convnext')
+MODULES = ('vision_transformer', 'deit', 'resnet', 'convnext', 'swin_transformer')
 PAGE = Path(__file__).parents[2] / 'docs' / 'pages' / 'timm-models.md'
 HEAD = """# timm's names
 
@@ -44,7 +44,7 @@ Names that need what is not here yet are refused, by what they need.
 # Arguments that say only how large a model is, or where its training starts.
 SIZES = """
     embed_dim depth num_heads mlp_ratio img_size patch_size dynamic_img_size weight_init fix_init
-    layers channels cardinality base_width stem_width depths dims ls_init_value
+    layers channels cardinality base_width stem_width depths dims ls_init_value num_heads
 """
 
 
@@ -90,6 +90,9 @@ def small(name: str) -> dict[str, Any]:
             return {'num_classes': 5, 'layers': [1, 2, 1, 1]}
         case 'ConvNeXt':
             return {'num_classes': 5, 'depths': [1, 1, 2, 1], 'dims': [8, 12, 16, 24]}
+        case 'SwinTransformer':
+            sizes = {'embed_dim': 16, 'depths': [1, 2, 1, 1], 'num_heads': [1, 2, 4, 8]}
+            return {'num_classes': 5, **sizes}
     patch = made_with.get('patch_size', 16)
     sizes = {'embed_dim': 48, 'depth': 2, 'num_heads': 4}
     return {'num_classes': 5, 'img_size': [2 * patch, 3 * patch], **sizes}

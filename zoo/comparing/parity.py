@@ -258,7 +258,8 @@ def _open_transformers(folder: str, table: Table, model: Any, dtype: Any) -> Any
     options = {}
     if 'add_pooling_layer' in inspect.signature(kind.__init__).parameters:
         rules = table.rules(model.config)
-        options['add_pooling_layer'] = any('pooler.' in str(rule.theirs) for rule in rules)
+        is_ours = any('pooler.' in str(rule.theirs) for rule in rules)
+        options['add_pooling_layer'] = is_ours or not _pools_by_weights(kind, folder)
     reference, loading = kind.from_pretrained(
         folder,
         dtype=dtype,
@@ -274,6 +275,13 @@ def _open_transformers(folder: str, table: Table, model: Any, dtype: Any) -> Any
         # Without one GPT-2 classifies no more than one text.
         reference.config.pad_token_id = -1
     return reference.eval()
+
+
+def _pools_by_weights(kind: Any, folder: str) -> bool:
+    """Tell whether a class's pooler has weights, and is not a mean alone."""
+    with import_reference('torch').device('meta'):
+        model = kind(kind.config_class.from_pretrained(folder))
+    return any('pooler.' in name for name, _ in model.named_parameters())
 
 
 def reference_outputs(

@@ -389,9 +389,9 @@ def test_model_type_decides_where_a_file_names_no_processor():
     bare = {key: value for key, value in HF_RESNET.items() if key != 'feature_extractor_type'}
     assert ImagePreprocessor.from_hf(bare, 'resnet') == ImagePreprocessor.from_hf(HF_RESNET)
     with pytest.raises(
-        ValueError, match=r"expected image_processor_type, .*found model_type 'swin'"
+        ValueError, match=r"expected image_processor_type, .*found model_type 'swinv2'"
     ):
-        ImagePreprocessor.from_hf(bare, 'swin')
+        ImagePreprocessor.from_hf(bare, 'swinv2')
 
 
 HF_REFUSED = {

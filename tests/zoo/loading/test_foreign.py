@@ -109,8 +109,8 @@ MODEL_TYPES = [
     {
         'of transformers': (
             'vit-hf',
-            {'model_type': 'swin'},
-            ["'swin'", *MODEL_TYPES],
+            {'model_type': 'swinv2'},
+            ["'swinv2'", *MODEL_TYPES],
         ),
         'a list': ('vit-hf', {'model_type': ['vit']}, ["['vit']", *MODEL_TYPES]),
         'none': ('vit-hf', {'model_type': None}, ['None', *MODEL_TYPES]),
@@ -122,10 +122,10 @@ MODEL_TYPES = [
         'of timm, a list': ('vit-timm', {'architecture': ['vit']}, ['no architecture "[\'vit\']"']),
         'of another family of timm': (
             'vit-timm',
-            {'architecture': 'swin_tiny_patch4_window7_224'},
+            {'architecture': 'swinv2_tiny_window8_256'},
             [
-                'ResNet, VisionTransformer',
-                "'swin_tiny_patch4_window7_224', which is a SwinTransformer",
+                'ResNet, SwinTransformer, VisionTransformer',
+                "'swinv2_tiny_window8_256', which is a SwinTransformer",
             ],
         ),
     }

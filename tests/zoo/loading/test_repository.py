@@ -381,18 +381,18 @@ def test_a_small_disk_for_the_cache_is_enough(row, server, repos, tmp_path):
 
 
 def test_another_kind_of_model_is_refused_before_its_weights_are_downloaded(server, repos):
-    config = json.dumps({'model_type': 'swin'}).encode()
+    config = json.dumps({'model_type': 'swinv2'}).encode()
     server.put(REPO, {**repos[REPO][3], 'config.json': config})
     said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert re.search(r"model_type .*gpt2, .* in config\.json, found 'swin'", said)
+    assert re.search(r"model_type .*gpt2, .* in config\.json, found 'swinv2'", said)
     assert downloads(server) == ['config.json']
 
 
 def test_another_architecture_of_timm_is_refused_before_its_weights_are_downloaded(server, repos):
-    config = json.dumps({'architecture': 'swin_tiny_patch4_window7_224'}).encode()
+    config = json.dumps({'architecture': 'swinv2_tiny_window8_256'}).encode()
     server.put(REPO, {**repos[REPO][3], 'config.json': config})
     said = message(CheckpointError, lambda: bx.zoo.load(REPO))
-    assert "'swin_tiny_patch4_window7_224'" in said
+    assert "'swinv2_tiny_window8_256'" in said
     assert downloads(server) == ['config.json']
 
 

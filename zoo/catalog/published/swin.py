@@ -1,0 +1,60 @@
+"""Published Swins: Microsoft's, as timm has them. Those of transformers load by their repositories' names."""
+
+from blox.zoo.catalog.published.row import IMAGENET, Published, group, square
+
+_224 = square(224, 248, 'bicubic', IMAGENET, keep_ratio=True)
+_384 = square(384, 384, 'bicubic', IMAGENET, keep_ratio=True)
+
+ROWS: tuple[Published, ...] = (
+    *group(
+        {
+            'swin-tiny': ('swin-tiny', 'timm/swin_tiny_patch4_window7_224.ms_in1k'),
+            'swin-small': ('swin-small', 'timm/swin_small_patch4_window7_224.ms_in1k'),
+        },
+        layout='timm',
+        preprocessor=_224,
+        license='mit',
+        paper='arXiv:2103.14030',
+        summary='ImageNet-1k at 224 x 224',
+    ),
+    *group(
+        {
+            'swin-base': ('swin-base', 'timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k'),
+            'swin-large': ('swin-large', 'timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k'),
+        },
+        layout='timm',
+        preprocessor=_224,
+        license='mit',
+        paper='arXiv:2103.14030',
+        summary='ImageNet-22k, then ImageNet-1k at 224 x 224',
+    ),
+    *group(
+        {
+            'swin-base-384': (
+                'swin-base-384',
+                'timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k',
+            ),
+            'swin-large-384': (
+                'swin-large-384',
+                'timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k',
+            ),
+        },
+        layout='timm',
+        preprocessor=_384,
+        license='mit',
+        paper='arXiv:2103.14030',
+        summary='ImageNet-22k, then ImageNet-1k at 384 x 384',
+    ),
+    *group(
+        {
+            'swin-s3-tiny': ('swin-s3-tiny', 'timm/swin_s3_tiny_224.ms_in1k'),
+            'swin-s3-small': ('swin-s3-small', 'timm/swin_s3_small_224.ms_in1k'),
+            'swin-s3-base': ('swin-s3-base', 'timm/swin_s3_base_224.ms_in1k'),
+        },
+        layout='timm',
+        preprocessor=_224,
+        license='mit',
+        paper='arXiv:2111.14725',
+        summary='ImageNet-1k at 224 x 224, windows found by search',
+    ),
+)
