@@ -9,7 +9,13 @@ import optax
 import blox as bx
 from programs.shared import DECAY, RATE, Program, count, inputs, targets, versions_of
 
-NAMES = {'vit': 'vit-b16', 'resnet': 'resnet50', 'convnext': 'convnext-tiny', 'gpt2': 'gpt2'}
+NAMES = {
+    'vit': 'vit-b16',
+    'resnet': 'resnet50',
+    'convnext': 'convnext-tiny',
+    'swin': 'swin-tiny',
+    'gpt2': 'gpt2',
+}
 FIELDS = [
     'width',
     'depth',

@@ -1,6 +1,6 @@
 """torch at its best on a CPU: inference mode, channels_last images, fused attention and AdamW.
 
-ResNets are torchvision's, ViTs and ConvNeXts timm's, GPT-2 and BERT those of transformers.
+ResNets are torchvision's, ViTs, ConvNeXts and Swins timm's, GPT-2 and BERT those of transformers.
 """
 
 import os
@@ -26,12 +26,15 @@ def create(model: str, sizes: dict[str, Any]) -> torch.nn.Module:
         resnet = import_reference('torchvision').models.resnet
         block = resnet.Bottleneck if sizes['block'] == 'bottleneck' else resnet.BasicBlock
         return resnet.ResNet(block, sizes['depths'], num_classes=sizes['num_classes'])
-    if model in ('vit', 'convnext'):
+    if model in ('vit', 'convnext', 'swin'):
         timm = import_reference('timm')
         common = {'num_classes': sizes['num_classes']}
         if model == 'convnext':
             widths = {'depths': sizes['depths'], 'dims': sizes['widths']}
             return timm.models.ConvNeXt(**common, **widths)
+        if model == 'swin':
+            sides = {'depths': sizes['depths'], 'img_size': sizes['image_size']}
+            return timm.models.SwinTransformer(**common, **sides)
         return timm.models.VisionTransformer(
             img_size=sizes['image_size'],
             embed_dim=sizes['width'],
@@ -68,7 +71,7 @@ def create(model: str, sizes: dict[str, Any]) -> torch.nn.Module:
 def build(work: str, model: str, sizes: dict[str, Any]) -> Program:
     net = create(model, sizes)
     x = torch.from_numpy(inputs(model, sizes, channels_first=True))
-    if model in ('resnet', 'convnext', 'vit'):
+    if model in ('resnet', 'convnext', 'swin', 'vit'):
         net, layout = net.to(memory_format=torch.channels_last), torch.channels_last
         x = x.contiguous(memory_format=layout)
     parameters = count(net.parameters())

@@ -13,7 +13,7 @@ INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 
 _HF_FILE = 'preprocessor_config.json'
 _HF_TYPES = {'vit': 'ViT', 'deit': 'DeiT', 'resnet': 'ConvNext', 'convnext': 'ConvNext'}
-_HF_TYPES |= {'convnextv2': 'ConvNext', 'bit': 'Bit', 'dinov2': 'Bit'}
+_HF_TYPES |= {'convnextv2': 'ConvNext', 'bit': 'Bit', 'dinov2': 'Bit', 'swin': 'ViT'}
 # Defaults of transformers 5 for what a file leaves out.
 _HF_COMMON: dict[str, Any] = {
     'do_resize': True,

@@ -194,7 +194,7 @@ class Block(Module):
             x = _roll(x, -shift[0], -shift[1])
         padding = ((0, 0), (0, -height % rows), (0, -width % columns), (0, 0))
         x = jnp.pad(x, padding)
-        size = x.shape[1:3]
+        size = x.shape[1], x.shape[2]
         mask = None if shift is None else _mask(size, self.window, shift)
         x, params = self.attn(params, _cut(x, self.window), mask, is_training=is_training)
         x = _join(x, self.window, size)[:, :height, :width]
