@@ -29,22 +29,25 @@ def _spec(kind: Any, path: str, config: Any) -> Params:
 
 
 def table_of(model: Any, layout: str) -> Table:
-    """Return the table of a model's family for a layout, or its library's other one that can hold the model.
+    """Return the table of a model's family for a layout.
 
-    ValueError lists the layouts that can.
+    The first layout of a library stands for all that it has in the family: of these the one that can hold
+    the model is taken. ValueError says what of the model's config none can hold, and lists the layouts that can.
     """
     known = layouts(model.path)
     if layout not in known:
         raise ValueError(f'{model.path!r} has the layouts {", ".join(known)}, not {layout!r}')
-    wanted, able = known[layout], layouts_of(model)
-    if not (beyond := wanted.beyond(model.config)):
-        return wanted
-    for name in able:
-        if wanted.library is not None and known[name].library is wanted.library:
-            return known[name]
-    found = ', '.join(f'{name} {value!r}' for name, value in beyond.items())
-    able = ', '.join(able)
-    raise ValueError(f'no {layout!r} checkpoint of {model.path!r} has {found}; {able} may have')
+    library = known[layout].library
+    alike = [name for name, table in known.items() if library and table.library is library]
+    names = alike if layout in alike[:1] else [layout]
+    nearest = min(names, key=lambda name: len(known[name].beyond(model.config)))
+    if beyond := known[nearest].beyond(model.config):
+        found = ', '.join(f'{name} {value!r}' for name, value in beyond.items())
+        able = ', '.join(layouts_of(model))
+        raise ValueError(
+            f'no {nearest!r} checkpoint of {model.path!r} has {found}; {able} may have'
+        )
+    return known[nearest]
 
 
 def layouts_of(model: Any) -> list[str]:

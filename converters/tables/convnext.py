@@ -94,8 +94,9 @@ def _layers(stem: str, down: str, block: str, conv_dw: str, head: str) -> tuple[
 
 def _started(none: float | None) -> Via:
     """Translate the start of layer scale, or `none`, to whether there is one."""
+    read = lambda start, known: start is not None and (none is None or start > none)  # noqa: E731
     write = lambda has, known: 1e-6 if has else none  # noqa: E731
-    return Via(lambda start, known: bool(start), write, takes_null=True)
+    return Via(read, write, takes_null=True)
 
 
 def _start(known: Mapping[str, Any]) -> float:
@@ -113,9 +114,31 @@ _NORMS: Mapping[str | None, str] = {
     'simplenorm': 'simple',
     'simplenorm2d': 'simple',
 }
-# timm takes one size for all four stages, or four.
+
+
+def _check_patch(size: Any, known: Mapping[str, Any]) -> tuple[int, int]:
+    height, width = PAIR.read(size, known)
+    # With others timm's first stage has a stride too, or its last one dilation in the place of a stride.
+    if height != width or height not in (1, *range(3, 8)):
+        raise ValueError('1, or an integer from 3 to 7')
+    return height, width
+
+
+_PATCHES = Via(
+    _check_patch, lambda size, known: PAIR.write(_check_patch(size, known), known), takes_any=True
+)
+
+
+def _read_kernels(sizes: Any, known: Mapping[str, Any]) -> tuple[int, ...]:
+    # timm takes one size for all four stages, or four.
+    found = [sizes] * 4 if type(sizes) is int else sizes
+    if not isinstance(found, list | tuple) or [type(size) for size in found] != [int] * 4:
+        raise ValueError('an odd integer, or 4 of them')
+    return tuple(found)
+
+
 _KERNELS = Via(
-    lambda sizes, known: (sizes,) * 4 if type(sizes) is int else stages(4).read(sizes, known),
+    _read_kernels,
     lambda sizes, known: sizes[0] if len({*sizes}) == 1 else list(sizes),
     takes_any=True,
 )
@@ -130,7 +153,7 @@ def _read_hidden(size: Any, known: Mapping[str, Any]) -> int:
 _HIDDEN = Via(_read_hidden, lambda size, known: size or None)
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
-    Field('patch_size', 'patch_size', 4, PAIR),
+    Field('patch_size', 'patch_size', 4, _PATCHES),
     Field('depths', 'depths', [3, 3, 9, 3], stages(4)),
     Field('widths', 'dims', [96, 192, 384, 768], stages(4)),
     Field('kernel_sizes', 'kernel_sizes', 7, _KERNELS),

@@ -156,6 +156,8 @@ _TIMM_FIELDS = (
 
 def _check_tiled(sides: tuple[int, ...], known: Mapping[str, Any]) -> tuple[int, ...]:
     """Return windows if maps are tiled by them, and both sides of a map or none of them are longer."""
+    if min((*known['image_size'], *known['patch_size'], *sides), default=0) < 1:
+        return sides  # The config says which of them is wrong.
     sizes = [n // patch for n, patch in zip(known['image_size'], known['patch_size'])]
     for s, side in enumerate(sides):
         size = [-(-n // (1 << s)) for n in sizes]
@@ -194,7 +196,7 @@ _HF_FIELDS = (
     Field('dropout_rate', 'hidden_dropout_prob', 0.0),
     Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.0),
     Field('drop_path_rate', 'drop_path_rate', 0.1),
-    Field((), 'hidden_size', lambda known: known['width'] << len(known['depths']) - 1),
+    Field((), 'hidden_size', lambda known: known['width'] << max(len(known['depths']) - 1, 0)),
     Field((), 'num_layers', lambda known: len(known['depths'])),
     *fixed(use_absolute_embeddings=False, path_norm=True),
 )

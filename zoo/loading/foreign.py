@@ -192,10 +192,10 @@ def _preprocessor(
     except ValueError as error:
         _LOG.warning('%s: its preprocessing is not known here: %s', source.path, error)
         return None
-    if found is None or 'image_size' not in family.resized or found.size == config.image_size:
+    if found is None or not family.one_size or found.size == config.image_size:
         return found
     what = '%s: images are prepared as %s there, but its weights are for %s, and so they are here; '
-    what += 'with image_size=%s the weights are resized instead'
+    what += 'loaded with image_size=%s the model takes what is prepared there'
     _LOG.warning(what, source.path, found.size, config.image_size, found.size)
     return found.for_size(config.image_size)
 

@@ -34,7 +34,8 @@ class SwinConfig(Config):
     """Choices that make a Swin.
 
     Attributes:
-      image_size, patch_size: height and width; patches tile the image.
+      image_size, patch_size: height and width; patches tile the image. Maps that windows do not tile are
+        shifted and then padded, as timm does it; transformers pads first.
       width: channels of the first stage; each later one has twice as many.
       depths, stage_heads, windows: blocks, heads, and the side of windows of each stage. Where a side
         of the stage's map is no longer than that, the window is as long as the map, and is not shifted.
@@ -151,6 +152,7 @@ class Block(Module):
         size = config.map_size(stage)
         self.window = (min(side, size[0]), min(side, size[1]))
         self.shift = (side // 2 if size[0] > side else 0, side // 2 if size[1] > side else 0)
+        # A float, for `bx.scan` runs blocks that differ in such numbers as one.
         self.shifted = shifted
         self.norm1 = LayerNorm(graph.child('norm1'), eps=config.norm_eps)
         heads = config.stage_heads[stage]
@@ -232,13 +234,16 @@ def _mask(
     size: tuple[int, int], window: tuple[int, int], shift: tuple[Any, Any]
 ) -> Float[Array, 'windows area area']:
     """Return -100 where query and key of a shifted window were no neighbours before the shift."""
-    rows, columns = (
-        (places >= length - side).astype(jnp.int32) + (places >= length - moved).astype(jnp.int32)
-        for length, side, moved in zip(size, window, shift)
-        for places in (jnp.arange(length, dtype=jnp.int32),)
-    )
+    rows, columns = (_regions(*along) for along in zip(size, window, shift))
     regions = _cut((3 * rows[:, None] + columns[None])[None, :, :, None], window)[0, :, :, 0]
     return jnp.where(regions[:, :, None] == regions[:, None], 0.0, -100.0)
+
+
+def _regions(length: int, side: int, shift: Any) -> jax.Array:
+    """Number the places along a side: 0 before the last window, in it 1, and 2 where they came from the start."""
+    places = jnp.arange(length, dtype=jnp.int32)
+    is_last, is_moved = places >= length - side, places >= length - shift
+    return is_last.astype(jnp.int32) + is_moved.astype(jnp.int32)
 
 
 class Downsample(Module):
@@ -366,4 +371,5 @@ FAMILY = Family(
     VARIANTS,
     head=Head('num_classes', 'swin/head/*'),
     resized={'in_channels': Resized('swin/patch_embed/w', resize_channels)},
+    one_size=True,
 )

@@ -403,4 +403,5 @@ FAMILY = Family(
         'image_size': Resized('vit/pos_embed', resize_positions),
         'in_channels': Resized('vit/patch_embed/w', resize_channels),
     },
+    one_size=True,
 )

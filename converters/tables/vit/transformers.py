@@ -1,5 +1,6 @@
 """ViT and DINOv2, as transformers has them."""
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from blox.converters.mapping.fields import PAIR, Field, Via, fixed
+from blox.converters.mapping.heads import architectures
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import (
     ACTIVATION,
@@ -238,9 +240,11 @@ def _read_dinov2(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the weights tell: a head sees class token and patches; where positions are, how MLPs lie."""
     classes = read_classes(source, ours)
     is_apart = any('.mlp.gate_proj.' in name for name in source.tensors)
+    # It may have no classes, and pool for a head all the same.
+    is_classifier = any(name.endswith('Classification') for name in architectures(source.config))
     return {
         **classes,
-        'pool': 'cls_avg' if classes['num_classes'] else 'cls',
+        'pool': 'cls_avg' if classes['num_classes'] or is_classifier else 'cls',
         'positions': 'class' if ours.get('registers') else 'all',
         'mlp': 'gated_apart' if is_apart and ours['mlp'] == 'gated' else ours['mlp'],
     }
@@ -270,6 +274,18 @@ _HF_RENAMED = (
 _DINOV2_RENAMED = tuple(names for names in _HF_RENAMED if names[0].startswith('attention.'))
 
 
+def _is_classifier(config: Any) -> bool:
+    return config.pool == 'cls_avg'
+
+
+def _dinov2_header(kind: str, name: str, config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+    made = hf_header(kind, f'{name}ForImageClassification', f'{name}Model')(config, theirs)
+    if _is_classifier(config) and not config.num_classes:
+        made['architectures'] = [f'{name}ForImageClassification']
+        made |= {'id2label': {}, 'label2id': {}}
+    return made
+
+
 def _dinov2_table(
     kind: str, name: str, limits: Mapping[str, tuple[Any, ...]], fields: tuple[Field, ...]
 ) -> Table:
@@ -281,7 +297,9 @@ def _dinov2_table(
             (rf'^{kind}\.', ''),
             *((re.escape(new), old) for old, new in _DINOV2_RENAMED),
         ),
-        published=under(kind),
+        published=lambda config: (
+            ((r'^(?!classifier\.)', f'{kind}.'),) if _is_classifier(config) else ()
+        ),
         live=tuple((re.escape(old), new) for old, new in _DINOV2_RENAMED),
         facts={'activation': 'gelu', 'norm_eps': 1e-6},
         library=TRANSFORMERS,
@@ -290,7 +308,7 @@ def _dinov2_table(
         # They speak of training's start, and of what a backbone for other models shows.
         neutral=('use_mask_token', 'apply_layernorm', 'reshape_hidden_states'),
         beside=_read_dinov2,
-        header=hf_header(kind, f'{name}ForImageClassification', f'{name}Model'),
+        header=functools.partial(_dinov2_header, kind, name),
         ignored=(r'embeddings\.mask_token',),
         buffers=_mask_token,
     )

@@ -86,6 +86,9 @@ def test_the_modules_of_sentence_transformers_say_how_to_pool(row, edited):
         'gpt2, an unknown field': ('gpt2-hf', {'alibi': True}, 'alibi'),
         'bert, positions': ('bert-hf', {'position_embedding_type': 'relative_key'}, 'relative_key'),
         'bert, a decoder': ('bert-hf', {'is_decoder': True}, 'is_decoder'),
+        'swin, patches of nothing': ('swin-hf', {'patch_size': 0}, 'patch_size'),
+        'swin, windows of nothing': ('swin-hf', {'window_size': 0}, 'windows'),
+        'swin, no stages': ('swin-hf', {'depths': [], 'num_layers': 0}, 'depths'),
         'a billion blocks': ('gpt2-hf', {'n_layer': 10**9}, 'depth'),
     }
 )
@@ -176,17 +179,20 @@ def test_preprocessing_of_other_channels_is_refused(edited):
     assert 'expected a preprocessor of 3 channels, found 1' in said
 
 
-def test_images_get_the_one_size_that_a_model_sees(edited, caplog):
+@pytest.mark.parametrize('name', ['vit-dinov2', 'swin-hf'])
+def test_images_get_the_one_size_that_a_model_sees(edited, caplog, name):
     made = bx.zoo.card('vit-b16').preprocessor
     assert made is not None
-    fields = made.for_size((16, 16)).to_hf()
-    folder = edited('vit-dinov2', {}, preprocessor_config=fields)
+    prepare = made.for_size((24, 24))
+    folder = edited(name, {}, preprocessor_config=prepare.to_hf())
     # As facebook/dinov2-base has it: weights for 518 pixels, images of 224.
-    assert bx.zoo.preprocessor(folder).size == (12, 12)
-    assert 'prepared as (16, 16) there' in caplog.text
-    model, params = bx.zoo.load(folder, image_size=(16, 16))
-    images = bx.zoo.preprocessor(folder, image_size=(16, 16))(np.zeros((20, 20, 3), np.uint8))
-    np.testing.assert_array_equal(images, made.for_size((16, 16))(np.zeros((20, 20, 3), np.uint8)))
+    size = bx.zoo.read_card(folder).config.image_size
+    assert bx.zoo.preprocessor(folder).size == size != (24, 24)
+    assert 'prepared as (24, 24) there' in caplog.text
+    model, params = bx.zoo.load(folder, image_size=24)
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
+    images = bx.zoo.preprocessor(folder, image_size=24)(image)
+    np.testing.assert_array_equal(images, prepare(image))
     jax.eval_shape(model, params, images)
 
 
