@@ -63,8 +63,6 @@ _FLAX_SPELLINGS: tuple[Respelling, ...] = (
     (r'/MultiHeadDotProductAttention_1/', '/MultiHeadDotProductAttention_0/'),
     (r'/MlpBlock_3/', '/MlpBlock_0/'),
 )
-
-
 _FLAX: dict[str, Any] = {
     'limits': PLAIN,
     'spellings': _FLAX_SPELLINGS,

@@ -16,8 +16,6 @@ COMMON: Mapping[str, tuple[Any, ...]] = {
     'inner_norms': (False,),
     'norm': ('layer',),
 }
-
-
 PLAIN: Mapping[str, tuple[Any, ...]] = {
     **COMMON,
     'mlp': ('plain',),

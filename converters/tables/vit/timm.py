@@ -79,8 +79,6 @@ _TIMM_LAYERS = (
     Rule('vit/head', 'head'),
     Rule('vit/head_dist', 'head_dist'),
 )
-
-
 # Norms by their kind and eps. Those without a name are classes of timm's code, which its config.json
 # cannot say: the name of the architecture does. So it is with MLPs.
 _NORM_LAYERS: Mapping[tuple[str, float], Any] = {
@@ -89,8 +87,6 @@ _NORM_LAYERS: Mapping[tuple[str, float], Any] = {
     ('rms', 1e-6): 'rmsnorm',
     ('rms', 1e-5): {'name': 'RmsNorm', 'eps': 1e-5},
 }
-
-
 _MLP_LAYERS: Mapping[str, Any] = {
     'gated': {'name': 'GluMlp', 'act_layer': 'SiLU', 'gate_last': False},
     'gated_apart': 'SwiGLU',
@@ -116,8 +112,6 @@ def _write_norm(value: Any, known: Mapping[str, Any]) -> str | None:
 
 
 _NORM_KIND = Via(lambda value, known: _read_norm(value)[0], _write_norm)
-
-
 _NORM_EPS = Via(lambda value, known: _read_norm(value)[1], _write_norm)
 
 
@@ -130,8 +124,6 @@ def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
 _PATCH_NORM = Via(
     _read_patch_norm, lambda value, known: _write_norm(value, known) if value else None
 )
-
-
 _MLP_LAYER = Via(
     lambda value, known: 'plain' if value is None else _read_class(_MLP_LAYERS, value),
     lambda value, known: None,
@@ -158,8 +150,6 @@ def _write_mlp_dim(mlp_dim: int, known: Mapping[str, Any]) -> float:
 
 
 _RATIO = times('width')
-
-
 # Which tokens the last norm is of: timm says apart whether there is one, and whether it comes after the
 # pool, as it does before averaging unless told otherwise.
 _FINAL_NORM = Via(

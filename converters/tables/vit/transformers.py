@@ -83,8 +83,6 @@ _DINOV2: Mapping[str, tuple[Any, ...]] = {
     'final_norm': ('tokens',),
     'pre_logits': (0,),
 }
-
-
 _HF_LAYERS = (
     Rule('vit/patch_embed', 'embeddings.patch_embeddings.projection', NHWC),
     Rule('vit/block{i}/norm1', 'encoder.layer.{i}.layernorm_before'),
@@ -94,8 +92,6 @@ _HF_LAYERS = (
     Rule('vit/block{i}', 'encoder.layer.{i}'),
     Rule('vit/head', 'classifier'),
 )
-
-
 _DINOV2_LAYERS = (
     Rule('vit/patch_embed', 'embeddings.patch_embeddings.projection', NHWC),
     Rule('vit/block{i}/attn', 'encoder.layer.{i}.attention'),
@@ -269,8 +265,6 @@ _HF_RENAMED = (
     ('intermediate.dense', 'mlp.fc1'),
     ('output.dense', 'mlp.fc2'),
 )
-
-
 _DINOV2_RENAMED = tuple(names for names in _HF_RENAMED if names[0].startswith('attention.'))
 
 
