@@ -232,6 +232,12 @@ class ConvNeXt(ImageModel):
         x, params = self.stem(params, images)
         for s, blocks in enumerate(self.stages):
             if s:
+                # What an odd side has too much is left out.
+                if min(x.shape[1:3]) < 2:
+                    raise ValueError(
+                        f'{self.path!r} has nothing left for stage{s + 1} of images of '
+                        f'{images.shape[1:3]}: expected larger ones'
+                    )
                 down = self.downsamples[s - 1 : s]
                 x, params = run_blocks(down, self.config, params, x, is_training=is_training)
             x, params = run_blocks(blocks, self.config, params, x, is_training=is_training)

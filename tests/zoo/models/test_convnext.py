@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import blox as bx
 from blox.zoo.models.convnext import GlobalResponseNorm
@@ -18,3 +19,11 @@ def test_channels_of_zeros_have_a_gradient():
         return jnp.square(outputs).sum()
 
     assert np.isfinite(jax.grad(loss)(images, params)).all()
+
+
+def test_images_too_small_for_its_stages_are_refused():
+    model = bx.zoo.create('convnext-atto', depths=1, image_size=32)
+    params = bx.spec(model, *model.example_inputs())
+    jax.eval_shape(model, params, jnp.zeros((1, 32, 33, 3)))
+    with pytest.raises(ValueError, match=r'nothing left for stage4 of images of \(31, 64\)'):
+        jax.eval_shape(model, params, jnp.zeros((1, 31, 64, 3)))
