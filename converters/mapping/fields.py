@@ -199,6 +199,21 @@ def _read_pair(value: Any, known: Known) -> tuple[int, int]:
 PAIR = Via(
     _read_pair, lambda size, known: size[0] if size[0] == size[1] else list(size), takes_any=True
 )
+
+
+def pair_of(holds: Callable[[int, int], bool], expected: str) -> Via:
+    """Translate height and width as PAIR does, where something holds of them."""
+
+    def check(size: Any, known: Known) -> tuple[int, int]:
+        height, width = _read_pair(size, known)
+        if not holds(height, width):
+            raise ValueError(expected)
+        return height, width
+
+    write = lambda size, known: PAIR.write(check(size, known), known)  # noqa: E731
+    return Via(check, write, takes_any=True)
+
+
 TUPLE = Via(lambda values, known: tuple(values), lambda values, known: list(values))
 
 

@@ -1,6 +1,7 @@
 """Parts of tables that several families share: rules of torch's layers, fields, headers."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from blox.converters.mapping.fields import PAIR, Field, one_of
@@ -93,26 +94,53 @@ def read_classes(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     return {'num_classes': read_classes_of(source) if has_head else 0}
 
 
-def under(prefix: str | Callable[[Any], str]) -> Callable[[Any], tuple[Respelling, ...]]:
+def _has_classes(config: Any) -> bool:
+    return config.num_classes > 0
+
+
+def under(
+    prefix: str | Callable[[Any], str], has_head: Callable[[Any], bool] = _has_classes
+) -> Callable[[Any], tuple[Respelling, ...]]:
     """Spell names as transformers publishes them: below the body's own, where there is a head."""
 
     def published(config: Any) -> tuple[Respelling, ...]:
         name = prefix if isinstance(prefix, str) else prefix(config)
-        return ((r'^(?!classifier\.)', f'{name}.'),) if config.num_classes else ()
+        return ((r'^(?!classifier\.)', f'{name}.'),) if has_head(config) else ()
 
     return published
 
 
+# Pairs of what published names have, and live modules of transformers 5 in its place.
+_Renamed = Sequence[tuple[str, str]]
+
+
+def live_names(renamed: _Renamed) -> tuple[Respelling, ...]:
+    """Spell published names as live modules do."""
+    return tuple((re.escape(old), new) for old, new in renamed)
+
+
+def published_names(renamed: _Renamed) -> tuple[Respelling, ...]:
+    """Spell live modules' names as they are published."""
+    return tuple((re.escape(new), old) for old, new in renamed)
+
+
 def hf_header(
-    model_type: str, classifier: str, body: str
+    model_type: str,
+    classifier: str,
+    body: str,
+    has_head: Callable[[Any], bool] = _has_classes,
 ) -> Callable[[Any, Mapping[str, Any]], dict[str, Any]]:
-    """Head config.json with the classes' names in transformers, and labels without names."""
+    """Head config.json with the classes' names in transformers, and labels without names.
+
+    Where there is a head of no classes, it says so, for transformers takes two for granted.
+    """
 
     def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            'architectures': [classifier if config.num_classes else body],
+            'architectures': [classifier if has_head(config) else body],
             'model_type': model_type,
             **theirs,
+            **({'id2label': {}, 'label2id': {}} if has_head(config) else {}),
             **label_fields(config.num_classes),
         }
 

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from blox.converters.mapping.fields import PAIR, TUPLE, Field, Via, fixed, one_of, stages
+from blox.converters.mapping.fields import PAIR, TUPLE, Field, Via, fixed, one_of, pair_of, stages
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     ACTIVATION,
@@ -115,17 +115,10 @@ _NORMS: Mapping[str | None, str] = {
     'simplenorm2d': 'simple',
 }
 
-
-def _check_patch(size: Any, known: Mapping[str, Any]) -> tuple[int, int]:
-    height, width = PAIR.read(size, known)
-    # With others timm's first stage has a stride too, or its last one dilation in the place of a stride.
-    if height != width or height not in (1, *range(3, 8)):
-        raise ValueError('1, or an integer from 3 to 7')
-    return height, width
-
-
-_PATCHES = Via(
-    _check_patch, lambda size, known: PAIR.write(_check_patch(size, known), known), takes_any=True
+# With others timm's first stage has a stride too, or its last one dilation in the place of a stride.
+_PATCHES = pair_of(
+    lambda height, width: height == width and height in (1, *range(3, 8)),
+    '1, or an integer from 3 to 7',
 )
 
 

@@ -1,6 +1,5 @@
 """Swin: timm and transformers."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,10 @@ from blox.converters.mapping.parts import (
     TIMM_IMAGES,
     dense,
     hf_header,
+    live_names,
     merged,
     norm,
+    published_names,
     read_classes,
     timm_header,
     under,
@@ -242,9 +243,9 @@ TABLES = {
         header=hf_header('swin', 'SwinForImageClassification', 'SwinModel'),
         facts={'activation': 'gelu', 'norm_eps': 1e-5},
         layers=_hf_layers,
-        spellings=((r'^swin\.', ''), *((re.escape(new), old) for old, new in _HF_RENAMED)),
+        spellings=((r'^swin\.', ''), *published_names(_HF_RENAMED)),
         published=under('swin'),
-        live=tuple((re.escape(old), new) for old, new in _HF_RENAMED),
+        live=live_names(_HF_RENAMED),
         # What older files keep of what is computed.
         ignored=(r'.*\.relative_position_index', r'.*\.attn_mask'),
     ),

@@ -135,6 +135,14 @@ class TextModel(ZooModel):
         return collect(self._steps(params, tokens, False), self.feature_info(), names)
 
 
+def check_size(model: Any, images: jax.Array) -> None:
+    """Raise ValueError for images of another size than the one that a model sees."""
+    if images.shape[1:3] != model.config.image_size:
+        raise ValueError(
+            f'{model.path!r} expects images of {model.config.image_size}, found {images.shape[1:3]}'
+        )
+
+
 def check_tokens(model: Any, tokens: jax.Array, **others: jax.Array | None) -> None:
     """Raise ValueError for more tokens than a model sees, and masks or types of another shape."""
     if not 0 < tokens.shape[-1] <= model.config.context:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import blox as bx
 from blox import converters
 from blox.wording import some
-from blox.zoo.catalog.card import Card
 from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, say, status
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
@@ -154,7 +153,7 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
         if against:
             _check_fits(against, folder, layout, net)
         elif not layout:
-            folder, layout = Path(exported), format or _format_of(found.card)
+            folder, layout = Path(exported), format or _format_of(found.card.layout)
             bx.zoo.export(folder, net, params, layout)
         report = _report(folder, layout, net, params)
     say(json.dumps(report.fields(), indent=2) if as_json else report)
@@ -175,8 +174,7 @@ def _check_says(place: Place) -> None:
 
 def _saved(place: Place, format: str | None) -> tuple[Path, str]:
     """Return the folder that a library saved, and its layout; '' if it is none of `format`."""
-    is_asked = format is None or (format == 'timm') == (place.layout == 'timm')
-    return place.folder, place.layout if is_asked else ''
+    return place.folder, place.layout if format in (None, _format_of(place.layout)) else ''
 
 
 def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
@@ -198,6 +196,6 @@ def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
         return parity.verify(folder, layout, model, params)
 
 
-def _format_of(card: Card) -> str:
-    """Return the format of the library that the weights came from, transformers' unless that is timm."""
-    return 'timm' if card.layout == 'timm' else 'hf'
+def _format_of(layout: str) -> str:
+    """Return the format of the library that a layout is of, transformers' unless that is timm."""
+    return 'timm' if layout == 'timm' else 'hf'

@@ -25,7 +25,13 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
-from blox.zoo.architecture.model import ImageModel, cast_like, drop_path_rates, run_blocks
+from blox.zoo.architecture.model import (
+    ImageModel,
+    cast_like,
+    check_size,
+    drop_path_rates,
+    run_blocks,
+)
 from blox.zoo.architecture.resizing import resize_channels
 
 
@@ -312,11 +318,7 @@ class Swin(ImageModel):
             self.head = Linear(graph.child('head'), config.num_classes, w_init=_trunc_normal)
 
     def _steps(self, params: Params, images: jax.Array, is_training: bool) -> Steps:
-        if images.shape[1:3] != self.config.image_size:
-            raise ValueError(
-                f'{self.path!r} expects images of {self.config.image_size}, '
-                f'found {images.shape[1:3]}'
-            )
+        check_size(self, images)
         images = cast_like(images, params, f'{self.patch_embed.path}/w')
         x, params = self.patch_embed(params, images)
         x, params = self.patch_norm(params, x)

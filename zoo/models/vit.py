@@ -37,7 +37,13 @@ from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width, patches_fit_image
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
-from blox.zoo.architecture.model import ImageModel, block_steps, cast_like, drop_path_rates
+from blox.zoo.architecture.model import (
+    ImageModel,
+    block_steps,
+    cast_like,
+    check_size,
+    drop_path_rates,
+)
 from blox.zoo.architecture.resizing import resize_channels, resize_positions
 
 
@@ -316,10 +322,7 @@ class ViT(ImageModel):
         self, params: Params, images: Float[Array, 'batch height width channels']
     ) -> tuple[Float[Array, 'batch tokens features'], Params]:
         config = self.config
-        if images.shape[1:3] != config.image_size:
-            raise ValueError(
-                f'{self.path!r} expects images of {config.image_size}, found {images.shape[1:3]}'
-            )
+        check_size(self, images)
         x, params = self.patch_embed(params, images)
         x = x.reshape(x.shape[0], -1, config.width)  # [batch, patches, width]
         if config.patch_norm:

@@ -1,13 +1,11 @@
 """ViT and DINOv2, as transformers has them."""
 
-import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from blox.converters.mapping.fields import PAIR, Field, Via, fixed
+from blox.converters.mapping.fields import PAIR, Field, Via, fixed, pair_of
 from blox.converters.mapping.heads import architectures
 from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import (
@@ -15,8 +13,10 @@ from blox.converters.mapping.parts import (
     NHWC,
     dense,
     hf_header,
+    live_names,
     merged,
     norm,
+    published_names,
     read_classes,
     under,
 )
@@ -139,20 +139,9 @@ _HF_FIELDS = (
     Field('attention_dropout_rate', 'attention_probs_dropout_prob', 0.0),
     *fixed(pooler_act='tanh'),
 )
-
-
-def _check_square(size: Any, known: Mapping[str, Any]) -> tuple[int, int]:
-    height, width = PAIR.read(size, known)
-    if height != width:
-        # It takes the root of how many positions there are for the sides of their grid.
-        raise ValueError('a square, for transformers resizes positions of others')
-    return height, width
-
-
-_SQUARE = Via(
-    _check_square,
-    lambda size, known: PAIR.write(_check_square(size, known), known),
-    takes_any=True,
+# It takes the root of how many positions there are for the sides of their grid.
+_SQUARE = pair_of(
+    lambda height, width: height == width, 'a square, for transformers resizes positions of others'
 )
 
 
@@ -269,15 +258,8 @@ _DINOV2_RENAMED = tuple(names for names in _HF_RENAMED if names[0].startswith('a
 
 
 def _is_classifier(config: Any) -> bool:
+    """Tell whether a model pools for a head, though that may have no classes."""
     return config.pool == 'cls_avg'
-
-
-def _dinov2_header(kind: str, name: str, config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
-    made = hf_header(kind, f'{name}ForImageClassification', f'{name}Model')(config, theirs)
-    if _is_classifier(config) and not config.num_classes:
-        made['architectures'] = [f'{name}ForImageClassification']
-        made |= {'id2label': {}, 'label2id': {}}
-    return made
 
 
 def _dinov2_table(
@@ -287,14 +269,9 @@ def _dinov2_table(
         dinov2,
         limits={**_DINOV2, **limits},
         layers=lambda config: _DINOV2_LAYERS,
-        spellings=(
-            (rf'^{kind}\.', ''),
-            *((re.escape(new), old) for old, new in _DINOV2_RENAMED),
-        ),
-        published=lambda config: (
-            ((r'^(?!classifier\.)', f'{kind}.'),) if _is_classifier(config) else ()
-        ),
-        live=tuple((re.escape(old), new) for old, new in _DINOV2_RENAMED),
+        spellings=((rf'^{kind}\.', ''), *published_names(_DINOV2_RENAMED)),
+        published=under(kind, _is_classifier),
+        live=live_names(_DINOV2_RENAMED),
         facts={'activation': 'gelu', 'norm_eps': 1e-6},
         library=TRANSFORMERS,
         kinds=(kind,),
@@ -302,7 +279,7 @@ def _dinov2_table(
         # They speak of training's start, and of what a backbone for other models shows.
         neutral=('use_mask_token', 'apply_layernorm', 'reshape_hidden_states'),
         beside=_read_dinov2,
-        header=functools.partial(_dinov2_header, kind, name),
+        header=hf_header(kind, f'{name}ForImageClassification', f'{name}Model', _is_classifier),
         ignored=(r'embeddings\.mask_token',),
         buffers=_mask_token,
     )
@@ -313,9 +290,9 @@ TABLES = {
         hf,
         limits=PLAIN,
         layers=lambda config: _HF_LAYERS,
-        spellings=((r'^vit\.', ''), *((re.escape(new), old) for old, new in _HF_RENAMED)),
+        spellings=((r'^vit\.', ''), *published_names(_HF_RENAMED)),
         published=under('vit'),
-        live=tuple((re.escape(old), new) for old, new in _HF_RENAMED),
+        live=live_names(_HF_RENAMED),
         facts={'activation': 'gelu', 'norm_eps': 1e-12},
         library=TRANSFORMERS,
         kinds=('vit',),
