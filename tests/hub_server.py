@@ -49,8 +49,8 @@ class Fault:
     """How the answers to one of `methods` for one file are wrong, for the next `times` of the last.
 
     The first `after` of them are right. `body` takes the place of the content, `etag` and `commit` that of the headers; `cut` closes the
-    connection after so many bytes; after half of the body the answer waits for `until`; `status`
-    is all that comes. `headers` are more of them.
+    connection after so many bytes; after half of the body, or before a HEAD's answer, it waits for
+    `until`; `status` is all that comes. `headers` are more of them.
     """
 
     body: bytes | None = None
@@ -371,6 +371,8 @@ class _Handler(BaseHTTPRequestHandler):
         headers: dict[str, str] | None = None,
         fault: Fault | None = None,
     ) -> None:
+        if self.command == 'HEAD' and fault and fault.until:
+            fault.until.wait(60)
         self.send_response(status)
         for name, value in {**(headers or {}), 'Content-Length': str(len(body))}.items():
             self.send_header(name, value)

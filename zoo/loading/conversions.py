@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub.utils import WeakFileLock
 
@@ -108,8 +109,7 @@ def converted(
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # One for the repository: whoever holds it may remove what others left.
-            stack.enter_context(WeakFileLock(path.with_name('conversions.lock')))
+            stack.enter_context(_lock(path))
         except OSError as error:
             _warn(path.parent, error)
             return None
@@ -118,6 +118,18 @@ def converted(
                 return None
             _sweep(snapshot)
     return path
+
+
+def remove(path: Path, damaged: dict[str, Any] | None) -> None:
+    """Remove a conversion of which `seen` said `damaged`, if no other process has made it anew."""
+    with contextlib.suppress(OSError), _lock(path):
+        if seen(path) == damaged:
+            path.unlink()
+
+
+def _lock(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Lock the conversions of a repository: whoever holds it may remove what others left."""
+    return WeakFileLock(path.with_name('conversions.lock'))
 
 
 def _convert(folder: Path, path: Path, convert: Callable[[Path, Path], None]) -> bool:

@@ -1,6 +1,5 @@
 """Repositories of the Hugging Face Hub."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -14,7 +13,7 @@ from blox.params import Params
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.catalog.card import FINITE, Card
 from blox.zoo.loading import conversions, foreign
-from blox.zoo.loading.hub.cache import download_folder
+from blox.zoo.loading.hub.cache import download_folder, seen
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import snapshot
 from blox.zoo.loading.own import OWN_FILE, OwnFile, says_own
@@ -96,7 +95,9 @@ class Repository(Place):
         path = conversions.kept(self._snapshot, self._task)
         if path is None:
             return None
+        damaged = None
         try:
+            damaged = seen(path)
             file = OwnFile(path)
             # Whatever is wrong with its header comes to light here.
             conversions.check(self._snapshot, path)
@@ -104,8 +105,7 @@ class Repository(Place):
         # Another process may have swept it just now.
         except (CheckpointError, FileNotFoundError) as error:
             _LOG.warning('%s; converting it again', error)
-            with contextlib.suppress(OSError):
-                path.unlink()
+            conversions.remove(path, damaged)
         return None
 
     def _convert(self, folder: Path, path: Path) -> None:

@@ -259,7 +259,7 @@ def test_of_two_processes_one_downloads_and_converts(server, tmp_path):
 
 
 def test_after_a_kill_while_it_downloads_the_next_one_gets_it_whole(server, tmp_path):
-    server.faults[REPO, WEIGHTS] = Fault(until=threading.Event(), times=1)
+    server.faults[REPO, WEIGHTS] = Fault(until=threading.Event(), methods=('GET',), times=1)
     killed = start(server, tmp_path)
     kill_when(killed, lambda: any(WEIGHTS in line for line in downloads(server)))
     server.faults.clear()

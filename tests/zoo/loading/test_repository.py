@@ -21,6 +21,7 @@ import blox as bx
 from blox import CheckpointError
 from blox.tensorfile import TensorFile
 from blox.zoo.catalog.published import published as rows
+from blox.zoo.loading.repository import Repository
 
 # Folders that transformers and timm saved.
 GOLDEN = sorted(
@@ -267,6 +268,18 @@ def test_a_damaged_conversion_is_made_again(row, server, repos, tmp_path, caplog
     caplog.clear()
     bx.zoo.load(REPO)
     assert caplog.messages == []
+
+
+def test_a_damaged_conversion_is_made_again_once(server, repos, tmp_path):
+    bx.zoo.load(REPO)
+    (path,) = conversions(tmp_path)
+    path.write_bytes(b'')
+    places = [Repository(REPO), Repository(REPO)]
+    # Both find it damaged before one of them mends it.
+    assert {place.family for place in places} == {'vit'}
+    cards, times = zip(*[(place.card, path.stat().st_mtime_ns) for place in places], strict=True)
+    assert cards[0] == cards[1]
+    assert times[0] == times[1]
 
 
 def test_what_converts_a_family_makes_its_conversions_anew_and_nothing_else_does(

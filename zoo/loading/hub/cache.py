@@ -32,7 +32,7 @@ def cache_folder() -> Path:
 
 def own_folder(repo: str) -> Path:
     """Return the folder in which we keep what we know of a repository."""
-    return cache_folder() / _folder_name(repo)
+    return cache_folder() / folder_name(repo)
 
 
 def download_root() -> Path:
@@ -42,10 +42,11 @@ def download_root() -> Path:
 
 def download_folder(repo: str) -> Path:
     """Return the folder in which huggingface_hub keeps the downloads of a repository."""
-    return download_root() / _folder_name(repo)
+    return download_root() / folder_name(repo)
 
 
-def _folder_name(repo: str) -> str:
+def folder_name(repo: str) -> str:
+    """Return the name of a repository's folder in either cache."""
     return 'models--' + repo.replace('/', '--')
 
 

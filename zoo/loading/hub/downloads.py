@@ -3,17 +3,19 @@
 import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_url
+from huggingface_hub.utils import WeakFileLock
 
 from blox.tensorfile import fail
 from blox.zoo.loading.hub.answers import check_body
 from blox.zoo.loading.hub.cache import (
     download_folder,
     download_root,
+    folder_name,
     own_folder,
     read_record,
     seen,
@@ -35,18 +37,36 @@ def fetch(snapshot: Snapshot, names: Sequence[str]) -> Path:
     snapshot.check_has(names)
     folder = download_folder(snapshot.repo) / 'snapshots' / snapshot.commit
     for name in names:
-        path, file = folder / name, snapshot.files[name]
-        if not path.is_file():
-            found = 'a link to nothing' if path.is_symlink() else 'none'
-            _download(snapshot, name, path, f'expected a file, found {found}')
-        memory = own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json'
-        if wrong := _mismatch(path, file, memory):
-            _LOG.warning('%s: %s; downloading it once more', path, wrong)
-            _download(snapshot, name, path, wrong)
-            if wrong := _mismatch(path, file, memory):
-                _discard(path)
-                fail(path, f'{wrong}; {snapshot.repo} and its download differ, try again later')
+        if _mismatch(snapshot, name, folder / name):
+            with _lock(snapshot.repo):
+                _bring(snapshot, name, folder / name)
     return folder
+
+
+@contextlib.contextmanager
+def _lock(repo: str) -> Iterator[None]:
+    """Let one process at a time mend the downloads of a repository, where they can be written.
+
+    huggingface_hub locks each file, but not what was found wrong with it before.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path = download_root() / '.locks' / folder_name(repo) / 'blox.lock'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(WeakFileLock(path))
+        yield
+
+
+def _bring(snapshot: Snapshot, name: str, path: Path) -> None:
+    """Download a file to `path` unless it is right by now, once more if it comes wrong."""
+    if not path.is_file():
+        _download(snapshot, name, path, _mismatch(snapshot, name, path))
+    if wrong := _mismatch(snapshot, name, path):
+        _LOG.warning('%s: %s; downloading it once more', path, wrong)
+        _download(snapshot, name, path, wrong)
+        if wrong := _mismatch(snapshot, name, path):
+            _discard(path)
+            fail(path, f'{wrong}; {snapshot.repo} and its download differ, try again later')
 
 
 def _download(snapshot: Snapshot, name: str, path: Path, wrong: str) -> None:
@@ -86,9 +106,12 @@ def _check_answer(answer: Any, snapshot: Snapshot, name: str) -> None:
         fail(where, f'expected ETag {expected}, found {etag!r}')
 
 
-def _mismatch(path: Path, file: RemoteFile, memory: Path) -> str:
-    """Return how a file differs from what the Hub states, '' if it does not."""
-    now = seen(path)
+def _mismatch(snapshot: Snapshot, name: str, path: Path) -> str:
+    """Return how the file at `path` differs from what the Hub states, '' if it does not."""
+    if not path.is_file():
+        return f'expected a file, found {"a link to nothing" if path.is_symlink() else "none"}'
+    file, now = snapshot.files[name], seen(path)
+    memory = own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json'
     if file.size != UNKNOWN and now['size'] != file.size:
         return f'expected {file.size} bytes, found {now["size"]}'
     if read_record(memory) == now:

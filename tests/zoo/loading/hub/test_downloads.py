@@ -1,7 +1,10 @@
 """Files from the Hub: downloaded, verified, and downloaded again."""
 
+import concurrent.futures
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -13,6 +16,12 @@ from hub_server import Fault, digest
 from blox import CheckpointError
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import snapshot
+
+
+def written(folder):
+    """All files and links below a folder, but locks."""
+    found = (path for path in folder.rglob('*') if path.is_symlink() or path.is_file())
+    return sorted(path for path in found if path.suffix != '.lock')
 
 
 def test_files_come_as_they_are(server):
@@ -46,6 +55,21 @@ def test_a_file_that_went_away_is_named(server):
     del server.repos[REPO].commits[found.commit][CONFIG]
     said = message(FileNotFoundError, lambda: fetch(found, [CONFIG]))
     assert f'{CONFIG!r} of {REPO!r}: no such file' in said
+
+
+def test_of_two_that_need_a_file_one_asks_for_it(server):
+    # The second would otherwise remove, as what is in its way, what the first has just made.
+    answer = threading.Event()
+    server.faults[REPO, CONFIG] = Fault(until=answer, methods=('HEAD',))
+    found = snapshot(REPO)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        fetches = [pool.submit(fetch, found, [CONFIG]) for _ in range(2)]
+        time.sleep(0.5)
+        asked = [line for line in server.log if line.startswith('HEAD')]
+        answer.set()
+        folders = [one.result() for one in fetches]
+    assert len(asked) == len(downloads(server)) == 1
+    assert all((folder / CONFIG).read_bytes() == FILES[CONFIG] for folder in folders)
 
 
 WRONG = {
@@ -93,10 +117,10 @@ def test_a_body_that_breaks_off_is_taken_up_again(server):
 )
 def test_a_hostile_etag_writes_nothing(row, server, tmp_path):
     found = snapshot(REPO)
-    before = sorted(tmp_path.rglob('*'))
+    before = written(tmp_path)
     server.faults[REPO, WEIGHTS] = Fault(etag=row)
     assert 'ETag' in message(CheckpointError, lambda: fetch(found, [WEIGHTS]))
-    assert sorted(tmp_path.rglob('*')) == before
+    assert written(tmp_path) == before
     assert not Path('/tmp/blox-evil').exists()
     assert downloads(server) == []
 
@@ -114,10 +138,10 @@ NOT_FOUND = {'X-Error-Code': 'EntryNotFound', 'X-Repo-Commit': '../../../evil'}
 )
 def test_what_is_said_of_a_file_is_looked_at_each_time_that_it_is_said(row, server, tmp_path):
     found = snapshot(REPO)
-    before = sorted(tmp_path.rglob('*'))
+    before = written(tmp_path)
     server.faults[REPO, WEIGHTS] = Fault(**row, methods=('HEAD',), after=1)
     assert 'expected' in message(CheckpointError, lambda: fetch(found, [WEIGHTS]))
-    assert sorted(tmp_path.rglob('*')) == before
+    assert written(tmp_path) == before
     assert len([line for line in server.log if line.startswith('HEAD')]) == 2
     assert downloads(server) == []
 
@@ -209,11 +233,10 @@ def write(path, content):
 
 
 def contents(folder):
-    """All that lies in a folder: links, and files with their content."""
+    """Links, and files with their content, that lie in a folder."""
     return {
         path: os.readlink(path) if path.is_symlink() else path.read_bytes()
-        for path in folder.rglob('*')
-        if path.is_symlink() or path.is_file()
+        for path in written(folder)
     }
 
 
