@@ -50,7 +50,8 @@ def made(name):
         (0.2, 0.3, 0.4),
         rounding,
     )
-    return model, params, dataclasses.replace(card, labels=LABELS, preprocessor=prepare)
+    labels = LABELS[: model.config.num_classes]
+    return model, params, dataclasses.replace(card, labels=labels, preprocessor=prepare)
 
 
 def randomized(model):

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from blox.graph import Graph
 from blox.layers.attend import causal_mask, exact, fused_or_exact, sum_weighed, weigh
 from blox.layers.dropout import Dropout
-from blox.layers.initializers import LecunNormal
+from blox.layers.initializers import LecunNormal, Zeros
 from blox.layers.linear import Linear
 from blox.layers.precision import widen
+from blox.layers.rotary import PAIRS, Rotation, rotate
 from blox.module import Initializer, Module
 from blox.params import Params
 
@@ -43,6 +44,8 @@ class MultiHeadAttention(Module):
     Attributes:
       is_causal: each position sees itself and those before it.
       scale: what inner products are multiplied by; 1 / sqrt(head_dim) if None.
+      k_bias: whether keys have a bias where queries and values do, as `qkv_bias` says.
+      rotary_pairs: which numbers of a head a rotation turns together: 'halves' or 'neighbours'.
       qk_norm: makes the norms of queries and of keys, [..., head_dim], from their graphs, such as
         `bx.RMSNorm`; none by default.
       norm: makes one of what the heads give, [..., width], before the last projection.
@@ -66,7 +69,9 @@ class MultiHeadAttention(Module):
         *,
         is_causal: bool = False,
         qkv_bias: bool = True,
+        k_bias: bool = True,
         proj_bias: bool = True,
+        rotary_pairs: str = 'halves',
         qk_norm: Callable[[Graph], Module] | None = None,
         norm: Callable[[Graph], Module] | None = None,
         scale: float | None = None,
@@ -83,15 +88,22 @@ class MultiHeadAttention(Module):
                 f'{graph.path!r}: expected implementation {" or ".join(IMPLEMENTATIONS)}, '
                 f'found {implementation!r}'
             )
+        if rotary_pairs not in PAIRS:
+            raise ValueError(
+                f'{graph.path!r}: expected rotary_pairs {" or ".join(PAIRS)}, found {rotary_pairs!r}'
+            )
         super().__init__(graph)
         self.width = width
         self.heads = heads
         self.is_causal = is_causal
         self.qkv_bias = qkv_bias
+        self.k_bias = k_bias
+        self.rotary_pairs = rotary_pairs
         self.head_dim = width // heads
         self.scale = scale
         self.implementation = implementation
-        self.qkv = Linear(graph.child('qkv'), 3 * width, use_bias=qkv_bias, w_init=qkv_init)
+        node = graph.child('qkv')
+        self.qkv = Linear(node, 3 * width, use_bias=qkv_bias and k_bias, w_init=qkv_init)
         self.q_norm = qk_norm(graph.child('q_norm')) if qk_norm else None
         self.k_norm = qk_norm(graph.child('k_norm')) if qk_norm else None
         self.norm = norm(graph.child('norm')) if norm else None
@@ -104,11 +116,17 @@ class MultiHeadAttention(Module):
         params: Params,
         inputs: Float[Array, 'batch length width'],
         mask: Bool[Array, '#batch #heads #length length'] | None = None,
+        rotary: Rotation | None = None,
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch length width'], Params]:
-        """Attend over [batch, length, width], which is the shape of the outputs too."""
+        """Attend over [batch, length, width], which is the shape of the outputs too.
+
+        Queries and keys are turned by `rotary`, if there is one, after their norms.
+        """
         (q, k, v), params = self._project(params, inputs)
+        if rotary is not None:
+            q, k = (rotate(x, rotary, self.rotary_pairs) for x in (q, k))
         scale = self._scale
         if not isinstance(scale, float | int):
             # `bx.scan` gives it where blocks differ in it, and kernels take no such number.
@@ -143,7 +161,7 @@ class MultiHeadAttention(Module):
         """
         batch, length, _ = inputs.shape
         parts = (batch, length, 3, self.heads, self.head_dim)
-        qkv, params = self.qkv(params, inputs)
+        qkv, params = self._qkv(params, inputs)
         # [3, batch, heads, length, head_dim], then batch and heads in one as the cache has them
         qkv = jnp.moveaxis(qkv.reshape(parts), (2, 3), (0, 2))
         q, k, v = qkv.reshape(3, batch * self.heads, length, self.head_dim)
@@ -164,11 +182,19 @@ class MultiHeadAttention(Module):
     def _project(
         self, params: Params, inputs: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Params]:
-        qkv, params = self.qkv(params, inputs)
+        qkv, params = self._qkv(params, inputs)
         parts = (*inputs.shape[:2], self.heads, self.head_dim)
         q, k, v = (part.reshape(parts) for part in jnp.split(qkv, 3, axis=-1))
         (q, k), params = self._normalize(params, q, k)
         return (q, k, v), params
+
+    def _qkv(self, params: Params, inputs: jax.Array) -> tuple[jax.Array, Params]:
+        qkv, params = self.qkv(params, inputs)
+        if self.qkv_bias and not self.k_bias:
+            b, params = self.get_param(params, 'qv_bias', (2 * self.width,), Zeros())
+            q, v = jnp.split(b, 2)
+            qkv = qkv + jnp.concatenate([q, jnp.zeros_like(q), v])[None, None]
+        return qkv, params
 
     def _normalize(
         self, params: Params, q: jax.Array, k: jax.Array

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from blox.converters.mapping.fields import PAIR, Field, one_of
+from blox.converters.mapping.fields import PAIR, Field, Via, one_of
 from blox.converters.mapping.heads import label_fields, read_classes_of
 from blox.converters.mapping.rules import Respelling, Rule
 from blox.converters.mapping.transforms import (
@@ -51,6 +51,55 @@ TIMM_IMAGES = (
     Field('in_channels', 'in_chans', 3),
     Field('num_classes', 'num_classes', 1000),
 )
+# timm's norms by their kind and eps. Those without a name are classes of timm's code, which its config.json
+# cannot say: the name of the architecture does.
+_NORM_LAYERS: Mapping[tuple[str, float], Any] = {
+    ('layer', 1e-6): 'layernorm',
+    ('layer', 1e-5): {'name': 'LayerNorm', 'eps': 1e-5},
+    ('rms', 1e-6): 'rmsnorm',
+    ('rms', 1e-5): {'name': 'RmsNorm', 'eps': 1e-5},
+}
+
+
+def read_class(classes: Mapping[Any, Any], value: Any) -> Any:
+    """Return what timm's class is of ours. ValueError if it is none of these."""
+    value = 'rmsnorm' if value == 'RmsNorm' else value
+    for ours, theirs in classes.items():
+        if theirs == value:
+            return ours
+    raise ValueError(f'one of {", ".join(map(repr, classes.values()))}')
+
+
+def read_timm_norm(value: Any) -> tuple[str, float]:
+    """Return kind and eps of timm's norm, which is a LayerNorm if nothing is said."""
+    return read_class(_NORM_LAYERS, value or 'layernorm')
+
+
+def write_timm_norm(value: Any, known: Mapping[str, Any]) -> str | None:
+    """Return timm's name of the norm, None if it has none."""
+    found = _NORM_LAYERS.get((known['norm'], known['norm_eps']))
+    return found if isinstance(found, str) else None
+
+
+TIMM_NORM_KIND = Via(lambda value, known: read_timm_norm(value)[0], write_timm_norm)
+TIMM_NORM_EPS = Via(lambda value, known: read_timm_norm(value)[1], write_timm_norm)
+
+
+def read_layer_scale(value: Any, known: Mapping[str, Any]) -> float:
+    """Return timm's start of LayerScale, 0 for none at all."""
+    if value is not None and type(value) not in (int, float):
+        raise ValueError('a number')
+    return float(value or 0)
+
+
+def _check_scale(value: float, known: Mapping[str, Any]) -> float:
+    if not value:
+        raise ValueError('a start of LayerScale other than 0')
+    return float(value)
+
+
+# The start of a LayerScale that all models of a kind have.
+SCALE = Via(_check_scale, _check_scale)
 
 
 def dense(ours: str, theirs: str, via: Transform = T, *, bias: bool = True) -> tuple[Rule, ...]:

@@ -38,7 +38,8 @@ def made(name):
         prepare = bx.zoo.card('vit-b16').preprocessor
         assert prepare is not None
         prepare = prepare.for_size(model.config.image_size)
-        more = {'labels': ('cat', 'dog', 'tröll'), 'preprocessor': prepare}
+        labels = ('cat', 'dog', 'tröll')[: model.config.num_classes]
+        more = {'labels': labels, 'preprocessor': prepare}
     card = bx.zoo.card(next(iter(family.variants)))
     return model, params, dataclasses.replace(card, config=model.config, **more)
 

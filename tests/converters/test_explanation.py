@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from checkpoints import assert_same, model_of, params_of, source_of
-from families import declared, tiny
+from families import declared, fitted, tiny
 
 import blox as bx
 from blox.converters import convert, explain, open_source
@@ -27,7 +27,7 @@ STACKS = [
 
 
 def arrays_of(family, layout=None, **fields):
-    config = tiny(family, **fields)
+    config = fitted(family, layout or 'hf', **fields)
     return external(model_of(config), params_of(config), layout or 'hf')
 
 
@@ -47,8 +47,8 @@ def test_prefixes_of_wrappers_are_no_part_of_names(prefix):
 @pytest.mark.parametrize('family', declared())
 @pytest.mark.parametrize('prefix', ['module._orig_mod.', 'model.'])
 def test_every_family_is_read_below_a_prefix(family, prefix):
-    source = source_of(under(prefix, arrays_of(family)))
-    assert_same(convert(source, model_of(tiny(family))), params_of(tiny(family)))
+    source, config = source_of(under(prefix, arrays_of(family))), fitted(family, 'hf')
+    assert_same(convert(source, model_of(config)), params_of(config))
 
 
 def test_counters_of_averaged_models_are_ignored():

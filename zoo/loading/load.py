@@ -21,7 +21,7 @@ from blox.param import Param
 from blox.params import Params, stacked_as, stacks_of
 from blox.sharding import shard
 from blox.wording import differences, some
-from blox.zoo.architecture.family import Family
+from blox.zoo.architecture.family import Family, Resized
 from blox.zoo.architecture.fit import shapes
 from blox.zoo.architecture.model import ZooModel
 from blox.zoo.catalog.card import Card, default_scores
@@ -252,10 +252,17 @@ def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) ->
     """Return `params` of the stored config as those of a model with another one."""
     family, config = families()[stored.family], model.config
     fresh = tuple(_changed(stored.config, config, family.fresh).values())
-    for path, fit in _changed(stored.config, config, family.resized).values():
+    for path, fit in _resizings(family, stored.config, config).values():
         value = fit(np.asarray(params[path].value), stored.config, config, stored.layout)
         params = params.set(path, value, strict=False)
     return restarted(params, model, fresh, seed)
+
+
+def _resizings(family: Family, stored: Any, wanted: Any) -> dict[str, Resized]:
+    """Return what is resized where the two configs differ, of the parameters that there are."""
+    changed = _changed(stored, wanted, family.resized)
+    there = model_spec(family.build(stored)) if changed else ()
+    return {field: way for field, way in changed.items() if way.path in there}
 
 
 def restarted(
@@ -282,7 +289,8 @@ def _changes(stored: Card, config: Any) -> tuple[str, ...]:
         field: f'{pattern} {_fate(family, config, pattern)}'
         for field, pattern in _changed(stored.config, config, family.fresh).items()
     }
-    ways |= {field: f'{path} resized' for field, (path, _) in family.resized.items()}
+    resizings = _resizings(family, stored.config, config)
+    ways |= {field: f'{path} resized' for field, (path, _) in resizings.items()}
     return tuple(
         f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
         for field, way in _changed(stored.config, config, ways).items()

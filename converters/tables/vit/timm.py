@@ -10,10 +10,16 @@ from blox.converters.mapping.parts import (
     NHWC,
     TIMM_ACTIVATION,
     TIMM_IMAGES,
+    TIMM_NORM_EPS,
+    TIMM_NORM_KIND,
     dense,
     merged,
     norm,
+    read_class,
+    read_layer_scale,
+    read_timm_norm,
     timm_header,
+    write_timm_norm,
 )
 from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO
@@ -79,61 +85,26 @@ _TIMM_LAYERS = (
     Rule('vit/head', 'head'),
     Rule('vit/head_dist', 'head_dist'),
 )
-# Norms by their kind and eps. Those without a name are classes of timm's code, which its config.json
-# cannot say: the name of the architecture does. So it is with MLPs.
-_NORM_LAYERS: Mapping[tuple[str, float], Any] = {
-    ('layer', 1e-6): 'layernorm',
-    ('layer', 1e-5): {'name': 'LayerNorm', 'eps': 1e-5},
-    ('rms', 1e-6): 'rmsnorm',
-    ('rms', 1e-5): {'name': 'RmsNorm', 'eps': 1e-5},
-}
+# Classes of timm's code, which its config.json cannot say: the name of the architecture does.
 _MLP_LAYERS: Mapping[str, Any] = {
     'gated': {'name': 'GluMlp', 'act_layer': 'SiLU', 'gate_last': False},
     'gated_apart': 'SwiGLU',
 }
 
 
-def _read_class(classes: Mapping[Any, Any], value: Any) -> Any:
-    value = 'rmsnorm' if value == 'RmsNorm' else value
-    for ours, theirs in classes.items():
-        if theirs == value:
-            return ours
-    raise ValueError(f'one of {", ".join(map(repr, classes.values()))}')
-
-
-def _read_norm(value: Any) -> tuple[str, float]:
-    return _read_class(_NORM_LAYERS, value or 'layernorm')
-
-
-def _write_norm(value: Any, known: Mapping[str, Any]) -> str | None:
-    """Return timm's name of the norm, None if it has none."""
-    found = _NORM_LAYERS.get((known['norm'], known['norm_eps']))
-    return found if isinstance(found, str) else None
-
-
-_NORM_KIND = Via(lambda value, known: _read_norm(value)[0], _write_norm)
-_NORM_EPS = Via(lambda value, known: _read_norm(value)[1], _write_norm)
-
-
 def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
-    if value is not None and _read_norm(value) != (known['norm'], known['norm_eps']):
+    if value is not None and read_timm_norm(value) != (known['norm'], known['norm_eps']):
         raise ValueError(f'the norm of the blocks, {known["norm"]!r} of eps {known["norm_eps"]}')
     return value is not None
 
 
 _PATCH_NORM = Via(
-    _read_patch_norm, lambda value, known: _write_norm(value, known) if value else None
+    _read_patch_norm, lambda value, known: write_timm_norm(value, known) if value else None
 )
 _MLP_LAYER = Via(
-    lambda value, known: 'plain' if value is None else _read_class(_MLP_LAYERS, value),
+    lambda value, known: 'plain' if value is None else read_class(_MLP_LAYERS, value),
     lambda value, known: None,
 )
-
-
-def _read_layer_scale(value: Any, known: Mapping[str, Any]) -> float:
-    if value is not None and type(value) not in (int, float):
-        raise ValueError('a number')
-    return float(value or 0)
 
 
 def _halves(known: Mapping[str, Any]) -> int:
@@ -192,8 +163,8 @@ _TIMM_FIELDS = (
     # No argument, but a class of its own.
     Field('distilled', DISTILLED, False),
     Field('positions', 'no_embed_class', False, Via(_read_positions, _write_positions)),
-    Field('norm', 'norm_layer', None, _NORM_KIND),
-    Field('norm_eps', 'norm_layer', None, _NORM_EPS),
+    Field('norm', 'norm_layer', None, TIMM_NORM_KIND),
+    Field('norm_eps', 'norm_layer', None, TIMM_NORM_EPS),
     Field('patch_norm', 'embed_norm_layer', None, _PATCH_NORM),
     Field('pre_norm', 'pre_norm', False),
     Field('final_norm', 'final_norm', True, _FINAL_NORM),
@@ -202,7 +173,7 @@ _TIMM_FIELDS = (
         'layer_scale',
         'init_values',
         None,
-        Via(_read_layer_scale, lambda value, known: value),
+        Via(read_layer_scale, lambda value, known: value),
     ),
     Field('qkv_bias', 'qkv_bias', True),
     Field('proj_bias', 'proj_bias', True),

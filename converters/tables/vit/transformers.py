@@ -11,6 +11,7 @@ from blox.converters.mapping.libraries import TRANSFORMERS
 from blox.converters.mapping.parts import (
     ACTIVATION,
     NHWC,
+    SCALE,
     dense,
     hf_header,
     live_names,
@@ -172,12 +173,6 @@ def _write_dinov2_activation(name: str, known: Mapping[str, Any]) -> str:
     return ACTIVATION.write(name, known) if known['mlp'] == 'plain' else 'gelu'
 
 
-def _check_scale(value: float, known: Mapping[str, Any]) -> float:
-    if not value:
-        raise ValueError('a start of LayerScale other than 0')
-    return float(value)
-
-
 def _check_registers(count: int, known: Mapping[str, Any]) -> int:
     if count < 1:
         raise ValueError('one or more; without registers it is a dinov2')
@@ -206,7 +201,7 @@ def _dinov2_fields(patch_size: int, *more: Field) -> tuple[Field, ...]:
         ),
         Field('mlp_dim', 'mlp_ratio', 4, Via(_read_whole_ratio, _write_whole_ratio)),
         *more,
-        Field('layer_scale', 'layerscale_value', 1.0, Via(_check_scale, _check_scale)),
+        Field('layer_scale', 'layerscale_value', 1.0, SCALE),
         Field('qkv_bias', 'qkv_bias', True),
         Field(
             'activation',

@@ -16,6 +16,7 @@ from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
 
 FAMILY_OF = {name: family for family in families().values() for name in family.variants}
+LICENSES = ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'dinov3-license', 'mit')
 ROWS = list(published().values())
 IMAGE_ROWS = [(row, row.preprocessor) for row in ROWS if row.preprocessor]
 
@@ -92,7 +93,7 @@ def test_texts_are_of_their_kind():
     for row in ROWS:
         assert re.fullmatch(r'[a-z-]+/[\w.-]+', row.source)
         assert row.layout == ('timm' if row.source.startswith('timm/') else 'hf')
-        assert row.license in ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'mit')
+        assert row.license in LICENSES
         assert re.fullmatch(r'arXiv:\d{4}\.\d{5}|https://\S+\.pdf', row.paper)
         assert row.summary
         assert row.summary.isprintable()

@@ -47,6 +47,7 @@ class Statistics(NamedTuple):
 
 HALF = Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def square(

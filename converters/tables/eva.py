@@ -1,0 +1,393 @@
+"""EVA: timm, and the DINOv3 of transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
+from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.parts import (
+    ACTIVATION,
+    NHWC,
+    SCALE,
+    TIMM_IMAGES,
+    dense,
+    hf_header,
+    merged,
+    norm,
+    read_layer_scale,
+    read_timm_norm,
+    timm_header,
+)
+from blox.converters.mapping.rules import Rule, Table
+from blox.converters.mapping.transforms import HWIO, merge
+
+_BLOCK = 'eva/block{i}'
+
+
+def timm(config: Any) -> tuple[Rule, ...]:
+    """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
+    theirs = 'blocks.{i}'
+    last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
+    return (
+        *_tokens(config, 'cls_token', 'reg_token'),
+        *((Rule('eva/pos_embed', 'pos_embed'),) if config.positions != 'none' else ()),
+        *dense('eva/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
+        *(norm('eva/pre_norm', 'norm_pre') if config.pre_norm else ()),
+        *norm(f'{_BLOCK}/norm1', f'{theirs}.norm1'),
+        *(_apart if config.qkv_apart else _fused)(config, f'{theirs}.attn'),
+        *(norm(f'{_BLOCK}/attn/norm', f'{theirs}.attn.norm') if config.attn_norm else ()),
+        *dense(f'{_BLOCK}/attn/proj', f'{theirs}.attn.proj'),
+        *norm(f'{_BLOCK}/norm2', f'{theirs}.norm2'),
+        *_fc1(config, (f'{theirs}.mlp.fc1_g', f'{theirs}.mlp.fc1_x'), f'{theirs}.mlp.fc1'),
+        *(norm(f'{_BLOCK}/mlp/norm', f'{theirs}.mlp.norm') if config.mlp_norm else ()),
+        *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.fc2'),
+        *_scales(config, 'blocks.{i}.gamma_1', 'blocks.{i}.gamma_2'),
+        *(norm('eva/norm', last_norm) if last_norm else ()),
+        *(dense('eva/head', 'head') if config.num_classes else ()),
+    )
+
+
+def hf(config: Any) -> tuple[Rule, ...]:
+    """Map to the names of transformers.DINOv3ViTModel on disk."""
+    theirs = 'layer.{i}'
+    gate_and_value = (f'{theirs}.mlp.gate_proj', f'{theirs}.mlp.up_proj')
+    scales = (f'{theirs}.layer_scale{n}.lambda1' for n in (1, 2))
+    return (
+        *_tokens(config, 'embeddings.cls_token', 'embeddings.register_tokens'),
+        *dense('eva/patch_embed', 'embeddings.patch_embeddings', HWIO),
+        *norm(f'{_BLOCK}/norm1', f'{theirs}.norm1'),
+        *_apart(config, f'{theirs}.attention'),
+        *dense(f'{_BLOCK}/attn/proj', f'{theirs}.attention.o_proj'),
+        *norm(f'{_BLOCK}/norm2', f'{theirs}.norm2'),
+        *_fc1(config, gate_and_value, f'{theirs}.mlp.up_proj'),
+        *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.down_proj'),
+        *_scales(config, *scales),
+        *norm('eva/norm', 'norm'),
+    )
+
+
+def _tokens(config: Any, first: str, registers: str) -> tuple[Rule, ...]:
+    return (
+        *((Rule('eva/cls_token', first),) if config.class_token else ()),
+        *((Rule('eva/reg_token', registers),) if config.registers else ()),
+    )
+
+
+def _fused(config: Any, theirs: str) -> tuple[Rule, ...]:
+    """Map queries, keys and values of one matrix; where keys have no bias, the others' are apart."""
+    has_bias = config.qkv_bias and config.k_bias
+    return (
+        *dense(f'{_BLOCK}/attn/qkv', f'{theirs}.qkv', bias=has_bias),
+        *_qv_bias(config, (f'{theirs}.q_bias', f'{theirs}.v_bias')),
+    )
+
+
+def _apart(config: Any, theirs: str) -> tuple[Rule, ...]:
+    """Map queries, keys and values of three matrices."""
+    q, k, v = (f'{theirs}.{name}_proj' for name in 'qkv')
+    return (
+        *merged(f'{_BLOCK}/attn/qkv', (q, k, v), bias=config.qkv_bias and config.k_bias),
+        *_qv_bias(config, (f'{q}.bias', f'{v}.bias')),
+    )
+
+
+def _qv_bias(config: Any, theirs: tuple[str, str]) -> tuple[Rule, ...]:
+    if not config.qkv_bias or config.k_bias:
+        return ()
+    return (Rule(f'{_BLOCK}/attn/qv_bias', theirs, merge(0)),)
+
+
+def _fc1(config: Any, gate_and_value: tuple[str, str], single: str) -> tuple[Rule, ...]:
+    if config.mlp == 'gated_apart':
+        return merged(f'{_BLOCK}/mlp/fc1', gate_and_value)
+    return dense(f'{_BLOCK}/mlp/fc1', single)
+
+
+def _scales(config: Any, *theirs: str) -> tuple[Rule, ...]:
+    if not config.layer_scale:
+        return ()
+    return tuple(Rule(f'{_BLOCK}/ls{n}/scale', name) for n, name in enumerate(theirs, 1))
+
+
+_TIMM_LAYERS = (
+    Rule('eva/patch_embed', 'patch_embed.proj', NHWC),
+    *(Rule(f'{_BLOCK}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
+    Rule('eva/pre_norm', 'norm_pre'),
+    Rule(_BLOCK, 'blocks.{i}'),
+    Rule('eva/head', 'head'),
+)
+_HF_LAYERS = (
+    Rule('eva/patch_embed', 'embeddings.patch_embeddings', NHWC),
+    *(
+        Rule(f'{_BLOCK}/{ours}', f'layer.{{i}}.{theirs}')
+        for ours, theirs in {
+            'norm1': 'norm1',
+            'attn': 'attention',
+            'ls1': 'layer_scale1',
+            'norm2': 'norm2',
+            'mlp': 'mlp',
+            'ls2': 'layer_scale2',
+        }.items()
+    ),
+    Rule(_BLOCK, 'layer.{i}'),
+    Rule('eva/norm', 'norm'),
+)
+
+# timm's gated MLP has gate and value as one matrix, unless it has a norm or its width is aligned.
+
+
+def _read_mlp(is_gated: bool, known: Mapping[str, Any]) -> str:
+    return ('gated_apart' if known['mlp_norm'] else 'gated') if is_gated else 'plain'
+
+
+def _read_aligned_mlp(align_to: int, known: Mapping[str, Any]) -> str:
+    if align_to < 0:
+        raise ValueError('0 or more')
+    return 'gated_apart' if align_to and known['mlp'] != 'plain' else known['mlp']
+
+
+def _read_aligned_dim(align_to: int, known: Mapping[str, Any]) -> int:
+    is_aligned = align_to > 0 and known['mlp'] == 'gated_apart'
+    return known['mlp_dim'] + (-known['mlp_dim'] % align_to if is_aligned else 0)
+
+
+def _write_align_to(value: Any, known: Mapping[str, Any]) -> int:
+    if known['mlp'] != 'gated_apart' or known['mlp_norm']:
+        return 0
+    return 8 if known['mlp_dim'] % 8 == 0 else 1
+
+
+def _write_timm_activation(name: str, known: Mapping[str, Any]) -> bool:
+    expected = 'gelu' if known['mlp'] == 'plain' else 'silu'
+    if name != expected:
+        raise ValueError(f'{expected}, which such an MLP has there')
+    return known['mlp'] != 'plain'
+
+
+# Which tokens the last norm is of: timm says apart of each whether it is, and leaves it to the pool.
+
+
+def _read_fc_norm(value: bool | None, known: Mapping[str, Any]) -> str:
+    is_pooled = known['pool'] == 'avg' if value is None else value
+    return 'pooled' if is_pooled else 'tokens'
+
+
+def _read_last_norm(value: bool | None, known: Mapping[str, Any]) -> str:
+    is_pooled = known['final_norm'] == 'pooled'
+    if value and is_pooled:
+        raise ValueError('one norm after the blocks, of the tokens or of the pooled ones')
+    return known['final_norm'] if value is None or value != is_pooled else 'none'
+
+
+def _read_rope(name: str, known: Mapping[str, Any]) -> str:
+    return 'none' if known['rope'] == 'none' else _ROPES.read(name, known)
+
+
+def _write_rope(name: str, known: Mapping[str, Any]) -> str:
+    return 'cat' if name == 'none' else _ROPES.write(name, known)
+
+
+def _read_rope_grid(value: Any, known: Mapping[str, Any]) -> tuple[int, int]:
+    return (0, 0) if value is None or known['rope'] != 'index' else PAIR.read(value, known)
+
+
+def _read_norm_eps(value: Any, known: Mapping[str, Any]) -> float:
+    kind, eps = read_timm_norm(value)
+    if isinstance(value, str) or kind != 'layer':
+        raise ValueError("a LayerNorm, which the architecture's name says")
+    return eps
+
+
+_ROPES = one_of({'cat': 'index', 'dinov3': 'centered'})
+_TIMM_FIELDS = (
+    *TIMM_IMAGES,
+    Field('patch_size', 'patch_size', 16, PAIR),
+    Field('width', 'embed_dim', 768),
+    Field('depth', 'depth', 12),
+    Field('heads', 'num_heads', 12),
+    Field('mlp_norm', 'scale_mlp', False),
+    Field('mlp', 'swiglu_mlp', False, Via(_read_mlp, lambda mlp, known: mlp != 'plain')),
+    Field('mlp', 'swiglu_align_to', 0, Via(_read_aligned_mlp, _write_align_to)),
+    Field('mlp_dim', 'mlp_ratio', 4.0, times('width')),
+    Field('mlp_dim', 'swiglu_align_to', 0, Via(_read_aligned_dim, _write_align_to)),
+    Field(
+        'activation',
+        'swiglu_mlp',
+        False,
+        Via(lambda gated, known: 'silu' if gated else 'gelu', _write_timm_activation),
+    ),
+    Field('attn_norm', 'scale_attn_inner', False),
+    Field('qkv_bias', 'qkv_bias', True),
+    Field('k_bias', 'attn_type', 'eva', one_of({'eva': False, 'rope': True})),
+    Field('qkv_apart', 'qkv_fused', True, one_of({True: False, False: True})),
+    Field('pool', 'global_pool', 'avg', one_of({'avg': 'avg', 'token': 'cls'})),
+    Field('class_token', 'class_token', True),
+    Field('registers', 'num_reg_tokens', 0),
+    Field(
+        'positions',
+        'no_embed_class',
+        False,
+        Via(
+            lambda value, known: 'patches' if value else 'all',
+            lambda positions, known: positions == 'patches',
+        ),
+    ),
+    Field(
+        'positions',
+        'use_abs_pos_emb',
+        True,
+        Via(
+            lambda value, known: known['positions'] if value else 'none',
+            lambda positions, known: positions != 'none',
+        ),
+    ),
+    Field(
+        'rope',
+        'use_rot_pos_emb',
+        False,
+        Via(lambda value, known: 'index' if value else 'none', lambda rope, known: rope != 'none'),
+    ),
+    Field('rope', 'rope_type', 'cat', Via(_read_rope, _write_rope)),
+    Field('rope_base', 'rope_temperature', 10000.0),
+    Field(
+        'rope_grid',
+        'ref_feat_shape',
+        None,
+        Via(_read_rope_grid, lambda grid, known: list(grid) if any(grid) else None),
+    ),
+    Field('rope_offset', 'rope_grid_offset', 0.0),
+    Field('rope_order', 'rope_grid_indexing', 'ij', one_of({'ij': 'yx', 'xy': 'xy'})),
+    Field('rope_pairs', 'rope_rotate_half', False, one_of({False: 'neighbours', True: 'halves'})),
+    Field('pre_norm', 'use_pre_transformer_norm', False),
+    Field(
+        'final_norm',
+        'use_fc_norm',
+        None,
+        Via(_read_fc_norm, lambda name, known: name == 'pooled', takes_null=True),
+    ),
+    Field(
+        'final_norm',
+        'use_post_transformer_norm',
+        None,
+        Via(_read_last_norm, lambda name, known: name == 'tokens', takes_null=True),
+    ),
+    Field('post_norm', 'use_post_norm', False),
+    Field(
+        'layer_scale',
+        'init_values',
+        None,
+        Via(read_layer_scale, lambda value, known: value or None),
+    ),
+    # It takes no name of a norm there: the architecture's own says which.
+    Field('norm_eps', 'norm_layer', None, Via(_read_norm_eps, lambda eps, known: None)),
+    Field('dropout_rate', ('pos_drop_rate', 'proj_drop_rate'), 0.0),
+    Field('attention_dropout_rate', 'attn_drop_rate', 0.0),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+    *fixed(
+        attn_only_layer_scale=False,
+        drop_rate=0.0,
+        dynamic_img_pad=False,
+        num_kv_heads=None,
+        patch_drop_rate=0.0,
+        qk_norm=False,
+    ),
+)
+
+
+def _read_key_bias(value: bool, known: Mapping[str, Any]) -> bool:
+    if value and not known['qkv_bias']:
+        raise ValueError('no bias of keys alone')
+    return value
+
+
+_HF_FIELDS = (
+    Field('image_size', 'image_size', 224, PAIR),
+    Field('patch_size', 'patch_size', 16, PAIR),
+    Field('in_channels', 'num_channels', 3),
+    Field('width', 'hidden_size', 384),
+    Field('depth', 'num_hidden_layers', 12),
+    Field('heads', 'num_attention_heads', 6),
+    Field('mlp', 'use_gated_mlp', False, one_of({False: 'plain', True: 'gated_apart'})),
+    Field('mlp_dim', 'intermediate_size', 1536),
+    Field('activation', 'hidden_act', 'gelu', ACTIVATION),
+    Field('qkv_bias', ('query_bias', 'value_bias'), True),
+    Field('k_bias', 'key_bias', False, Via(_read_key_bias)),
+    Field('registers', 'num_register_tokens', 0),
+    Field('rope_base', 'rope_theta', 100.0),
+    Field('layer_scale', 'layerscale_value', 1.0, SCALE),
+    Field('norm_eps', 'layer_norm_eps', 1e-5),
+    Field('attention_dropout_rate', 'attention_dropout', 0.0),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+    *fixed(proj_bias=True, mlp_bias=True),
+)
+# What all models of that class have.
+_HF_ONLY: Mapping[str, Any] = {
+    'num_classes': 0,
+    'mlp_norm': False,
+    'attn_norm': False,
+    'qkv_apart': False,
+    'pool': 'cls',
+    'class_token': True,
+    'positions': 'none',
+    'rope': 'centered',
+    'rope_grid': (0, 0),
+    'rope_offset': 0.0,
+    'rope_order': 'yx',
+    'rope_pairs': 'halves',
+    'pre_norm': False,
+    'final_norm': 'tokens',
+    'post_norm': False,
+    'dropout_rate': 0.0,
+}
+
+
+def _pretraining(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return zeros for the token that stands for hidden patches in pretraining, and registers of none."""
+    token = np.zeros_like(values['embeddings.cls_token'])
+    registers = 'embeddings.register_tokens'
+    none = {} if registers in values else {registers: token[:, :0]}
+    return {'embeddings.mask_token': token, **none}
+
+
+TABLES = {
+    'timm': Table(
+        timm,
+        layers=lambda config: _TIMM_LAYERS,
+        facts={},
+        library=TIMM,
+        kinds=('Eva',),
+        fields=_TIMM_FIELDS,
+        # They have a say in training, or for images of other sizes, which ours refuses.
+        neutral=(
+            r'rope_(shift|jitter|rescale)_coords',
+            'attn_pool_(num_heads|mlp_ratio)',
+            'dynamic_img_size',
+            'head_init_scale',
+            'rope_mrope_section',
+        ),
+        header=timm_header(
+            'patch_embed.proj', 'head', lambda config: config.width, fixed_size=True, implied=()
+        ),
+        # What older files keep of what is computed, or of pretraining.
+        ignored=(r'rope\.(periods|bands|pos_embed.*)', 'mask_token'),
+    ),
+    'hf': Table(
+        hf,
+        limits={name: (value,) for name, value in _HF_ONLY.items()},
+        layers=lambda config: _HF_LAYERS,
+        facts={},
+        library=TRANSFORMERS,
+        kinds=('dinov3_vit',),
+        fields=_HF_FIELDS,
+        # They have a say in training, or in what a backbone for other models shows.
+        neutral=('pos_embed_(shift|jitter|rescale)', 'apply_layernorm', 'reshape_hidden_states'),
+        beside=lambda source, ours: dict(_HF_ONLY),
+        header=hf_header('dinov3_vit', 'DINOv3ViTModel', 'DINOv3ViTModel'),
+        spellings=((r'^model\.(?=layer\.)', ''),),
+        live=((r'^(?=layer\.)', 'model.'),),
+        ignored=(r'embeddings\.(mask_token|register_tokens)',),
+        buffers=_pretraining,
+    ),
+}

@@ -1,0 +1,56 @@
+"""Have references compute in float64 what they round to float32 in any model.
+
+Frequencies of rotary positions are such: in a model of float64 they would hide errors below 1e-7.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+
+def widen(reference: Any) -> Any:
+    """Return a module of torch in float64, whose rotary positions are computed by its own code in float64."""
+    for module in reference.modules():
+        if (act := _WAYS.get(type(module).__name__)) is not None:
+            act(module)
+    return reference
+
+
+def _frequencies(like: Any, count: int, base: float) -> Any:
+    """Return so many frequencies, which fall from 1 to almost 1 / base, as a tensor of float64."""
+    return like.double().new_tensor(base ** -(np.arange(count) / count))
+
+
+def _widen_timm_index(module: Any) -> None:
+    table = module.pos_embed
+    bands = _frequencies(table, module.dim // 4, module.temperature)
+    module.pos_embed = module._build_embed_cat(module.feat_shape, bands, dtype=table.dtype)
+
+
+def _widen_timm_centered(module: Any) -> None:
+    module.periods = 1 / _frequencies(module.periods, module.dim // 4, module.temperature)
+    if module.feat_shape is not None:
+        module._cache_embed(module.feat_shape)
+
+
+def _widen_transformers(module: Any) -> None:
+    module.inv_freq = _frequencies(module.inv_freq, module.head_dim // 4, module.base)
+    source = sys.modules[type(module).__module__]
+    centres = source.get_patches_center_coordinates
+
+    def forward(images: Any) -> Any:
+        double = lambda *args, **options: centres(*args, **options).double()  # noqa: E731
+        with mock.patch.object(source, centres.__name__, double):
+            return type(module).forward(module, images)
+
+    module.forward = forward
+
+
+_WAYS: Mapping[str, Callable[[Any], None]] = {
+    'RotaryEmbeddingCat': _widen_timm_index,
+    'RotaryEmbeddingDinoV3': _widen_timm_centered,
+    'DINOv3ViTRopePositionEmbedding': _widen_transformers,
+}
