@@ -14,6 +14,7 @@ from helpers import layer, normal, random_params, table
 
 import blox as bx
 from blox.layers import ACTIVATIONS
+from blox.layers.rotary import rotate, rotation
 
 close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12, strict=True)
 
@@ -567,6 +568,68 @@ def test_attention_steps_keep_no_token_past_the_room(x64, batch, length):
     for before, now in zip(kept, after):
         assert np.array_equal(before[:, :3], now[:, :3])
         assert np.isfinite(now).all()
+
+
+@pytest.mark.parametrize('is_stepped', [False, True])
+def test_keys_may_be_the_only_ones_without_a_bias(x64, is_stepped):
+    whole = bx.MultiHeadAttention(layer(), 6, 2, is_causal=True)
+    some = bx.MultiHeadAttention(layer(), 6, 2, is_causal=True, k_bias=False)
+    x = jnp.asarray(normal(2, 5, 6))
+
+    def run(attention, params):
+        if not is_stepped:
+            return attention(params, x)[0]
+        state = attention.initial_state(2, 5, x.dtype)
+        return attention.step(params, x, state, jnp.zeros(2, int))[0][0]
+
+    params, same = random_params(some, x), random_params(whole, x)
+    assert params.keys() ^ same.keys() == {'layer/qv_bias', 'layer/qkv/b'}
+    for path in params.keys() & same.keys():
+        same = same.set(path, params[path].value)
+    q, v = jnp.split(params['layer/qv_bias'].value, 2)
+    same = same.set('layer/qkv/b', jnp.concatenate([q, jnp.zeros(6), v]))
+    np.testing.assert_allclose(run(some, params), run(whole, same), atol=1e-12)
+
+
+@pytest.mark.parametrize('pairs', ['halves', 'neighbours'])
+def test_a_rotation_multiplies_complex_numbers(x64, pairs):
+    x, angles = normal(2, 5, 3, 8), normal(5, 4)
+    found = np.asarray(rotate(jnp.asarray(x), rotation(angles, np.float64), pairs))
+    real, imaginary = ((slice(4), slice(4, 8)), (slice(0, 8, 2), slice(1, 8, 2)))[pairs != 'halves']
+    turned = (x[..., real] + 1j * x[..., imaginary]) * np.exp(1j * angles)[None, :, None]
+    np.testing.assert_allclose(found[..., real], turned.real, atol=1e-12)
+    np.testing.assert_allclose(found[..., imaginary], turned.imag, atol=1e-12)
+
+
+@pytest.mark.parametrize('pairs', ['halves', 'neighbours'])
+def test_attention_under_rotations_depends_on_distances_alone(x64, pairs):
+    attention = bx.MultiHeadAttention(layer(), 8, 2, rotary_pairs=pairs)
+    x = jnp.asarray(normal(2, 5, 8))
+    params = random_params(attention, x)
+
+    def run(start):
+        angles = (np.arange(5) + start)[:, None] * np.array([1.0, 0.1])
+        return attention(params, x, rotary=rotation(angles, x.dtype))[0]
+
+    np.testing.assert_allclose(run(0), run(7), atol=1e-12)
+    plain = attention(params, x)[0]
+    assert np.abs(run(0) - plain).max() > 1e-3
+    at_rest = attention(params, x, rotary=rotation(np.zeros((5, 2)), x.dtype))[0]
+    np.testing.assert_allclose(at_rest, plain, atol=1e-12)
+
+
+def test_a_rotation_is_computed_in_float32_at_least():
+    by = rotation(np.full((5, 4), 0.7), jnp.bfloat16)
+    x = jnp.asarray(normal(1, 5, 1, 8), jnp.bfloat16)
+    found = rotate(x, by, 'halves')
+    assert (by.cos.dtype, found.dtype) == (jnp.float32, jnp.bfloat16)
+    exact = rotate(x.astype(jnp.float32), by, 'halves').astype(jnp.bfloat16)
+    assert (found == exact).all()
+
+
+def test_unknown_pairs_of_a_rotation_are_refused():
+    with pytest.raises(ValueError, match=r"'layer': expected rotary_pairs .* found 'thirds'"):
+        bx.MultiHeadAttention(layer(), 8, 2, rotary_pairs='thirds')
 
 
 # Recurrence: class, reference step, parts of the state.

@@ -99,6 +99,29 @@ def test_what_we_write_is_the_same_in_transformers(tmp_path, row):
         check(prepare(image), hf_pixels(processor, image))
 
 
+DINOV3 = {
+    'by default': named('DINOv3ViT'),
+    'bicubic': named('DINOv3ViT', size={'height': 256, 'width': 224}, resample=3),
+    'cropped': named('DINOv3ViT', size=[259, 257], do_center_crop=True, crop_size=[224, 222]),
+    'covering': named(
+        'DINOv3ViT', size={'shortest_edge': 256}, do_center_crop=True, crop_size=[224, 224]
+    ),
+    'half as bright': named('DINOv3ViT', rescale_factor=0.5 / 255),
+}
+
+
+@table(DINOV3)
+def test_pixels_that_are_scaled_before_they_are_resized_are_those_of_transformers(tmp_path, row):
+    prepare = ImagePreprocessor.from_hf(row)
+    for fields in (row, prepare.to_hf()):
+        processor = hf_processor(tmp_path, fields, 'torchvision')
+        for image in photographs().values():
+            theirs = np.asarray(processor(image, return_tensors='pt')['pixel_values'])
+            # torch has the weights of resizing in float32. One level of 255 is 0.017 here.
+            apart = abs(prepare(image) - theirs.transpose(0, 2, 3, 1))
+            assert apart.max() < 1e-4
+
+
 @table({name: HF[name] for name in ('vit by default', 'deit', 'resnet', 'bit by default')})
 def test_transformers_own_file_is_read(tmp_path, row):
     processor = hf_processor(tmp_path, row, 'torchvision')

@@ -26,7 +26,7 @@ from blox.zoo.comparing.parity import import_reference
 from blox.zoo.comparing.widening import widen
 from blox.zoo.models import families
 
-MODULES = ('vision_transformer', 'deit', 'resnet', 'convnext', 'swin_transformer')
+MODULES = ('vision_transformer', 'deit', 'eva', 'resnet', 'convnext', 'swin_transformer')
 PAGE = Path(__file__).parents[2] / 'docs' / 'pages' / 'timm-models.md'
 HEAD = """# timm's names
 

@@ -49,6 +49,7 @@ ImageInput: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarra
 
 _OPENING = threading.Lock()
 _ROUNDINGS = {'even': round, 'down': math.floor}
+_DTYPES = ('uint8', 'float32')
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class ImagePreprocessor:
       mean, std: of each channel, for pixels scaled to [0, 1]; their number is the channels'.
       crop_rounding: where the crop starts when it leaves an odd number of pixels: half of that
         rounded to the 'even' neighbour, as torchvision and timm do, or 'down', as transformers.
+      resize_dtype: what pixels are while they are resized: 'uint8', and so rounded after it, or
+        'float32', scaled to [0, 1] before, as those of transformers' DINOv3.
     """
 
     size: tuple[int, int]
@@ -74,6 +77,7 @@ class ImagePreprocessor:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_rounding: str = 'even'
+    resize_dtype: str = 'uint8'
 
     def __post_init__(self) -> None:
         are_pairs = are_lengths(self.size, 2) and are_lengths(self.resize, 2)
@@ -91,6 +95,7 @@ class ImagePreprocessor:
             and len(self.std) == len(self.mean)
             and all(value > 0 for value in self.std),
             f'crop_rounding of {", ".join(_ROUNDINGS)}': self.crop_rounding in list(_ROUNDINGS),
+            f'resize_dtype of {", ".join(_DTYPES)}': self.resize_dtype in _DTYPES,
         }
         expect('ImagePreprocessor', vars(self), holds)
 
@@ -111,7 +116,7 @@ class ImagePreprocessor:
     def from_hf(cls, fields: Mapping[str, Any], model_type: str = '') -> 'ImagePreprocessor':
         """Read a preprocessor_config.json: do with Pillow what transformers does by it.
 
-        Processors of ViT, DeiT, ConvNext and BiT; where the file names none, as old ones do,
+        Processors of ViT, DeiT, ConvNext, BiT and DINOv3; where the file names none, as old ones do,
         config.json's `model_type` decides. Raises ValueError, which names the field, for what
         changes pixels and is not known here.
         """
@@ -140,6 +145,11 @@ class ImagePreprocessor:
         Raises ValueError if there are none.
         """
         self._check_crop('even', 'timm')
+        if self.resize_dtype != 'uint8':
+            raise ValueError(
+                f"timm resizes with resize_dtype='uint8', found {self.resize_dtype!r}; "
+                "dataclasses.replace(preprocessor, resize_dtype='uint8') rounds pixels to 1 / 255"
+            )
         return write_timm(vars(self))
 
     def for_size(self, size: tuple[int, int]) -> 'ImagePreprocessor':
@@ -179,8 +189,14 @@ class ImagePreprocessor:
 
     def _prepare(self, image: Any) -> np.ndarray:
         mode = 'L' if len(self.mean) == 1 else 'RGB'
-        pixels = self._fit(read_image(image, mode))
-        scaled = np.asarray(pixels, np.float32).reshape(*self.size, len(self.mean)) / 255
+        pixels = read_image(image, mode)
+        if self.resize_dtype == 'uint8':
+            fitted = np.asarray(self._fit(pixels), np.float32) / 255
+        else:
+            # Pillow has floats in images of one channel alone.
+            planes = (np.asarray(band, np.float32) / 255 for band in pixels.split())
+            fitted = np.stack([self._fit(Image.fromarray(plane)) for plane in planes], -1)
+        scaled = fitted.reshape(*self.size, len(self.mean))
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def _fit(self, image: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 _HF_FILE = 'preprocessor_config.json'
 _HF_TYPES = {'vit': 'ViT', 'deit': 'DeiT', 'resnet': 'ConvNext', 'convnext': 'ConvNext'}
 _HF_TYPES |= {'convnextv2': 'ConvNext', 'bit': 'Bit', 'dinov2': 'Bit', 'swin': 'ViT'}
+_HF_TYPES |= {'dinov3_vit': 'DINOv3ViT'}
 # Defaults of transformers 5 for what a file leaves out.
 _HF_COMMON: dict[str, Any] = {
     'do_resize': True,
@@ -38,6 +39,12 @@ _HF_KINDS: dict[str, dict[str, Any]] = {
         'do_center_crop': True,
         'image_mean': [0.48145466, 0.4578275, 0.40821073],
         'image_std': [0.26862954, 0.26130258, 0.27577711],
+    },
+    'DINOv3ViT': {
+        'size': 224,
+        'resample': 2,
+        'image_mean': [0.485, 0.456, 0.406],
+        'image_std': [0.229, 0.224, 0.225],
     },
 }
 # Fields that say nothing of the pixels of a color image.
@@ -74,6 +81,7 @@ def read_hf(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
         **_hf_statistics(values),
         'interpolation': Image.Resampling(values['resample']).name.lower(),
         'crop_rounding': 'down',
+        'resize_dtype': 'float32' if kind == 'DINOv3ViT' else 'uint8',
     }
 
 
@@ -82,7 +90,10 @@ def write_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
     size, resize, keep_ratio = fields['size'], fields['resize'], fields['keep_ratio']
     if keep_ratio and resize[0] != resize[1]:
         raise ValueError(f'transformers covers only squares, found resize={resize}')
-    kind = 'Bit' if keep_ratio else 'ViT' if resize == size else 'DeiT'
+    is_cropped = keep_ratio or resize != size
+    kind = 'Bit' if keep_ratio else 'DeiT' if is_cropped else 'ViT'
+    if fields['resize_dtype'] == 'float32':
+        kind = 'DINOv3ViT'
     crop = {'do_center_crop': True, 'crop_size': _height_width(size)}
     return {
         'image_processor_type': f'{kind}ImageProcessor',
@@ -90,7 +101,7 @@ def write_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
         'do_resize': True,
         'size': {'shortest_edge': resize[0]} if keep_ratio else _height_width(resize),
         'resample': int(INTERPOLATIONS[fields['interpolation']]),
-        **({} if kind == 'ViT' else crop),
+        **(crop if is_cropped else {}),
         'do_rescale': True,
         'rescale_factor': 1 / 255,
         'do_normalize': True,
@@ -207,6 +218,7 @@ def read_timm(pretrained_cfg: Mapping[str, Any]) -> dict[str, Any]:
         'mean': tuple(values['mean']),
         'std': tuple(values['std']),
         'crop_rounding': 'even',
+        'resize_dtype': 'uint8',
     }
 
 

@@ -56,7 +56,8 @@ def _extra(card: Card, format: str) -> dict[str, Any]:
             'label2id': {label: i for i, label in enumerate(card.labels)},
         }
     if card.preprocessor and format == 'timm':
-        prepare = dataclasses.replace(card.preprocessor, crop_rounding='even')
+        like_timm = {'crop_rounding': 'even', 'resize_dtype': 'uint8'}
+        prepare = dataclasses.replace(card.preprocessor, **like_timm)
         files['config.json']['pretrained_cfg'] = prepare.to_timm()
     elif card.preprocessor:
         prepare = dataclasses.replace(card.preprocessor, crop_rounding='down')

@@ -230,6 +230,22 @@ def test_an_odd_rest_is_halved_as_crop_rounding_says(wide, even, down):
         assert found.round().tolist() == list(range(start, start + 4))
 
 
+@pytest.mark.parametrize('color', [False, True])
+def test_pixels_that_are_resized_as_floats_are_not_rounded(color):
+    pixels = np.array([[0, 1]], np.uint8)
+    prepare = dataclasses.replace(
+        PLAIN, size=(1, 4), resize=(1, 4), interpolation='bilinear', resize_dtype='float32'
+    )
+    if color:
+        pixels = np.stack([pixels, pixels, 2 * pixels], -1)
+        prepare = dataclasses.replace(prepare, mean=(0.0,) * 3, std=(1.0,) * 3)
+    found = prepare(pixels) * 255
+    np.testing.assert_allclose(found[0, 0, :, 0], [0, 0.25, 0.75, 1], atol=1e-6)
+    np.testing.assert_allclose(
+        found[0, 0, :, -1], [0, 0.25 * (1 + color), 0.75 * (1 + color), 1 + color], atol=1e-6
+    )
+
+
 def test_an_image_too_long_to_crop_is_refused():
     prepare = dataclasses.replace(PLAIN, size=(224, 224), resize=(248, 248), keep_ratio=True)
     with pytest.raises(ValueError, match='20000000 x 1 pixels is too long to crop'):
@@ -294,6 +310,14 @@ FILES = {
         'bilinear',
         *HALF,
     ),
+    'hf dinov3': (
+        {'image_processor_type': 'DINOv3ViTImageProcessorFast', 'resample': 2},
+        (224, 224),
+        (224, 224),
+        False,
+        'bilinear',
+        *IMAGENET,
+    ),
     'hf deit': (HF_DEIT, (224, 224), (256, 256), False, 'bicubic', *IMAGENET),
     'hf resnet': (HF_RESNET, (224, 224), (256, 256), True, 'bicubic', *IMAGENET),
     'hf resnet at 384': (
@@ -335,7 +359,9 @@ def read(file):
 def test_a_file_is_read_as_its_library_reads_it(row):
     file, size, resize, keep_ratio, mode, mean, std = row
     rounding = 'down' if 'resample' in file else 'even'
-    assert read(file) == ImagePreprocessor(size, resize, keep_ratio, mode, mean, std, rounding)
+    found, expected = read(file), (size, resize, keep_ratio, mode, mean, std, rounding)
+    assert found == ImagePreprocessor(*expected, resize_dtype=found.resize_dtype)
+    assert (found.resize_dtype == 'float32') == ('DINOv3' in file.get('image_processor_type', ''))
 
 
 PHOTOGRAPHS = {
@@ -482,6 +508,7 @@ NOT_WRITTEN = {
         'covers only squares',
     ),
     'unlike margins': ('to_timm', {'resize': (8, 60)}, 'timm has no crop_pct'),
+    'floats': ('to_timm', {'resize_dtype': 'float32'}, "resize_dtype='uint8', found 'float32'"),
 }
 
 
