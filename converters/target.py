@@ -37,10 +37,7 @@ def table_of(model: Any, layout: str) -> Table:
     known = layouts(model.path)
     if layout not in known:
         raise ValueError(f'{model.path!r} has the layouts {", ".join(known)}, not {layout!r}')
-    library = known[layout].library
-    alike = [name for name, table in known.items() if library and table.library is library]
-    names = alike if layout in alike[:1] else [layout]
-    nearest = min(names, key=lambda name: len(known[name].beyond(model.config)))
+    nearest = min(meant(model, layout), key=lambda name: len(known[name].beyond(model.config)))
     if beyond := known[nearest].beyond(model.config):
         found = ', '.join(f'{name} {value!r}' for name, value in beyond.items())
         able = ', '.join(layouts_of(model))
@@ -48,6 +45,14 @@ def table_of(model: Any, layout: str) -> Table:
             f'no {nearest!r} checkpoint of {model.path!r} has {found}; {able} may have'
         )
     return known[nearest]
+
+
+def meant(model: Any, layout: str) -> list[str]:
+    """Return the layouts of a model's family that `layout` stands for: of a library's first one, all of its."""
+    known = layouts(model.path)
+    library = known[layout].library
+    alike = [name for name, table in known.items() if library and table.library is library]
+    return alike if layout in alike[:1] else [layout]
 
 
 def layouts_of(model: Any) -> list[str]:

@@ -14,7 +14,9 @@ from blox.converters.mapping.parts import (
     TIMM_IMAGES,
     dense,
     hf_header,
+    live_names,
     norm,
+    published_names,
     read_classes,
     timm_header,
     under,
@@ -82,13 +84,13 @@ def _rules(
     )
 
 
-def _layers(stem: str, down: str, block: str, conv_dw: str, head: str) -> tuple[Rule, ...]:
+def _layers(stem: str, down: str, block: str, conv_dw: str, head: str = '') -> tuple[Rule, ...]:
     return (
         Rule('convnext/stem', stem, NHWC),
         Rule(f'{_STAGE}/downsample', down, NHWC),
         Rule(f'{_BLOCK}/conv_dw', f'{block}.{conv_dw}', NHWC),
         Rule(_BLOCK, block, NHWC),
-        Rule('convnext/head', head),
+        *((Rule('convnext/head', head),) if head else ()),
     )
 
 
@@ -193,6 +195,46 @@ def _read_beside(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     return {**read_classes(source, ours), 'kernel_sizes': (7,) * len(ours['depths'])}
 
 
+_DINOV3_FIELDS = (
+    Field('image_size', 'image_size', 224, PAIR),
+    Field('in_channels', 'num_channels', 3),
+    Field('depths', 'depths', [3, 3, 9, 3], TUPLE),
+    Field('widths', 'hidden_sizes', [96, 192, 384, 768], TUPLE),
+    Field('activation', 'hidden_act', 'gelu', ACTIVATION),
+    # There is one whatever its start.
+    Field(
+        'layer_scale',
+        'layer_scale_init_value',
+        1e-6,
+        Via(lambda start, known: True, lambda has, known: 1e-6),
+    ),
+    Field(('norm_eps', 'head_eps'), 'layer_norm_eps', 1e-6),
+    Field('drop_path_rate', 'drop_path_rate', 0.0),
+)
+# As transformers' ConvNextModel calls what its DINOv3ConvNextModel calls otherwise.
+_DINOV3_RENAMED = (
+    ('embeddings.patch_embeddings', 'stages.0.downsample_layers.0'),
+    ('embeddings.layernorm', 'stages.0.downsample_layers.1'),
+    ('encoder.stages.', 'stages.'),
+    ('downsampling_layer.', 'downsample_layers.'),
+    ('.dwconv', '.depthwise_conv'),
+    ('.pwconv', '.pointwise_conv'),
+    ('layer_scale_parameter', 'gamma'),
+    ('layernorm', 'layer_norm'),
+)
+
+
+def _read_dinov3(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    return {'num_classes': 0, 'kernel_sizes': (7,) * len(ours['depths'])}
+
+
+_HF_LIMITS: Mapping[str, tuple[Any, ...]] = {
+    'stem': ('patch',),
+    'norm': ('layer',),
+    'final_norm': ('pooled',),
+    'head_hidden': (0,),
+}
+
 TABLES = {
     'timm': Table(
         timm,
@@ -206,12 +248,7 @@ TABLES = {
     ),
     'hf': Table(
         hf,
-        limits={
-            'stem': ('patch',),
-            'norm': ('layer',),
-            'final_norm': ('pooled',),
-            'head_hidden': (0,),
-        },
+        limits=_HF_LIMITS,
         library=TRANSFORMERS,
         kinds=('convnext', 'convnextv2'),
         fields=_HF_FIELDS,
@@ -222,5 +259,26 @@ TABLES = {
         layers=lambda config: _layers('embeddings', f'{_HF[0]}.1', _HF[1], 'dwconv', 'classifier'),
         spellings=((r'^convnext(v2)?\.', ''),),
         published=under(_model_type),
+    ),
+    'dinov3_convnext': Table(
+        hf,
+        limits={
+            **_HF_LIMITS,
+            'patch_size': ((4, 4),),
+            'layer_scale': (True,),
+            'grn': (False,),
+            'num_classes': (0,),
+        },
+        library=TRANSFORMERS,
+        kinds=('dinov3_convnext',),
+        fields=_DINOV3_FIELDS,
+        beside=_read_dinov3,
+        header=hf_header('dinov3_convnext', 'DINOv3ConvNextModel', 'DINOv3ConvNextModel'),
+        unsaid=lambda config: ('conv_mlp',),
+        facts={'norm_eps': 1e-6, 'head_eps': 1e-6},
+        layers=lambda config: _layers('embeddings.layernorm', f'{_HF[0]}.1', _HF[1], 'dwconv'),
+        spellings=((r'^model\.(?=stages\.)', ''), *published_names(_DINOV3_RENAMED)),
+        published=lambda config: live_names(_DINOV3_RENAMED),
+        live=((r'^(?=stages\.)', 'model.'),),
     ),
 }

@@ -6,6 +6,7 @@ from libraries import timm, transformers
 
 TINY = {'image_size': (32, 32), 'num_classes': 3}
 TINY |= {'depths': (1, 1, 2, 1), 'widths': (4, 6, 8, 10), 'head_eps': 1e-6}
+FITTED = {'dinov3_convnext': {'num_classes': 0}}
 ODD = [
     {'grn': True, 'layer_scale': False},
     {'grn': True, 'layer_scale': False, 'conv_mlp': True},
@@ -73,6 +74,16 @@ _TIMM = timm('convnext_tiny', **_SIZES).saying(image_size=(33, 40))
 _HF = transformers('ConvNextForImageClassification', 'ConvNextConfig', num_labels=5, num_stages=2)
 _HF = _HF.but(hidden_sizes=[8, 12], depths=[1, 2]).saying(image_size=(33, 40))
 _V2 = {'kind': 'ConvNextV2ForImageClassification', 'config': 'ConvNextV2Config'}
+_DINOV3 = replace(
+    transformers(
+        'DINOv3ConvNextModel',
+        'DINOv3ConvNextConfig',
+        hidden_sizes=[4, 8, 12],
+        depths=[1, 2, 1],
+        layer_norm_eps=1e-3,
+    ),
+    layout='dinov3_convnext',
+)
 REFERENCES = {
     'timm': _TIMM,
     'timm 1x1': _TIMM.of('convnext_atto'),
@@ -90,6 +101,8 @@ REFERENCES = {
     'hf no layer scale': _HF.but(layer_scale_init_value=0.0),
     'hf v2': replace(_HF, **_V2),
     'hf no head': _HF.of('ConvNextModel'),
+    'dinov3': _DINOV3,
+    'dinov3 gray': _DINOV3.but(num_channels=1, hidden_act='gelu_new'),
 }
 FULL_SIZE = {'ConvNeXt-T': timm('convnext_tiny')}
 GOLDEN = {
@@ -97,6 +110,7 @@ GOLDEN = {
     'hf': _HF.but(hidden_sizes=[4, 8], depths=[1, 1]),
 }
 REFUSED = {
+    'dinov3_convnext': {'hidden_act': 'gelu_10', 'patch_size': 2, 'num_stages': 3},
     'hf': {'hidden_act': 'gelu_10', 'num_stages': 3, 'kernel_size': 5},
     'timm': {
         'stem_type': 'conv',
@@ -109,6 +123,7 @@ REFUSED = {
     },
 }
 LACKS = {
+    'dinov3_convnext': [({'grn': True}, 'grn True'), ({'layer_scale': False}, 'layer_scale False')],
     'hf': [({'norm_eps': 1e-5}, 'norm_eps 1e-05'), ({'grn': True}, 'layer_scale True')],
     'timm': [
         ({'head_eps': 1e-12}, 'norm_eps 1e-06 and head_eps 1e-12 (expected equal ones)'),

@@ -14,7 +14,7 @@ INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 _HF_FILE = 'preprocessor_config.json'
 _HF_TYPES = {'vit': 'ViT', 'deit': 'DeiT', 'resnet': 'ConvNext', 'convnext': 'ConvNext'}
 _HF_TYPES |= {'convnextv2': 'ConvNext', 'bit': 'Bit', 'dinov2': 'Bit', 'swin': 'ViT'}
-_HF_TYPES |= {'dinov3_vit': 'DINOv3ViT'}
+_HF_TYPES |= {'dinov3_vit': 'DINOv3ViT', 'dinov3_convnext': 'DINOv3ViT'}
 # Defaults of transformers 5 for what a file leaves out.
 _HF_COMMON: dict[str, Any] = {
     'do_resize': True,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blox import converters
+from blox.converters.target import layouts_of, meant
 from blox.params import Params
 from blox.zoo.architecture.fit import check_fit
 from blox.zoo.catalog.card import SCORES, Card, default_scores
@@ -25,6 +26,7 @@ def export(
 ) -> None:
     """Write the folder that transformers ('hf') or timm ('timm') opens.
 
+    Where transformers has several classes for such a model, the `card` says in which one it came.
     It holds model.safetensors and config.json, and with a `card`, as `bx.zoo.read_card` gives it,
     the labels, preprocessing, tokenizer, prompts and settings of generation too. Where a crop leaves an odd number of pixels it
     is as the other library rounds. Raises ValueError where that cannot express the model.
@@ -37,7 +39,19 @@ def export(
             f'{len(card.labels)}; pass bx.zoo.read_card the overrides that bx.zoo.load had'
         )
     extra = _extra(Card.of(model, card.name, card), format) if card else {}
-    converters.export(path, model, params, format, extra)
+    converters.export(path, model, params, _layout(model, format, card), extra)
+
+
+def _layout(model: Any, format: str, card: Card | None) -> str:
+    """Return the layout that weights came in, if `format` stands for it and it can hold the model.
+
+    Of one library, several may: a ConvNeXt of DINOv3 goes out as such.
+    """
+    # An unknown one has an error of its own.
+    if card is None or format not in converters.layouts(model.path):
+        return format
+    can_hold = {*layouts_of(model)} & {*meant(model, format)}
+    return card.layout if card.layout in can_hold else format
 
 
 def _extra(card: Card, format: str) -> dict[str, Any]:

@@ -170,6 +170,18 @@ def test_other_num_classes_start_a_fresh_head_and_keep_the_rest(exported, name):
     assert bx.zoo.read_card(folder, num_classes=len(card.labels)).labels == card.labels
 
 
+def test_without_learned_positions_another_image_size_changes_no_weights(exported):
+    model, params, card, folder = exported['eva-hf']
+    assert 'eva/pos_embed' not in params
+    other, loaded = bx.zoo.load(folder, image_size=(16, 24))
+    assert bits(loaded) == bits(params)
+    assert bx.zoo.read_card(folder, image_size=(16, 24)).changes == ()
+    twice = tuple(2 * n for n in card.preprocessor.resize)
+    assert bx.zoo.preprocessor(folder, image_size=(16, 24)).resize == twice
+    assert (other.config.image_size, model.config.image_size) == ((16, 24), (8, 12))
+    output(other, loaded)
+
+
 @pytest.mark.parametrize('name', ['vit-hf', 'vit-timm'])
 def test_another_image_size_resizes_positions_and_the_preprocessor_follows(exported, name):
     _, params, card, folder = exported[name]
