@@ -137,6 +137,18 @@ def conv_norm(ours: str, conv: str, after: str, *, statistics: bool = True) -> t
     )
 
 
+def timm_pool(ours: str, own_norm: Callable[..., tuple[Rule, ...]] = norm) -> tuple[Rule, ...]:
+    """Map timm's attention pool, whose query has a projection of its own there."""
+    return (
+        Rule(f'{ours}/latent', 'attn_pool.latent'),
+        *merged(f'{ours}/qkv', ('attn_pool.q', 'attn_pool.kv'), (1, 2)),
+        *dense(f'{ours}/proj', 'attn_pool.proj'),
+        *own_norm(f'{ours}/norm', 'attn_pool.norm'),
+        *dense(f'{ours}/mlp/fc1', 'attn_pool.mlp.fc1'),
+        *dense(f'{ours}/mlp/fc2', 'attn_pool.mlp.fc2'),
+    )
+
+
 def read_classes(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return num_classes of a folder of transformers: its labels, if the weights have a head."""
     has_head = any('.classifier.' in f'.{name}' for name in source.tensors)

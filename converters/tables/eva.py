@@ -1,5 +1,6 @@
 """EVA: timm, and the DINOv3 of transformers."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from blox.converters.mapping.parts import (
     read_layer_scale,
     read_timm_norm,
     timm_header,
+    timm_pool,
 )
 from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, merge
@@ -45,6 +47,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
         *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.fc2'),
         *_scales(config, 'blocks.{i}.gamma_1', 'blocks.{i}.gamma_2'),
         *(norm('eva/norm', last_norm) if last_norm else ()),
+        *(timm_pool('eva/pool') if config.pool == 'map' else ()),
         *(dense('eva/head', 'head') if config.num_classes else ()),
     )
 
@@ -116,6 +119,7 @@ _TIMM_LAYERS = (
     *(Rule(f'{_BLOCK}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
     Rule('eva/pre_norm', 'norm_pre'),
     Rule(_BLOCK, 'blocks.{i}'),
+    Rule('eva/pool', 'attn_pool'),
     Rule('eva/head', 'head'),
 )
 _HF_LAYERS = (
@@ -185,6 +189,29 @@ def _read_rope(name: str, known: Mapping[str, Any]) -> str:
     return 'none' if known['rope'] == 'none' else _ROPES.read(name, known)
 
 
+def _read_pool_heads(count: Any, known: Mapping[str, Any]) -> int:
+    if count is not None and type(count) is not int:
+        raise ValueError('an integer, or null')
+    return (count or known['heads']) if known['pool'] == 'map' else 0
+
+
+def _read_pool_dim(ratio: Any, known: Mapping[str, Any]) -> int:
+    if ratio is not None and (type(ratio) not in (int, float) or not math.isfinite(ratio)):
+        raise ValueError('a finite number, or null')
+    if known['pool'] != 'map':
+        return 0
+    # That of the blocks' MLPs, as it is before it is aligned.
+    return _RATIO.read(ratio, known) if ratio else known['mlp_dim']
+
+
+def _write_pool_dim(mlp_dim: int, known: Mapping[str, Any]) -> float | None:
+    return _RATIO.write(mlp_dim, known) if mlp_dim else None
+
+
+def _or_none(value: Any, known: Mapping[str, Any]) -> Any:
+    return value or None
+
+
 def _write_rope(name: str, known: Mapping[str, Any]) -> str:
     return 'cat' if name == 'none' else _ROPES.write(name, known)
 
@@ -200,6 +227,7 @@ def _read_norm_eps(value: Any, known: Mapping[str, Any]) -> float:
     return eps
 
 
+_RATIO = times('width')
 _ROPES = one_of({'cat': 'index', 'dinov3': 'centered'})
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
@@ -207,10 +235,13 @@ _TIMM_FIELDS = (
     Field('width', 'embed_dim', 768),
     Field('depth', 'depth', 12),
     Field('heads', 'num_heads', 12),
+    Field('pool', 'global_pool', 'avg', one_of({'avg': 'avg', 'token': 'cls', 'map': 'map'})),
+    Field('pool_heads', 'attn_pool_num_heads', None, Via(_read_pool_heads, _or_none)),
     Field('mlp_norm', 'scale_mlp', False),
     Field('mlp', 'swiglu_mlp', False, Via(_read_mlp, lambda mlp, known: mlp != 'plain')),
     Field('mlp', 'swiglu_align_to', 0, Via(_read_aligned_mlp, _write_align_to)),
-    Field('mlp_dim', 'mlp_ratio', 4.0, times('width')),
+    Field('mlp_dim', 'mlp_ratio', 4.0, _RATIO),
+    Field('pool_mlp_dim', 'attn_pool_mlp_ratio', None, Via(_read_pool_dim, _write_pool_dim)),
     Field('mlp_dim', 'swiglu_align_to', 0, Via(_read_aligned_dim, _write_align_to)),
     Field(
         'activation',
@@ -222,7 +253,6 @@ _TIMM_FIELDS = (
     Field('qkv_bias', 'qkv_bias', True),
     Field('k_bias', 'attn_type', 'eva', one_of({'eva': False, 'rope': True})),
     Field('qkv_apart', 'qkv_fused', True, one_of({True: False, False: True})),
-    Field('pool', 'global_pool', 'avg', one_of({'avg': 'avg', 'token': 'cls'})),
     Field('class_token', 'class_token', True),
     Field('registers', 'num_reg_tokens', 0),
     Field(
@@ -278,7 +308,7 @@ _TIMM_FIELDS = (
         'layer_scale',
         'init_values',
         None,
-        Via(read_layer_scale, lambda value, known: value or None),
+        Via(read_layer_scale, _or_none),
     ),
     # It takes no name of a norm there: the architecture's own says which.
     Field('norm_eps', 'norm_layer', None, Via(_read_norm_eps, lambda eps, known: None)),
@@ -362,7 +392,6 @@ TABLES = {
         # They have a say in training, or for images of other sizes, which ours refuses.
         neutral=(
             r'rope_(shift|jitter|rescale)_coords',
-            'attn_pool_(num_heads|mlp_ratio)',
             'dynamic_img_size',
             'head_init_scale',
             'rope_mrope_section',

@@ -31,6 +31,7 @@ ODD = [
     {**_DINOV3, 'mlp': 'gated_apart', 'activation': 'silu', 'qkv_bias': False, 'mlp_dim': 16},
     {'rope': 'none', 'post_norm': True, 'num_classes': 0, 'in_channels': 1},
     {'k_bias': True, 'pre_norm': True, 'final_norm': 'none', 'positions': 'patches'},
+    {'pool': 'map', 'pool_heads': 4, 'pool_mlp_dim': 24, 'registers': 1},
     {
         'mlp': 'gated',
         'activation': 'silu',
@@ -51,8 +52,16 @@ BROKEN = [
     ({'mlp': 'glu'}, "mlp 'plain', 'gated' or 'gated_apart'"),
     ({'mlp': 'gated', 'mlp_norm': True}, "mlp_norm with mlp 'plain' or 'gated_apart'"),
     ({'registers': -1}, 'registers >= 0'),
-    ({'pool': 'map'}, "pool 'avg', or 'cls' with a class_token"),
-    ({'pool': 'cls', 'class_token': False}, "pool 'avg', or 'cls' with a class_token"),
+    ({'pool': 'max'}, "pool 'avg', 'map', or 'cls' with a class_token"),
+    ({'pool': 'cls', 'class_token': False}, "pool 'avg', 'map', or 'cls' with a class_token"),
+    *(
+        (fields, "pool_heads that divide width, and pool_mlp_dim > 0, with pool 'map', else both 0")
+        for fields in (
+            {'pool': 'map'},
+            {'pool': 'map', 'pool_heads': 5, 'pool_mlp_dim': 8},
+            {'pool_heads': 4},
+        )
+    ),
     ({'positions': 'class'}, "positions 'all', 'patches' or 'none'"),
     ({'rope': 'mixed'}, "rope 'index', 'centered' or 'none'"),
     ({'rope': 'index', 'width': 12, 'heads': 2}, 'heads of whole pairs for rows and for columns'),
@@ -109,6 +118,7 @@ REFERENCES = {
     'timm dinov3 gated': _TIMM.of('vit_small_plus_patch16_dinov3', mlp_ratio=1.3),
     'timm registers, gap': _TIMM.of('vit_medium_patch16_rope_reg1_gap_256'),
     'timm rope': _TIMM.of('vit_small_patch16_rope_ape_224'),
+    'timm pe core': _TIMM.of('vit_pe_core_base_patch16_224', ref_feat_shape=(4, 4)),
     'timm pe lang': _TIMM.of('vit_pe_lang_large_patch14_448', ref_feat_shape=(4, 4)),
     'hf': _HF,
     'hf untiled': _HF.but(image_size=(25, 23), patch_size=(4, 8)),
@@ -136,6 +146,14 @@ HONOURED = {
         ({'use_fc_norm': False, 'use_post_transformer_norm': False}, {'final_norm': 'none'}),
         ({'use_fc_norm': False}, {'final_norm': 'tokens'}),
         ({'global_pool': 'token'}, {'pool': 'cls'}),
+        (
+            {'global_pool': 'map', 'attn_pool_num_heads': 8, 'attn_pool_mlp_ratio': 3},
+            {'pool': 'map', 'pool_heads': 8, 'pool_mlp_dim': 48},
+        ),
+        (
+            {'global_pool': 'map'},
+            {'pool': 'map', 'pool_heads': 2, 'pool_mlp_dim': 12, 'final_norm': 'tokens'},
+        ),
         ({'rope_type': 'dinov3'}, {'rope': 'centered'}),
         ({'use_rot_pos_emb': False, 'rope_type': 'dinov3'}, {'rope': 'none'}),
         ({'ref_feat_shape': 16}, {'rope_grid': (16, 16)}),
@@ -153,7 +171,9 @@ HONOURED = {
 REFUSED = {
     'timm': {
         'rope_type': 'mixed',
-        'global_pool': 'map',
+        'global_pool': 'max',
+        'attn_pool_num_heads': 'many',
+        'attn_pool_mlp_ratio': 'wide',
         'num_kv_heads': 1,
         'qk_norm': True,
         'attn_only_layer_scale': True,

@@ -4,7 +4,7 @@ Papers: Fang et al., 2022 and 2023, "EVA" and "EVA-02" (arXiv:2211.07636, arXiv:
 timm.models.eva, transformers.DINOv3ViTModel.
 
 Among its configs are DINOv3 (arXiv:2508.10104), the towers of EVA-CLIP (arXiv:2303.15389), ViTs with rotary
-positions (arXiv:2403.13298), and the Perception Encoders that have no attention pool (arXiv:2504.13181).
+positions (arXiv:2403.13298), and Perception Encoders (arXiv:2504.13181).
 """
 
 import math
@@ -43,6 +43,7 @@ from blox.zoo.architecture.model import (
     check_size,
     drop_path_rates,
 )
+from blox.zoo.architecture.pooling import AttentionPool
 from blox.zoo.architecture.resizing import resize_channels, resize_positions
 
 
@@ -58,7 +59,9 @@ class EvaConfig(Config):
       mlp_norm, attn_norm: whether MLP and attention normalize what goes into their last layers.
       qkv_bias, k_bias: whether queries and values have biases, and keys too.
       qkv_apart: whether files have queries, keys and values as three matrices; timm's may.
-      pool: 'cls' (the class token's output) or 'avg' (the mean over patches).
+      pool: 'cls' (the class token's output), 'avg' (the mean over patches) or 'map' (an attention pool
+        over all tokens, with a learned query and a gelu MLP).
+      pool_heads, pool_mlp_dim: heads and hidden values of a 'map' pool; 0 for others.
       class_token: whether a learned token stands before the patches.
       registers: how many more do, after it.
       positions: which tokens have a learned position besides: 'all', 'patches' or 'none'.
@@ -91,6 +94,8 @@ class EvaConfig(Config):
     k_bias: bool = False
     qkv_apart: bool = False
     pool: str = 'avg'
+    pool_heads: int = 0
+    pool_mlp_dim: int = 0
     class_token: bool = True
     registers: int = 0
     positions: str = 'all'
@@ -119,8 +124,13 @@ class EvaConfig(Config):
             "mlp 'plain', 'gated' or 'gated_apart'": self.mlp in ('plain', 'gated', 'gated_apart'),
             "mlp_norm with mlp 'plain' or 'gated_apart'": not self.mlp_norm or self.mlp != 'gated',
             'registers >= 0': self.registers >= 0,
-            "pool 'avg', or 'cls' with a class_token": self.pool == 'avg'
+            "pool 'avg', 'map', or 'cls' with a class_token": self.pool in ('avg', 'map')
             or (self.pool == 'cls' and self.class_token),
+            "pool_heads that divide width, and pool_mlp_dim > 0, with pool 'map', else both 0": (
+                self.pool_mlp_dim > 0 and self.pool_heads > 0 and self.width % self.pool_heads == 0
+                if self.pool == 'map'
+                else self.pool_heads == self.pool_mlp_dim == 0
+            ),
             "positions 'all', 'patches' or 'none'": self.positions in ('all', 'patches', 'none'),
             "rope 'index', 'centered' or 'none'": self.rope in ('index', 'centered', 'none'),
             'heads of whole pairs for rows and for columns, where there is rope': self.rope
@@ -291,6 +301,15 @@ class Eva(ImageModel):
         ]
         if config.final_norm != 'none':
             self.norm = config.make_norm(graph.child('norm'))
+        if config.pool == 'map':
+            self.pool = AttentionPool(
+                graph.child('pool'),
+                config.width,
+                config.pool_heads,
+                config.pool_mlp_dim,
+                activation='gelu',
+                norm=config.make_norm,
+            )
         if config.num_classes:
             self.head = Linear(graph.child('head'), config.num_classes, w_init=_trunc_normal)
 
@@ -308,7 +327,13 @@ class Eva(ImageModel):
         if config.final_norm == 'tokens':
             x, params = self.norm(params, x)
             yield 'norm', x, params
-        x = x[:, 0] if config.pool == 'cls' else x[:, config.prefix_length :].mean(1)
+        match config.pool:
+            case 'cls':
+                x = x[:, 0]
+            case 'avg':
+                x = x[:, config.prefix_length :].mean(1)
+            case 'map':
+                x, params = self.pool(params, x)
         if config.final_norm == 'pooled':
             x, params = self.norm(params, x)
         yield 'pre_logits', x, params

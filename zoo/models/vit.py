@@ -30,7 +30,6 @@ from blox.layers import (
     MultiHeadAttention,
     RMSNorm,
 )
-from blox.layers.attend import exact
 from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.module import Module
 from blox.params import Params
@@ -44,6 +43,7 @@ from blox.zoo.architecture.model import (
     check_size,
     drop_path_rates,
 )
+from blox.zoo.architecture.pooling import AttentionPool
 from blox.zoo.architecture.resizing import resize_channels, resize_positions
 
 
@@ -219,40 +219,6 @@ class Block(Module):
         return x + y, params
 
 
-class AttentionPool(Module):
-    """A learned query that attends to all tokens, and a residual MLP of what it found."""
-
-    def __init__(self, graph: Graph, config: ViTConfig) -> None:
-        super().__init__(graph)
-        self.width, self.heads = config.width, config.heads
-        self.qkv = Linear(graph.child('qkv'), 3 * config.width, w_init=_trunc_normal)
-        self.proj = Linear(graph.child('proj'), config.width, w_init=_trunc_normal)
-        self.norm = config.make_norm(graph.child('norm'))
-        self.mlp = Mlp(
-            graph.child('mlp'),
-            config.mlp_dim,
-            config.width,
-            ACTIVATIONS[config.activation],
-            fc1_init=_trunc_normal,
-            fc2_init=_trunc_normal,
-        )
-
-    def __call__(
-        self, params: Params, tokens: Float[Array, 'batch tokens width']
-    ) -> tuple[Float[Array, 'batch width'], Params]:
-        latent, params = self.get_param(params, 'latent', (1, 1, self.width), _trunc_normal)
-        latent = latent + jnp.zeros_like(tokens[:, :1])
-        # One projection of all, of whose outputs a third is not used: it is one layer in many.
-        qkv, params = self.qkv(params, jnp.concatenate([latent, tokens], axis=1))
-        shape = (*qkv.shape[:2], self.heads, self.width // self.heads)
-        q, k, v = (part.reshape(shape) for part in jnp.split(qkv, 3, axis=-1))
-        x = exact(q[:, :1], k[:, 1:], v[:, 1:], None, is_causal=False, scale=shape[-1] ** -0.5)
-        x, params = self.proj(params, x.reshape(-1, self.width))
-        y, params = self.norm(params, x)
-        y, params = self.mlp(params, y)
-        return x + y, params
-
-
 class ViT(ImageModel):
     """Images [batch, height, width, channels] to logits [batch, num_classes].
 
@@ -283,7 +249,14 @@ class ViT(ImageModel):
         if config.final_norm != 'none':
             self.norm = config.make_norm(graph.child('norm'))
         if config.pool == 'map':
-            self.pool = AttentionPool(graph.child('pool'), config)
+            self.pool = AttentionPool(
+                graph.child('pool'),
+                config.width,
+                config.heads,
+                config.mlp_dim,
+                activation=config.activation,
+                norm=config.make_norm,
+            )
         if config.pre_logits:
             self.pre_logits = Linear(graph.child('pre_logits'), config.pre_logits)
         if config.num_classes:

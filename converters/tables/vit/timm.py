@@ -1,7 +1,7 @@
 """ViT, and all that grew out of it, as timm has it."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
@@ -19,6 +19,7 @@ from blox.converters.mapping.parts import (
     read_layer_scale,
     read_timm_norm,
     timm_header,
+    timm_pool,
     write_timm_norm,
 )
 from blox.converters.mapping.rules import Rule, Table
@@ -51,7 +52,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
         *dense(f'{ours}/mlp/fc2', f'{theirs}.mlp.fc2', bias=config.proj_bias),
         *scales(config, 'blocks.{i}.ls{n}.gamma'),
         *(own_norm('vit/norm', last_norm) if last_norm else ()),
-        *(_timm_pool(own_norm) if config.pool == 'map' else ()),
+        *(timm_pool('vit/pool', own_norm) if config.pool == 'map' else ()),
         *(dense('vit/pre_logits', 'pre_logits.fc') if config.pre_logits else ()),
         *heads(config, 'head', 'head_dist'),
     )
@@ -62,18 +63,6 @@ def _timm_fc1(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
     if config.mlp == 'gated_apart':
         return merged(ours, (f'{theirs}.fc1_g', f'{theirs}.fc1_x'), bias=config.proj_bias)
     return dense(ours, f'{theirs}.fc1', bias=config.proj_bias)
-
-
-def _timm_pool(own_norm: Callable[..., tuple[Rule, ...]]) -> tuple[Rule, ...]:
-    """Map an attention pool, whose query has a projection of its own there."""
-    return (
-        Rule('vit/pool/latent', 'attn_pool.latent'),
-        *merged('vit/pool/qkv', ('attn_pool.q', 'attn_pool.kv'), (1, 2)),
-        *dense('vit/pool/proj', 'attn_pool.proj'),
-        *own_norm('vit/pool/norm', 'attn_pool.norm'),
-        *dense('vit/pool/mlp/fc1', 'attn_pool.mlp.fc1'),
-        *dense('vit/pool/mlp/fc2', 'attn_pool.mlp.fc2'),
-    )
 
 
 _TIMM_LAYERS = (
