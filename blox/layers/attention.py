@@ -126,6 +126,7 @@ class MultiHeadAttention(Module):
         """
         (q, k, v), params = self._project(params, inputs)
         if rotary is not None:
+            self._check_rotary(rotary, inputs.shape[1])
             q, k = (rotate(x, rotary, self.rotary_pairs) for x in (q, k))
         scale = self._scale
         if not isinstance(scale, float | int):
@@ -157,7 +158,7 @@ class MultiHeadAttention(Module):
         """Let the next `length` tokens attend to those in the cache and, causally, to themselves.
 
         `position` is how many tokens of each sequence the cache holds. Tokens past its
-        room are not kept.
+        room are not kept. Nothing is turned by rotary positions here.
         """
         batch, length, _ = inputs.shape
         parts = (batch, length, 3, self.heads, self.head_dim)
@@ -203,6 +204,14 @@ class MultiHeadAttention(Module):
             q, params = self.q_norm(params, q)
             k, params = self.k_norm(params, k)
         return (q, k), params
+
+    def _check_rotary(self, rotary: Rotation, length: int) -> None:
+        """Raise ValueError for what would not broadcast, or should not."""
+        if {rotary.cos.shape, rotary.sin.shape} != {(length, self.head_dim / 2)}:
+            raise ValueError(
+                f'{self.path!r} expects a rotation of {length} places, and of half of the '
+                f'{self.head_dim} numbers of a head, found one of {rotary.cos.shape}'
+            )
 
     def _merge(self, params: Params, x: jax.Array, is_training: bool) -> tuple[jax.Array, Params]:
         x = x.reshape(*x.shape[:2], self.width)

@@ -223,15 +223,15 @@ def timm_header(
     """
 
     def header(config: Any, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        given = {k: v for k, v in theirs.items() if k not in implied and v is not None}
+        if fixed_size and any(n % m for n, m in zip(config.image_size, config.patch_size)):
+            # Models that take any size there take only those that patches tile.
+            given['dynamic_img_size'] = False
         return {
             'num_classes': config.num_classes,
             'num_features': num_features(config),
             'global_pool': theirs.get('global_pool', 'avg'),
-            'model_args': {
-                name: value
-                for name, value in theirs.items()
-                if name not in implied and value is not None
-            },
+            'model_args': given,
             'pretrained_cfg': {
                 'custom_load': False,
                 'input_size': [config.in_channels, *config.image_size],

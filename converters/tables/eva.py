@@ -24,8 +24,11 @@ from blox.converters.mapping.parts import (
 )
 from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, merge
+from blox.converters.sources.source import Source
+from blox.tensorfile import fail
 
 _BLOCK = 'eva/block{i}'
+_REGISTERS = 'embeddings.register_tokens'
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
@@ -42,7 +45,11 @@ def timm(config: Any) -> tuple[Rule, ...]:
         *(norm(f'{_BLOCK}/attn/norm', f'{theirs}.attn.norm') if config.attn_norm else ()),
         *dense(f'{_BLOCK}/attn/proj', f'{theirs}.attn.proj'),
         *norm(f'{_BLOCK}/norm2', f'{theirs}.norm2'),
-        *_fc1(config, (f'{theirs}.mlp.fc1_g', f'{theirs}.mlp.fc1_x'), f'{theirs}.mlp.fc1'),
+        *(
+            merged(f'{_BLOCK}/mlp/fc1', (f'{theirs}.mlp.fc1_g', f'{theirs}.mlp.fc1_x'))
+            if config.mlp == 'gated_apart'
+            else dense(f'{_BLOCK}/mlp/fc1', f'{theirs}.mlp.fc1')
+        ),
         *(norm(f'{_BLOCK}/mlp/norm', f'{theirs}.mlp.norm') if config.mlp_norm else ()),
         *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.fc2'),
         *_scales(config, 'blocks.{i}.gamma_1', 'blocks.{i}.gamma_2'),
@@ -58,13 +65,17 @@ def hf(config: Any) -> tuple[Rule, ...]:
     gate_and_value = (f'{theirs}.mlp.gate_proj', f'{theirs}.mlp.up_proj')
     scales = (f'{theirs}.layer_scale{n}.lambda1' for n in (1, 2))
     return (
-        *_tokens(config, 'embeddings.cls_token', 'embeddings.register_tokens'),
+        *_tokens(config, 'embeddings.cls_token', _REGISTERS),
         *dense('eva/patch_embed', 'embeddings.patch_embeddings', HWIO),
         *norm(f'{_BLOCK}/norm1', f'{theirs}.norm1'),
         *_apart(config, f'{theirs}.attention'),
         *dense(f'{_BLOCK}/attn/proj', f'{theirs}.attention.o_proj'),
         *norm(f'{_BLOCK}/norm2', f'{theirs}.norm2'),
-        *_fc1(config, gate_and_value, f'{theirs}.mlp.up_proj'),
+        *(
+            dense(f'{_BLOCK}/mlp/fc1', f'{theirs}.mlp.up_proj')
+            if config.mlp == 'plain'
+            else merged(f'{_BLOCK}/mlp/fc1', gate_and_value)
+        ),
         *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.down_proj'),
         *_scales(config, *scales),
         *norm('eva/norm', 'norm'),
@@ -102,12 +113,6 @@ def _qv_bias(config: Any, theirs: tuple[str, str]) -> tuple[Rule, ...]:
     return (Rule(f'{_BLOCK}/attn/qv_bias', theirs, merge(0)),)
 
 
-def _fc1(config: Any, gate_and_value: tuple[str, str], single: str) -> tuple[Rule, ...]:
-    if config.mlp == 'gated_apart':
-        return merged(f'{_BLOCK}/mlp/fc1', gate_and_value)
-    return dense(f'{_BLOCK}/mlp/fc1', single)
-
-
 def _scales(config: Any, *theirs: str) -> tuple[Rule, ...]:
     if not config.layer_scale:
         return ()
@@ -139,7 +144,8 @@ _HF_LAYERS = (
     Rule('eva/norm', 'norm'),
 )
 
-# timm's gated MLP has gate and value as one matrix, unless it has a norm or its width is aligned.
+# timm's gated MLP has gate and value as two matrices where it has a norm, or before the residual where
+# its width is to be a multiple of something.
 
 
 def _read_mlp(is_gated: bool, known: Mapping[str, Any]) -> str:
@@ -149,7 +155,8 @@ def _read_mlp(is_gated: bool, known: Mapping[str, Any]) -> str:
 def _read_aligned_mlp(align_to: int, known: Mapping[str, Any]) -> str:
     if align_to < 0:
         raise ValueError('0 or more')
-    return 'gated_apart' if align_to and known['mlp'] != 'plain' else known['mlp']
+    is_apart = align_to and known['mlp'] == 'gated' and not known['post_norm']
+    return 'gated_apart' if is_apart else known['mlp']
 
 
 def _read_aligned_dim(align_to: int, known: Mapping[str, Any]) -> int:
@@ -160,6 +167,9 @@ def _read_aligned_dim(align_to: int, known: Mapping[str, Any]) -> int:
 def _write_align_to(value: Any, known: Mapping[str, Any]) -> int:
     if known['mlp'] != 'gated_apart' or known['mlp_norm']:
         return 0
+    if known['post_norm']:
+        raise ValueError("'gated', which timm has with post_norm")
+    # Any divisor says that they are apart; timm's own names have mostly 8.
     return 8 if known['mlp_dim'] % 8 == 0 else 1
 
 
@@ -173,12 +183,19 @@ def _write_timm_activation(name: str, known: Mapping[str, Any]) -> bool:
 # Which tokens the last norm is of: timm says apart of each whether it is, and leaves it to the pool.
 
 
-def _read_fc_norm(value: bool | None, known: Mapping[str, Any]) -> str:
+def _check_flag(value: Any) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise ValueError('true, false or null')
+
+
+def _read_fc_norm(value: Any, known: Mapping[str, Any]) -> str:
+    _check_flag(value)
     is_pooled = known['pool'] == 'avg' if value is None else value
     return 'pooled' if is_pooled else 'tokens'
 
 
-def _read_last_norm(value: bool | None, known: Mapping[str, Any]) -> str:
+def _read_last_norm(value: Any, known: Mapping[str, Any]) -> str:
+    _check_flag(value)
     is_pooled = known['final_norm'] == 'pooled'
     if value and is_pooled:
         raise ValueError('one norm after the blocks, of the tokens or of the pooled ones')
@@ -217,12 +234,26 @@ def _write_rope(name: str, known: Mapping[str, Any]) -> str:
 
 
 def _read_rope_grid(value: Any, known: Mapping[str, Any]) -> tuple[int, int]:
-    return (0, 0) if value is None or known['rope'] != 'index' else PAIR.read(value, known)
+    if value is None or known['rope'] != 'index':
+        return 0, 0
+    rows, columns = PAIR.read(value, known)
+    if min(rows, columns) < 1:
+        raise ValueError('one positive integer or two')
+    return rows, columns
+
+
+def _read_scale(value: Any, known: Mapping[str, Any]) -> float:
+    start = read_layer_scale(value, known)
+    if known['post_norm']:
+        return 0.0  # Such blocks have none there, whatever they are told.
+    if value == 0:
+        raise ValueError('a number other than 0, or null')
+    return start
 
 
 def _read_norm_eps(value: Any, known: Mapping[str, Any]) -> float:
     kind, eps = read_timm_norm(value)
-    if isinstance(value, str) or kind != 'layer':
+    if kind != 'layer' or not (value is None or isinstance(value, Mapping)):
         raise ValueError("a LayerNorm, which the architecture's name says")
     return eps
 
@@ -237,6 +268,7 @@ _TIMM_FIELDS = (
     Field('heads', 'num_heads', 12),
     Field('pool', 'global_pool', 'avg', one_of({'avg': 'avg', 'token': 'cls', 'map': 'map'})),
     Field('pool_heads', 'attn_pool_num_heads', None, Via(_read_pool_heads, _or_none)),
+    Field('post_norm', 'use_post_norm', False),
     Field('mlp_norm', 'scale_mlp', False),
     Field('mlp', 'swiglu_mlp', False, Via(_read_mlp, lambda mlp, known: mlp != 'plain')),
     Field('mlp', 'swiglu_align_to', 0, Via(_read_aligned_mlp, _write_align_to)),
@@ -303,12 +335,11 @@ _TIMM_FIELDS = (
         None,
         Via(_read_last_norm, lambda name, known: name == 'tokens', takes_null=True),
     ),
-    Field('post_norm', 'use_post_norm', False),
     Field(
         'layer_scale',
         'init_values',
         None,
-        Via(read_layer_scale, _or_none),
+        Via(_read_scale, _or_none),
     ),
     # It takes no name of a norm there: the architecture's own says which.
     Field('norm_eps', 'norm_layer', None, Via(_read_norm_eps, lambda eps, known: None)),
@@ -332,6 +363,14 @@ def _read_key_bias(value: bool, known: Mapping[str, Any]) -> bool:
     return value
 
 
+def _write_key_bias(value: bool, known: Mapping[str, Any]) -> bool:
+    return value and known['qkv_bias']
+
+
+_GATED = Via(
+    lambda is_gated, known: 'gated_apart' if is_gated else 'plain',
+    lambda mlp, known: mlp != 'plain',
+)
 _HF_FIELDS = (
     Field('image_size', 'image_size', 224, PAIR),
     Field('patch_size', 'patch_size', 16, PAIR),
@@ -339,11 +378,11 @@ _HF_FIELDS = (
     Field('width', 'hidden_size', 384),
     Field('depth', 'num_hidden_layers', 12),
     Field('heads', 'num_attention_heads', 6),
-    Field('mlp', 'use_gated_mlp', False, one_of({False: 'plain', True: 'gated_apart'})),
+    Field('mlp', 'use_gated_mlp', False, _GATED),
     Field('mlp_dim', 'intermediate_size', 1536),
     Field('activation', 'hidden_act', 'gelu', ACTIVATION),
     Field('qkv_bias', ('query_bias', 'value_bias'), True),
-    Field('k_bias', 'key_bias', False, Via(_read_key_bias)),
+    Field('k_bias', 'key_bias', False, Via(_read_key_bias, _write_key_bias)),
     Field('registers', 'num_register_tokens', 0),
     Field('rope_base', 'rope_theta', 100.0),
     Field('layer_scale', 'layerscale_value', 1.0, SCALE),
@@ -357,7 +396,6 @@ _HF_ONLY: Mapping[str, Any] = {
     'num_classes': 0,
     'mlp_norm': False,
     'attn_norm': False,
-    'qkv_apart': False,
     'pool': 'cls',
     'class_token': True,
     'positions': 'none',
@@ -373,12 +411,27 @@ _HF_ONLY: Mapping[str, Any] = {
 }
 
 
+def _read_hf(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.json does not say. CheckpointError for other registers than it says."""
+    registers = source.tensors.get(_REGISTERS)
+    # A name alone, as when we look at what we write, has no shape.
+    if registers is not None and registers.shape and registers.shape[1] != ours['registers']:
+        fail(
+            source.path,
+            f'config.json: expected num_register_tokens as many as {_REGISTERS} of '
+            f'{tuple(registers.shape)} has, found {ours["registers"]}',
+        )
+    return dict(_HF_ONLY)
+
+
 def _pretraining(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return zeros for the token that stands for hidden patches in pretraining, and registers of none."""
+    """Return zeros for the token that stands for hidden patches in pretraining.
+
+    Where there are no registers, transformers wants an empty array of them all the same.
+    """
     token = np.zeros_like(values['embeddings.cls_token'])
-    registers = 'embeddings.register_tokens'
-    none = {} if registers in values else {registers: token[:, :0]}
-    return {'embeddings.mask_token': token, **none}
+    empty = {} if _REGISTERS in values else {_REGISTERS: token[:, :0]}
+    return {'embeddings.mask_token': token, **empty}
 
 
 TABLES = {
@@ -412,7 +465,9 @@ TABLES = {
         fields=_HF_FIELDS,
         # They have a say in training, or in what a backbone for other models shows.
         neutral=('pos_embed_(shift|jitter|rescale)', 'apply_layernorm', 'reshape_hidden_states'),
-        beside=lambda source, ours: dict(_HF_ONLY),
+        beside=_read_hf,
+        # How matrices lie in timm's files, and a bias that keys have only where others do.
+        unsaid=lambda config: ('mlp', 'qkv_apart', *(() if config.qkv_bias else ('k_bias',))),
         header=hf_header('dinov3_vit', 'DINOv3ViTModel', 'DINOv3ViTModel'),
         spellings=((r'^model\.(?=layer\.)', ''),),
         live=((r'^(?=layer\.)', 'model.'),),

@@ -30,6 +30,9 @@ ODD = [
     {**_DINOV3, 'registers': 2, 'image_size': (12, 12)},
     {**_DINOV3, 'mlp': 'gated_apart', 'activation': 'silu', 'qkv_bias': False, 'mlp_dim': 16},
     {'rope': 'none', 'post_norm': True, 'num_classes': 0, 'in_channels': 1},
+    # Files of transformers lie in one way, whatever those of timm do.
+    {**_DINOV3, 'mlp': 'gated', 'activation': 'silu', 'qkv_apart': True, 'k_bias': True},
+    {**_DINOV3, 'qkv_bias': False, 'k_bias': True, 'rope_base': 100},
     {'k_bias': True, 'pre_norm': True, 'final_norm': 'none', 'positions': 'patches'},
     {'pool': 'map', 'pool_heads': 4, 'pool_mlp_dim': 24, 'registers': 1},
     {
@@ -112,6 +115,11 @@ REFERENCES = {
     'timm scaled': _TIMM.of('eva02_base_patch14_224'),
     'timm clip': _TIMM.of('eva02_base_patch16_clip_224'),
     'timm post-norm': _TIMM.of('eva02_enormous_patch14_clip_224'),
+    'timm post-norm, gated': _TIMM.of(
+        'eva02_enormous_patch14_clip_224', swiglu_mlp=True, swiglu_align_to=8, init_values=0.1
+    ),
+    'timm untiled': _TIMM.of('vit_small_patch16_dinov3', img_size=(25, 23), dynamic_img_size=False),
+    'timm dynamic': _TIMM.but(dynamic_img_size=True),
     'timm giant': _TIMM.of('eva_giant_patch14_224', num_classes=0),
     'timm dinov3': _TIMM.of('vit_small_patch16_dinov3'),
     'timm dinov3 biases': _TIMM.of('vit_small_patch16_dinov3_qkvb', global_pool='token'),
@@ -159,6 +167,11 @@ HONOURED = {
         ({'ref_feat_shape': 16}, {'rope_grid': (16, 16)}),
         ({'ref_feat_shape': 16, 'rope_type': 'dinov3'}, {'rope': 'centered'}),
         ({'init_values': 1}, {'layer_scale': 1.0}),
+        ({'init_values': 1, 'use_post_norm': True}, {'post_norm': True}),
+        (
+            {'swiglu_mlp': True, 'swiglu_align_to': 8, 'use_post_norm': True},
+            {'mlp': 'gated', 'activation': 'silu', 'post_norm': True},
+        ),
         ({'dynamic_img_size': True, 'head_init_scale': 1.0, 'rope_rescale_coords': 2.0}, {}),
     ],
     'hf': [
@@ -173,6 +186,9 @@ REFUSED = {
         'rope_type': 'mixed',
         'global_pool': 'max',
         'attn_pool_num_heads': 'many',
+        'ref_feat_shape': [0, 4],
+        'use_fc_norm': 'x',
+        'use_post_transformer_norm': 0,
         'attn_pool_mlp_ratio': 'wide',
         'num_kv_heads': 1,
         'qk_norm': True,
@@ -182,7 +198,7 @@ REFUSED = {
         'use_post_norm': 1,
         'norm_layer': 'rmsnorm',
         'drop_rate': 0.5,
-        'init_values': 'small',
+        'init_values': 0.0,
     },
     'hf': {
         'query_bias': False,
@@ -195,6 +211,10 @@ REFUSED = {
 }
 LACKS = {
     'timm': [
+        (
+            {'mlp': 'gated_apart', 'activation': 'silu', 'post_norm': True},
+            "mlp 'gated_apart' (expected 'gated', which timm has with post_norm)",
+        ),
         ({'activation': 'silu'}, "activation 'silu' (expected gelu"),
         ({'norm_eps': 1e-3}, 'norm_eps 0.001, which would be 1e-06 there'),
     ],

@@ -56,6 +56,10 @@ class Config:
             if not holds(getattr(self, name))
         ]
         holds = dict.fromkeys(wrong, False) or self.conditions()
+        for name, default in fields.items():
+            # What reads it elsewhere may be stricter, or have no room for such an integer.
+            if not wrong and type(default) is float:
+                object.__setattr__(self, name, float(getattr(self, name)))
         expect(type(self).__name__, vars(self), holds)
 
     def conditions(self) -> Mapping[str, bool]:

@@ -29,7 +29,7 @@ from blox.converters.tables import layouts
 from blox.converters.target import table_of
 from blox.params import Params
 from blox.tap import tap
-from blox.zoo.comparing.widening import widen
+from blox.zoo.comparing.widening import widen_rotary
 
 # Errors that rounding explains, relative to a layer's largest value. Any wrong choice shows in float64.
 TOLERANCES = {'float64': 1e-10, 'float32': 1e-4}
@@ -252,7 +252,7 @@ def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtyp
         found = timm.create_model(f'local-dir:{os.fspath(folder)}', pretrained=True).to(kind).eval()
     else:
         found = _open_transformers(os.fspath(folder), table_of(model, layout), model, kind)
-    return widen(found) if kind == torch.float64 else found
+    return widen_rotary(found) if kind == torch.float64 else found
 
 
 def _open_transformers(folder: str, table: Table, model: Any, dtype: Any) -> Any:

@@ -3,6 +3,7 @@
 Frequencies of rotary positions are such: in a model of float64 they would hide errors below 1e-7.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +12,14 @@ from unittest import mock
 import numpy as np
 
 
-def widen(reference: Any) -> Any:
-    """Return a module of torch in float64, whose rotary positions are computed by its own code in float64."""
+def widen_rotary(reference: Any) -> Any:
+    """Have a module of torch, which is in float64, compute its rotary positions so, and return it.
+
+    Its own code does, of frequencies that are not rounded.
+    """
     for module in reference.modules():
-        if (act := _WAYS.get(type(module).__name__)) is not None:
-            act(module)
+        if (change := _BY_CLASS.get(type(module).__name__)) is not None:
+            change(module)
     return reference
 
 
@@ -25,9 +29,12 @@ def _frequencies(like: Any, count: int, base: float) -> Any:
 
 
 def _widen_timm_index(module: Any) -> None:
-    table = module.pos_embed
-    bands = _frequencies(table, module.dim // 4, module.temperature)
-    module.pos_embed = module._build_embed_cat(module.feat_shape, bands, dtype=table.dtype)
+    if (table := module.pos_embed) is not None:
+        bands = _frequencies(table, module.dim // 4, module.temperature)
+        module.pos_embed = module._build_embed_cat(module.feat_shape, bands, dtype=bands.dtype)
+    else:  # It is made anew for each image.
+        module.bands = _frequencies(module.bands, module.dim // 4, module.temperature)
+        module.get_embed = functools.partial(module.get_embed, dtype=module.bands.dtype)
 
 
 def _widen_timm_centered(module: Any) -> None:
@@ -49,7 +56,7 @@ def _widen_transformers(module: Any) -> None:
     module.forward = forward
 
 
-_WAYS: Mapping[str, Callable[[Any], None]] = {
+_BY_CLASS: Mapping[str, Callable[[Any], None]] = {
     'RotaryEmbeddingCat': _widen_timm_index,
     'RotaryEmbeddingDinoV3': _widen_timm_centered,
     'DINOv3ViTRopePositionEmbedding': _widen_transformers,
