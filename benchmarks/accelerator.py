@@ -59,10 +59,11 @@ WORK = {
     'ViT-B/16': Work('vit-b16', 128, {}, {'depth': 1, 'image_size': 32}),
     'ConvNeXt-T': Work('convnext-tiny', 128, {}, {'depths': (1, 1, 1, 1), 'image_size': 32}),
     'Swin-T': Work('swin-tiny', 128, {}, {'depths': (1, 1, 1, 1), 'image_size': 32}),
+    'DINOv3-B/16': Work('dinov3-base', 128, {}, {'depth': 1, 'image_size': 32}),
     'GPT-2': Work('gpt2', 8, {}, SMALL_TEXT),
     'GPT-2 without dropout': Work('gpt2', 8, NO_DROPOUT, SMALL_TEXT),
 }
-FORWARD = ('ResNet-50', 'ViT-B/16', 'ConvNeXt-T', 'Swin-T', 'GPT-2')
+FORWARD = ('ResNet-50', 'ViT-B/16', 'ConvNeXt-T', 'Swin-T', 'DINOv3-B/16', 'GPT-2')
 TRAINING = ('ViT-B/16', 'GPT-2 without dropout', 'GPT-2', 'ResNet-50', 'ConvNeXt-T', 'Swin-T')
 
 

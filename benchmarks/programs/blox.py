@@ -14,6 +14,7 @@ NAMES = {
     'resnet': 'resnet50',
     'convnext': 'convnext-tiny',
     'swin': 'swin-tiny',
+    'eva': 'dinov3-base',
     'gpt2': 'gpt2',
 }
 FIELDS = [

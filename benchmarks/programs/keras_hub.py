@@ -23,7 +23,7 @@ def versions() -> str:
 def create(model: str, sizes: dict[str, Any]) -> Any:
     """Make a model with these sizes and no dropout; BERT without what comes after its last block."""
     side = (sizes.get('image_size'),) * 2 + (3,)
-    if model in ('convnext', 'swin'):
+    if model in ('convnext', 'swin', 'eva'):
         raise NotImplementedError(f'keras-hub has no {model}')
     if model == 'resnet':
         wide = 4 if sizes['block'] == 'bottleneck' else 1

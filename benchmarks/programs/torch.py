@@ -26,7 +26,7 @@ def create(model: str, sizes: dict[str, Any]) -> torch.nn.Module:
         resnet = import_reference('torchvision').models.resnet
         block = resnet.Bottleneck if sizes['block'] == 'bottleneck' else resnet.BasicBlock
         return resnet.ResNet(block, sizes['depths'], num_classes=sizes['num_classes'])
-    if model in ('vit', 'convnext', 'swin'):
+    if model in ('vit', 'convnext', 'swin', 'eva'):
         timm = import_reference('timm')
         common = {'num_classes': sizes['num_classes']}
         if model == 'convnext':
@@ -35,13 +35,11 @@ def create(model: str, sizes: dict[str, Any]) -> torch.nn.Module:
         if model == 'swin':
             sides = {'depths': sizes['depths'], 'img_size': sizes['image_size']}
             return timm.models.SwinTransformer(**common, **sides)
-        return timm.models.VisionTransformer(
-            img_size=sizes['image_size'],
-            embed_dim=sizes['width'],
-            depth=sizes['depth'],
-            num_heads=sizes['heads'],
-            **common,
-        )
+        common |= {'img_size': sizes['image_size'], 'embed_dim': sizes['width']}
+        common |= {'depth': sizes['depth'], 'num_heads': sizes['heads']}
+        if model == 'eva':
+            return timm.create_model('vit_base_patch16_dinov3', global_pool='token', **common)
+        return timm.models.VisionTransformer(**common)
     transformers = import_reference('transformers')
     if model == 'gpt2':
         config = transformers.GPT2Config(
@@ -71,7 +69,7 @@ def create(model: str, sizes: dict[str, Any]) -> torch.nn.Module:
 def build(work: str, model: str, sizes: dict[str, Any]) -> Program:
     net = create(model, sizes)
     x = torch.from_numpy(inputs(model, sizes, channels_first=True))
-    if model in ('resnet', 'convnext', 'swin', 'vit'):
+    if model in ('resnet', 'convnext', 'swin', 'vit', 'eva'):
         net, layout = net.to(memory_format=torch.channels_last), torch.channels_last
         x = x.contiguous(memory_format=layout)
     parameters = count(net.parameters())

@@ -26,7 +26,8 @@ HEAD = """# Parity
 from. A reference with random weights of large scale saves itself, our converter opens what it saved, and both
 compute the same inputs in one dtype. Each number is the largest difference, relative to the largest value of
 the reference: of the final outputs (logits are scaled so that the largest is 1), and of the worst layer among
-all that both have. `tests/parity` holds float64 to 1e-12 and float32 to 5e-6, in every layer.
+all that both have. `tests/parity` holds float64 to 1e-12 and float32 to 5e-6, in every layer. In a float64 model
+references round the frequencies of rotary positions to float32: here their own code gets them as they are.
 
 | model | source | outputs, float64 | worst layer, float64 | outputs, float32 | worst layer, float32 |
 | --- | --- | --- | --- | --- | --- |

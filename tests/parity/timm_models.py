@@ -34,7 +34,7 @@ HEAD = """# timm's names
 {modules}, and what becomes of it here. *Header*: whether the names and shapes of
 all weights of the full-size model are those that our converter expects. *Float64*: the largest difference between the outputs
 of a small model of that name (few and narrow blocks, all else as it is) with random weights, and those of ours after conversion, relative
-to the largest output. *Back*: whether timm opens what our export writes of it, with the same bits.
+to the largest output; timm's own code gets the frequencies of rotary positions without rounding them to float32 first. *Back*: whether timm opens what our export writes of it, with the same bits.
 Names that need what is not here yet are refused, by what they need.
 
 {count} of {total} are here; the largest difference is {worst:.1e}.
