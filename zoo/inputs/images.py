@@ -195,7 +195,7 @@ class ImagePreprocessor:
         else:
             # Pillow has floats in images of one channel alone.
             planes = (np.asarray(band, np.float32) / 255 for band in pixels.split())
-            fitted = np.stack([self._fit(Image.fromarray(plane)) for plane in planes], -1)
+            fitted = np.stack([np.asarray(self._fit(Image.fromarray(p))) for p in planes], -1)
         scaled = fitted.reshape(*self.size, len(self.mean))
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
