@@ -200,7 +200,8 @@ def _fit(
     zeros = _zeros(table.zeros(source), tensors, shapes, own)
     tensors, own = tensors | zeros, own | {name: f'{name} (zeros)' for name in zeros}
     loose = [name for name in tensors if name not in shapes]
-    ignored = [name for name in loose if table.ignores(name) or name in tied]
+    # What has no values changes no function.
+    ignored = [n for n in loose if table.ignores(n) or n in tied or 0 in tensors[n].shape]
     heads = [name for name in ignored if table.is_head(name) and name not in tied]
     counters = [name for name in outside if is_counter(name.removeprefix(source.prefix))]
     names = {name: own[name] for name in shapes if name in own}

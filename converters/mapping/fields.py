@@ -7,6 +7,7 @@ ours. A setting that no Field names must have the value that their library takes
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -161,9 +162,12 @@ def _is_like(value: Any, default: Any) -> bool:
     """Return whether `value` has the type of `default`; an int may stand for a float."""
     if isinstance(default, list | tuple):
         return isinstance(value, list | tuple) and all(_is_like(item, default[0]) for item in value)
-    if type(default) is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is type(default)
+    return is_number(value) if type(default) is float else type(value) is type(default)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether `value` is a finite float, or an integer that may stand for one."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def equal(a: Any, b: Any) -> bool:

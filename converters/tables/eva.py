@@ -1,12 +1,11 @@
 """EVA: timm, and the DINOv3 of transformers."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
+from blox.converters.mapping.fields import PAIR, Field, Via, fixed, is_number, one_of, times
 from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     ACTIVATION,
@@ -213,7 +212,7 @@ def _read_pool_heads(count: Any, known: Mapping[str, Any]) -> int:
 
 
 def _read_pool_dim(ratio: Any, known: Mapping[str, Any]) -> int:
-    if ratio is not None and (type(ratio) not in (int, float) or not math.isfinite(ratio)):
+    if ratio is not None and not is_number(ratio):
         raise ValueError('a finite number, or null')
     if known['pool'] != 'map':
         return 0
@@ -415,7 +414,7 @@ def _read_hf(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
     """Return what config.json does not say. CheckpointError for other registers than it says."""
     registers = source.tensors.get(_REGISTERS)
     # A name alone, as when we look at what we write, has no shape.
-    if registers is not None and registers.shape and registers.shape[1] != ours['registers']:
+    if registers is not None and registers.shape[1:2] not in ((), (ours['registers'],)):
         fail(
             source.path,
             f'config.json: expected num_register_tokens as many as {_REGISTERS} of '
@@ -471,7 +470,7 @@ TABLES = {
         header=hf_header('dinov3_vit', 'DINOv3ViTModel', 'DINOv3ViTModel'),
         spellings=((r'^model\.(?=layer\.)', ''),),
         live=((r'^(?=layer\.)', 'model.'),),
-        ignored=(r'embeddings\.(mask_token|register_tokens)',),
+        ignored=(r'embeddings\.mask_token',),
         buffers=_pretraining,
     ),
 }

@@ -6,7 +6,6 @@ from libraries import timm, transformers
 
 TINY = {'image_size': (32, 32), 'num_classes': 3}
 TINY |= {'depths': (1, 1, 2, 1), 'widths': (4, 6, 8, 10), 'head_eps': 1e-6}
-FITTED = {'dinov3_convnext': {'num_classes': 0}}
 ODD = [
     {'grn': True, 'layer_scale': False},
     {'grn': True, 'layer_scale': False, 'conv_mlp': True},
@@ -61,6 +60,7 @@ NUM_PARAMS = {
     'convnextv2-huge': 660_289_640,
 }
 PREFIX = 'convnext.'
+FITTED = {'dinov3_convnext': {'num_classes': 0}}
 SOURCES = {
     r'timm/(convnext_\w+)\.d\d_in1k': (r'\1', 3),
     r'timm/(convnext_\w+)\.fb_in22k_ft_in1k': (r'\1', 5),

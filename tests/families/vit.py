@@ -299,6 +299,7 @@ REFUSED = {
         'layerscale_value': 0.1,
         'num_register_tokens': 4,
         'qkv_bias': None,
+        'layer_norm_eps': 10**400,
         'image_size': '8',
     },
     'timm': {

@@ -1,7 +1,7 @@
 """The base of all configs: fields of one name have one meaning, and so one condition, everywhere."""
 
 import dataclasses
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -75,7 +75,7 @@ def _is_like(value: Any, default: Any) -> bool:
         # Larger ones overflow somewhere on the way to a shape, each time in another place.
         return type(value) is int and abs(value) < 2**31
     if type(default) is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
     return type(value) is type(default)
 
 

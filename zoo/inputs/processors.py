@@ -47,6 +47,8 @@ _HF_KINDS: dict[str, dict[str, Any]] = {
         'image_std': [0.229, 0.224, 0.225],
     },
 }
+# The last code of an interpolation that a kind knows, if not all that Pillow has.
+_HF_MODES = {'DINOv3ViT': 3}
 # Fields that say nothing of the pixels of a color image.
 _HF_IDLE = {
     'image_processor_type',
@@ -74,14 +76,14 @@ def read_hf(fields: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     if unknown := sorted(set(values) - set(_HF_COMMON) - set(_HF_KINDS[kind]) - _HF_IDLE):
         known = f'expected fields of a {kind}ImageProcessor'
         raise ValueError(f'{_HF_FILE}: {known}, found also {", ".join(unknown)}')
-    expect(_HF_FILE, values, _hf_conditions(values))
+    expect(_HF_FILE, values, _hf_conditions(values, _HF_MODES.get(kind, 5)))
     sizes = _convnext_sizes(values) if kind == 'ConvNext' else _hf_sizes(values)
     return {
         **sizes,
         **_hf_statistics(values),
         'interpolation': Image.Resampling(values['resample']).name.lower(),
         'crop_rounding': 'down',
-        'resize_dtype': 'float32' if kind == 'DINOv3ViT' else 'uint8',
+        'resize_dtype': 'float32' if kind == 'DINOv3ViT' and values['do_rescale'] else 'uint8',
     }
 
 
@@ -94,6 +96,10 @@ def write_hf(fields: Mapping[str, Any]) -> dict[str, Any]:
     kind = 'Bit' if keep_ratio else 'DeiT' if is_cropped else 'ViT'
     if fields['resize_dtype'] == 'float32':
         kind = 'DINOv3ViT'
+        if (mode := INTERPOLATIONS[fields['interpolation']]) > _HF_MODES[kind]:
+            raise ValueError(
+                f'transformers resizes no floats with interpolation {mode.name.lower()!r}'
+            )
     crop = {'do_center_crop': True, 'crop_size': _height_width(size)}
     return {
         'image_processor_type': f'{kind}ImageProcessor',
@@ -126,14 +132,15 @@ def _hf_kind(fields: Mapping[str, Any], model_type: str) -> str:
     return kind
 
 
-def _hf_conditions(values: Mapping[str, Any]) -> dict[str, bool]:
+def _hf_conditions(values: Mapping[str, Any], modes: int) -> dict[str, bool]:
     """Return what must hold of a file's fields, and whether it does."""
     flags = ('default_to_square', 'do_center_crop', 'do_rescale', 'do_normalize')
     return {
         **{f'{flag} a bool': type(values[flag]) is bool for flag in flags},
         'do_resize true': values['do_resize'] is True,
         'do_pad false': values['do_pad'] is False,
-        'resample from 0 to 5': type(values['resample']) is int and 0 <= values['resample'] <= 5,
+        f'resample from 0 to {modes}': type(values['resample']) is int
+        and 0 <= values['resample'] <= modes,
         'rescale_factor a positive number': are_numbers([values['rescale_factor']])
         and values['rescale_factor'] > 0,
         'image_mean a list of numbers': are_numbers(values['image_mean']),

@@ -122,7 +122,9 @@ def converted(
 
 def remove(path: Path, damaged: dict[str, Any] | None) -> None:
     """Remove a conversion of which `seen` said `damaged`, if no other process has made it anew."""
-    with contextlib.suppress(OSError), _lock(path):
+    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            stack.enter_context(_lock(path))
         if seen(path) == damaged:
             path.unlink()
 

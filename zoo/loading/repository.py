@@ -30,6 +30,8 @@ class Repository(Place):
     def __init__(self, repo: str, revision: str | None = None, task: str = '') -> None:
         self._snapshot, self._task = snapshot(repo, revision), task
         self._needed = foreign.needed(list(self._snapshot.files))
+        # What `seen` says of a conversion that is not to be read.
+        self._damaged: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         return self._snapshot.repo
@@ -87,7 +89,10 @@ class Repository(Place):
         if self.is_own:
             return OwnFile(fetch(self._snapshot, [OWN_FILE]) / OWN_FILE)
         path = conversions.converted(self._snapshot, self.family, self._convert, self._task)
-        return OwnFile(path) if path else self._downloaded(self.folder)
+        # A damaged one stays where the cache cannot be written.
+        if path is None or seen(path) == self._damaged:
+            return self._downloaded(self.folder)
+        return OwnFile(path)
 
     @functools.cached_property
     def _kept(self) -> OwnFile | None:
@@ -95,9 +100,9 @@ class Repository(Place):
         path = conversions.kept(self._snapshot, self._task)
         if path is None:
             return None
-        damaged = None
+        found = None
         try:
-            damaged = seen(path)
+            found = seen(path)
             file = OwnFile(path)
             # Whatever is wrong with its header comes to light here.
             conversions.check(self._snapshot, path)
@@ -105,7 +110,8 @@ class Repository(Place):
         # Another process may have swept it just now.
         except (CheckpointError, FileNotFoundError) as error:
             _LOG.warning('%s; converting it again', error)
-            conversions.remove(path, damaged)
+            self._damaged = found
+            conversions.remove(path, found)
         return None
 
     def _convert(self, folder: Path, path: Path) -> None:

@@ -29,7 +29,7 @@ WRONG = {
 }
 # Of fields that have these types.
 WRONG_TYPES = {
-    float: ('a finite number', [float('nan'), float('inf')]),
+    float: ('a finite number', [float('nan'), float('inf'), 10**400]),
     int: ('an integer', [True, 2**31]),
 }
 

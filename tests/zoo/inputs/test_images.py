@@ -267,6 +267,7 @@ HF_VIT = {
     'image_mean': [0.5, 0.5, 0.5],
     'image_std': [0.5, 0.5, 0.5],
 }
+HF_DINOV3 = {'image_processor_type': 'DINOv3ViTImageProcessorFast', 'resample': 2}
 HF_DEIT = {
     'feature_extractor_type': 'DeiTFeatureExtractor',
     'size': 256,
@@ -311,7 +312,7 @@ FILES = {
         *HALF,
     ),
     'hf dinov3': (
-        {'image_processor_type': 'DINOv3ViTImageProcessorFast', 'resample': 2},
+        HF_DINOV3,
         (224, 224),
         (224, 224),
         False,
@@ -443,6 +444,7 @@ HF_REFUSED = {
     'a crop of nothing': (HF_RESNET, {'crop_pct': 0}, 'crop_pct above 0.001'),
     'a crop that enlarges': (HF_RESNET, {'crop_pct': 1.1}, 'crop_pct above 0.001, at most 1'),
     'an unknown filter': (HF_VIT, {'resample': 6}, 'resample from 0 to 5'),
+    'a filter of floats that torch lacks': (HF_DINOV3, {'resample': 4}, 'resample from 0 to 3'),
     'a factor of zero': (HF_VIT, {'rescale_factor': 0}, 'rescale_factor a positive number'),
     'a mean of text': (HF_VIT, {'image_mean': '0.5'}, 'image_mean a list of numbers'),
     'two means': (HF_VIT, {'image_mean': [0.5, 0.5]}, 'mean one or three numbers'),
@@ -494,7 +496,17 @@ def test_timm_gets_a_crop_pct_for_every_square(size, margin):
     assert ImagePreprocessor.from_timm(prepare.to_timm()) == prepare
 
 
+def test_pixels_that_are_not_scaled_are_not_resized_as_floats():
+    said = {**HF_DINOV3, 'do_rescale': False}
+    assert ImagePreprocessor.from_hf(said).resize_dtype == 'uint8'
+
+
 NOT_WRITTEN = {
+    'a filter of floats': (
+        'to_hf',
+        {'resize_dtype': 'float32', 'interpolation': 'box', 'crop_rounding': 'down'},
+        "resizes no floats with interpolation 'box'",
+    ),
     'rounding of timm': ('to_hf', {'keep_ratio': True}, "crop_rounding='down', found 'even'"),
     'rounding of transformers': (
         'to_timm',

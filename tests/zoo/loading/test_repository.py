@@ -351,6 +351,16 @@ def test_without_a_cache_that_can_be_written_it_converts_in_memory(
     assert 'set BLOX_CACHE to a folder of yours' in caplog.text
 
 
+def test_a_damaged_conversion_that_cannot_be_locked_is_made_in_memory(server, repos, tmp_path):
+    bx.zoo.load(REPO)
+    (path,) = conversions(tmp_path)
+    path.write_bytes(b'no')
+    lock = path.with_name('conversions.lock')
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    assert bits(bx.zoo.load(REPO)[1]) == bits(repos[REPO][1])
+
+
 def test_on_a_full_disk_it_converts_in_memory_and_says_so_once(server, repos, tmp_path, caplog):
     params = bx.zoo.load(REPO)[1]
     (path,) = conversions(tmp_path)

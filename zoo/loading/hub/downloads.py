@@ -108,10 +108,15 @@ def _check_answer(answer: Any, snapshot: Snapshot, name: str) -> None:
 
 def _mismatch(snapshot: Snapshot, name: str, path: Path) -> str:
     """Return how the file at `path` differs from what the Hub states, '' if it does not."""
-    if not path.is_file():
+    try:
+        return _difference(path, snapshot.files[name], own_folder(snapshot.repo) / 'verified')
+    # Another process may have removed just now what is wrong.
+    except (FileNotFoundError, NotADirectoryError):
         return f'expected a file, found {"a link to nothing" if path.is_symlink() else "none"}'
-    file, now = snapshot.files[name], seen(path)
-    memory = own_folder(snapshot.repo) / 'verified' / f'{file.digest}.json'
+
+
+def _difference(path: Path, file: RemoteFile, verified: Path) -> str:
+    memory, now = verified / f'{file.digest}.json', seen(path)
     if file.size != UNKNOWN and now['size'] != file.size:
         return f'expected {file.size} bytes, found {now["size"]}'
     if read_record(memory) == now:
