@@ -9,6 +9,7 @@ from blox.layers.linear import Linear, Mlp, Sequential
 from blox.layers.norm import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from blox.layers.pool import avg_pool, max_pool
 from blox.layers.recurrent import GRU, LSTM, LSTMState, Recurrent, dynamic_scan, static_scan
+from blox.layers.rotary import Rotation, rotate, rotation
 from blox.layers.scale import LayerScale
 
 __all__ = [
@@ -31,9 +32,12 @@ __all__ = [
     'MultiHeadAttention',
     'RMSNorm',
     'Recurrent',
+    'Rotation',
     'Sequential',
     'avg_pool',
     'dynamic_scan',
     'max_pool',
+    'rotate',
+    'rotation',
     'static_scan',
 ]

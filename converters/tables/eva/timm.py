@@ -1,19 +1,14 @@
-"""EVA: timm, and the DINOv3 of transformers."""
+"""EVA, as timm has it."""
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from blox.converters.mapping.fields import PAIR, Field, Via, fixed, is_number, one_of, times
-from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.libraries import TIMM
 from blox.converters.mapping.parts import (
-    ACTIVATION,
     NHWC,
-    SCALE,
     TIMM_IMAGES,
     dense,
-    hf_header,
     merged,
     norm,
     read_layer_scale,
@@ -22,12 +17,8 @@ from blox.converters.mapping.parts import (
     timm_pool,
 )
 from blox.converters.mapping.rules import Rule, Table
-from blox.converters.mapping.transforms import HWIO, merge
-from blox.converters.sources.source import Source
-from blox.tensorfile import fail
-
-_BLOCK = 'eva/block{i}'
-_REGISTERS = 'embeddings.register_tokens'
+from blox.converters.mapping.transforms import HWIO
+from blox.converters.tables.eva.parts import BLOCK, apart, qv_bias, scales, tokens
 
 
 def timm(config: Any) -> tuple[Rule, ...]:
@@ -35,56 +26,26 @@ def timm(config: Any) -> tuple[Rule, ...]:
     theirs = 'blocks.{i}'
     last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
     return (
-        *_tokens(config, 'cls_token', 'reg_token'),
+        *tokens(config, 'cls_token', 'reg_token'),
         *((Rule('eva/pos_embed', 'pos_embed'),) if config.positions != 'none' else ()),
         *dense('eva/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
         *(norm('eva/pre_norm', 'norm_pre') if config.pre_norm else ()),
-        *norm(f'{_BLOCK}/norm1', f'{theirs}.norm1'),
-        *(_apart if config.qkv_apart else _fused)(config, f'{theirs}.attn'),
-        *(norm(f'{_BLOCK}/attn/norm', f'{theirs}.attn.norm') if config.attn_norm else ()),
-        *dense(f'{_BLOCK}/attn/proj', f'{theirs}.attn.proj'),
-        *norm(f'{_BLOCK}/norm2', f'{theirs}.norm2'),
+        *norm(f'{BLOCK}/norm1', f'{theirs}.norm1'),
+        *(apart if config.qkv_apart else _fused)(config, f'{theirs}.attn'),
+        *(norm(f'{BLOCK}/attn/norm', f'{theirs}.attn.norm') if config.attn_norm else ()),
+        *dense(f'{BLOCK}/attn/proj', f'{theirs}.attn.proj'),
+        *norm(f'{BLOCK}/norm2', f'{theirs}.norm2'),
         *(
-            merged(f'{_BLOCK}/mlp/fc1', (f'{theirs}.mlp.fc1_g', f'{theirs}.mlp.fc1_x'))
+            merged(f'{BLOCK}/mlp/fc1', (f'{theirs}.mlp.fc1_g', f'{theirs}.mlp.fc1_x'))
             if config.mlp == 'gated_apart'
-            else dense(f'{_BLOCK}/mlp/fc1', f'{theirs}.mlp.fc1')
+            else dense(f'{BLOCK}/mlp/fc1', f'{theirs}.mlp.fc1')
         ),
-        *(norm(f'{_BLOCK}/mlp/norm', f'{theirs}.mlp.norm') if config.mlp_norm else ()),
-        *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.fc2'),
-        *_scales(config, 'blocks.{i}.gamma_1', 'blocks.{i}.gamma_2'),
+        *(norm(f'{BLOCK}/mlp/norm', f'{theirs}.mlp.norm') if config.mlp_norm else ()),
+        *dense(f'{BLOCK}/mlp/fc2', f'{theirs}.mlp.fc2'),
+        *scales(config, 'blocks.{i}.gamma_1', 'blocks.{i}.gamma_2'),
         *(norm('eva/norm', last_norm) if last_norm else ()),
         *(timm_pool('eva/pool') if config.pool == 'map' else ()),
         *(dense('eva/head', 'head') if config.num_classes else ()),
-    )
-
-
-def hf(config: Any) -> tuple[Rule, ...]:
-    """Map to the names of transformers.DINOv3ViTModel on disk."""
-    theirs = 'layer.{i}'
-    gate_and_value = (f'{theirs}.mlp.gate_proj', f'{theirs}.mlp.up_proj')
-    scales = (f'{theirs}.layer_scale{n}.lambda1' for n in (1, 2))
-    return (
-        *_tokens(config, 'embeddings.cls_token', _REGISTERS),
-        *dense('eva/patch_embed', 'embeddings.patch_embeddings', HWIO),
-        *norm(f'{_BLOCK}/norm1', f'{theirs}.norm1'),
-        *_apart(config, f'{theirs}.attention'),
-        *dense(f'{_BLOCK}/attn/proj', f'{theirs}.attention.o_proj'),
-        *norm(f'{_BLOCK}/norm2', f'{theirs}.norm2'),
-        *(
-            dense(f'{_BLOCK}/mlp/fc1', f'{theirs}.mlp.up_proj')
-            if config.mlp == 'plain'
-            else merged(f'{_BLOCK}/mlp/fc1', gate_and_value)
-        ),
-        *dense(f'{_BLOCK}/mlp/fc2', f'{theirs}.mlp.down_proj'),
-        *_scales(config, *scales),
-        *norm('eva/norm', 'norm'),
-    )
-
-
-def _tokens(config: Any, first: str, registers: str) -> tuple[Rule, ...]:
-    return (
-        *((Rule('eva/cls_token', first),) if config.class_token else ()),
-        *((Rule('eva/reg_token', registers),) if config.registers else ()),
     )
 
 
@@ -92,59 +53,22 @@ def _fused(config: Any, theirs: str) -> tuple[Rule, ...]:
     """Map queries, keys and values of one matrix; where keys have no bias, the others' are apart."""
     has_bias = config.qkv_bias and config.k_bias
     return (
-        *dense(f'{_BLOCK}/attn/qkv', f'{theirs}.qkv', bias=has_bias),
-        *_qv_bias(config, (f'{theirs}.q_bias', f'{theirs}.v_bias')),
+        *dense(f'{BLOCK}/attn/qkv', f'{theirs}.qkv', bias=has_bias),
+        *qv_bias(config, (f'{theirs}.q_bias', f'{theirs}.v_bias')),
     )
 
 
-def _apart(config: Any, theirs: str) -> tuple[Rule, ...]:
-    """Map queries, keys and values of three matrices."""
-    q, k, v = (f'{theirs}.{name}_proj' for name in 'qkv')
-    return (
-        *merged(f'{_BLOCK}/attn/qkv', (q, k, v), bias=config.qkv_bias and config.k_bias),
-        *_qv_bias(config, (f'{q}.bias', f'{v}.bias')),
-    )
-
-
-def _qv_bias(config: Any, theirs: tuple[str, str]) -> tuple[Rule, ...]:
-    if not config.qkv_bias or config.k_bias:
-        return ()
-    return (Rule(f'{_BLOCK}/attn/qv_bias', theirs, merge(0)),)
-
-
-def _scales(config: Any, *theirs: str) -> tuple[Rule, ...]:
-    if not config.layer_scale:
-        return ()
-    return tuple(Rule(f'{_BLOCK}/ls{n}/scale', name) for n, name in enumerate(theirs, 1))
-
-
-_TIMM_LAYERS = (
+_LAYERS = (
     Rule('eva/patch_embed', 'patch_embed.proj', NHWC),
-    *(Rule(f'{_BLOCK}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
+    *(Rule(f'{BLOCK}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
     Rule('eva/pre_norm', 'norm_pre'),
-    Rule(_BLOCK, 'blocks.{i}'),
+    Rule(BLOCK, 'blocks.{i}'),
     Rule('eva/pool', 'attn_pool'),
     Rule('eva/head', 'head'),
 )
-_HF_LAYERS = (
-    Rule('eva/patch_embed', 'embeddings.patch_embeddings', NHWC),
-    *(
-        Rule(f'{_BLOCK}/{ours}', f'layer.{{i}}.{theirs}')
-        for ours, theirs in {
-            'norm1': 'norm1',
-            'attn': 'attention',
-            'ls1': 'layer_scale1',
-            'norm2': 'norm2',
-            'mlp': 'mlp',
-            'ls2': 'layer_scale2',
-        }.items()
-    ),
-    Rule(_BLOCK, 'layer.{i}'),
-    Rule('eva/norm', 'norm'),
-)
 
-# timm's gated MLP has gate and value as two matrices where it has a norm, or before the residual where
-# its width is to be a multiple of something.
+# timm's gated MLP has gate and value as two matrices where it has a norm; in blocks with norms before, also
+# where its width is to be a multiple of something.
 
 
 def _read_mlp(is_gated: bool, known: Mapping[str, Any]) -> str:
@@ -259,7 +183,7 @@ def _read_norm_eps(value: Any, known: Mapping[str, Any]) -> float:
 
 _RATIO = times('width')
 _ROPES = one_of({'cat': 'index', 'dinov3': 'centered'})
-_TIMM_FIELDS = (
+_FIELDS = (
     *TIMM_IMAGES,
     Field('patch_size', 'patch_size', 16, PAIR),
     Field('width', 'embed_dim', 768),
@@ -355,92 +279,14 @@ _TIMM_FIELDS = (
     ),
 )
 
-
-def _read_key_bias(value: bool, known: Mapping[str, Any]) -> bool:
-    if value and not known['qkv_bias']:
-        raise ValueError('no bias of keys alone')
-    return value
-
-
-def _write_key_bias(value: bool, known: Mapping[str, Any]) -> bool:
-    return value and known['qkv_bias']
-
-
-_GATED = Via(
-    lambda is_gated, known: 'gated_apart' if is_gated else 'plain',
-    lambda mlp, known: mlp != 'plain',
-)
-_HF_FIELDS = (
-    Field('image_size', 'image_size', 224, PAIR),
-    Field('patch_size', 'patch_size', 16, PAIR),
-    Field('in_channels', 'num_channels', 3),
-    Field('width', 'hidden_size', 384),
-    Field('depth', 'num_hidden_layers', 12),
-    Field('heads', 'num_attention_heads', 6),
-    Field('mlp', 'use_gated_mlp', False, _GATED),
-    Field('mlp_dim', 'intermediate_size', 1536),
-    Field('activation', 'hidden_act', 'gelu', ACTIVATION),
-    Field('qkv_bias', ('query_bias', 'value_bias'), True),
-    Field('k_bias', 'key_bias', False, Via(_read_key_bias, _write_key_bias)),
-    Field('registers', 'num_register_tokens', 0),
-    Field('rope_base', 'rope_theta', 100.0),
-    Field('layer_scale', 'layerscale_value', 1.0, SCALE),
-    Field('norm_eps', 'layer_norm_eps', 1e-5),
-    Field('attention_dropout_rate', 'attention_dropout', 0.0),
-    Field('drop_path_rate', 'drop_path_rate', 0.0),
-    *fixed(proj_bias=True, mlp_bias=True),
-)
-# What all models of that class have.
-_HF_ONLY: Mapping[str, Any] = {
-    'num_classes': 0,
-    'mlp_norm': False,
-    'attn_norm': False,
-    'pool': 'cls',
-    'class_token': True,
-    'positions': 'none',
-    'rope': 'centered',
-    'rope_grid': (0, 0),
-    'rope_offset': 0.0,
-    'rope_order': 'yx',
-    'rope_pairs': 'halves',
-    'pre_norm': False,
-    'final_norm': 'tokens',
-    'post_norm': False,
-    'dropout_rate': 0.0,
-}
-
-
-def _read_hf(source: Source, ours: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what config.json does not say. CheckpointError for other registers than it says."""
-    registers = source.tensors.get(_REGISTERS)
-    # A name alone, as when we look at what we write, has no shape.
-    if registers is not None and registers.shape[1:2] not in ((), (ours['registers'],)):
-        fail(
-            source.path,
-            f'config.json: expected num_register_tokens as many as {_REGISTERS} of '
-            f'{tuple(registers.shape)} has, found {ours["registers"]}',
-        )
-    return dict(_HF_ONLY)
-
-
-def _pretraining(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return zeros for the token that stands for hidden patches in pretraining.
-
-    Where there are no registers, transformers wants an empty array of them all the same.
-    """
-    token = np.zeros_like(values['embeddings.cls_token'])
-    empty = {} if _REGISTERS in values else {_REGISTERS: token[:, :0]}
-    return {'embeddings.mask_token': token, **empty}
-
-
 TABLES = {
     'timm': Table(
         timm,
-        layers=lambda config: _TIMM_LAYERS,
+        layers=lambda config: _LAYERS,
         facts={},
         library=TIMM,
         kinds=('Eva',),
-        fields=_TIMM_FIELDS,
+        fields=_FIELDS,
         # They have a say in training, or for images of other sizes, which ours refuses.
         neutral=(
             r'rope_(shift|jitter|rescale)_coords',
@@ -453,24 +299,5 @@ TABLES = {
         ),
         # What older files keep of what is computed, or of pretraining.
         ignored=(r'rope\.(periods|bands|pos_embed.*)', 'mask_token'),
-    ),
-    'hf': Table(
-        hf,
-        limits={name: (value,) for name, value in _HF_ONLY.items()},
-        layers=lambda config: _HF_LAYERS,
-        facts={},
-        library=TRANSFORMERS,
-        kinds=('dinov3_vit',),
-        fields=_HF_FIELDS,
-        # They have a say in training, or in what a backbone for other models shows.
-        neutral=('pos_embed_(shift|jitter|rescale)', 'apply_layernorm', 'reshape_hidden_states'),
-        beside=_read_hf,
-        # How matrices lie in timm's files, and a bias that keys have only where others do.
-        unsaid=lambda config: ('mlp', 'qkv_apart', *(() if config.qkv_bias else ('k_bias',))),
-        header=hf_header('dinov3_vit', 'DINOv3ViTModel', 'DINOv3ViTModel'),
-        spellings=((r'^model\.(?=layer\.)', ''),),
-        live=((r'^(?=layer\.)', 'model.'),),
-        ignored=(r'embeddings\.mask_token',),
-        buffers=_pretraining,
     ),
 }

@@ -1,0 +1,40 @@
+"""Rules that the layouts of EVA share."""
+
+from typing import Any
+
+from blox.converters.mapping.parts import merged
+from blox.converters.mapping.rules import Rule
+from blox.converters.mapping.transforms import merge
+
+BLOCK = 'eva/block{i}'
+
+
+def tokens(config: Any, first: str, registers: str) -> tuple[Rule, ...]:
+    """Map the tokens before the patches: the class's, and registers."""
+    return (
+        *((Rule('eva/cls_token', first),) if config.class_token else ()),
+        *((Rule('eva/reg_token', registers),) if config.registers else ()),
+    )
+
+
+def apart(config: Any, theirs: str) -> tuple[Rule, ...]:
+    """Map queries, keys and values of three matrices."""
+    q, k, v = (f'{theirs}.{name}_proj' for name in 'qkv')
+    return (
+        *merged(f'{BLOCK}/attn/qkv', (q, k, v), bias=config.qkv_bias and config.k_bias),
+        *qv_bias(config, (f'{q}.bias', f'{v}.bias')),
+    )
+
+
+def qv_bias(config: Any, theirs: tuple[str, str]) -> tuple[Rule, ...]:
+    """Map biases of queries and values where keys have none."""
+    if not config.qkv_bias or config.k_bias:
+        return ()
+    return (Rule(f'{BLOCK}/attn/qv_bias', theirs, merge(0)),)
+
+
+def scales(config: Any, *theirs: str) -> tuple[Rule, ...]:
+    """Map the two LayerScales of a block."""
+    if not config.layer_scale:
+        return ()
+    return tuple(Rule(f'{BLOCK}/ls{n}/scale', name) for n, name in enumerate(theirs, 1))
