@@ -8,6 +8,14 @@ import pytest
 from blox.zoo.training.interrupts import interrupts_held
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Interrupts raise: a shell starts what runs in the background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_takes_effect_after_the_block():
     done = []
 
