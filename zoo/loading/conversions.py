@@ -25,7 +25,7 @@ _LOG = logging.getLogger('blox')
 
 # Raise it when something outside of the converters changes what a conversion holds: the file format,
 # how a model marks its parameters, what is read of labels, preprocessing and tokenizers.
-_VERSION = 2
+_VERSION = 3
 # The header's metadata entry that says which repository, commit and files a conversion is of.
 _HEADER_KEY = 'blox.conversion'
 
