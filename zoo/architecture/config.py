@@ -1,11 +1,11 @@
 """The base of all configs: fields of one name have one meaning, and so one condition, everywhere."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from blox.converters.mapping.fields import is_number
 from blox.layers import ACTIVATIONS
 from blox.layers.attention import IMPLEMENTATIONS
 from blox.zoo.architecture.validation import expect
@@ -74,9 +74,7 @@ def _is_like(value: Any, default: Any) -> bool:
     if type(default) is int:
         # Larger ones overflow somewhere on the way to a shape, each time in another place.
         return type(value) is int and abs(value) < 2**31
-    if type(default) is float:
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    return type(value) is type(default)
+    return is_number(value) if type(default) is float else type(value) is type(default)
 
 
 _Condition = tuple[str, Callable[[Any], bool]]

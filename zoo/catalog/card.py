@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from blox.converters.mapping.fields import is_number
 from blox.tensorfile import TensorFile, fail, parse_json
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.validation import expect, expect_names
@@ -194,7 +194,7 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
         wrong.append('sha256 an object of texts')
     if (
         not isinstance(metrics, dict)
-        or not all(map(_is_finite, metrics.values()))
+        or not all(map(is_number, metrics.values()))
         or not all(map(_is_text, metrics))
     ):
         wrong.append('metrics an object of finite numbers')
@@ -228,7 +228,3 @@ def _task_of(fields: Mapping[str, Any]) -> Any:
 def _is_text(value: Any) -> bool:
     """Return whether this is one line that a terminal shows as it is."""
     return isinstance(value, str) and value.isprintable()
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max

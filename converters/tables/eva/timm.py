@@ -258,12 +258,7 @@ _FIELDS = (
         None,
         Via(_read_last_norm, lambda name, known: name == 'tokens', takes_null=True),
     ),
-    Field(
-        'layer_scale',
-        'init_values',
-        None,
-        Via(_read_scale, _or_none),
-    ),
+    Field('layer_scale', 'init_values', None, Via(_read_scale, _or_none)),
     # It takes no name of a norm there: the architecture's own says which.
     Field('norm_eps', 'norm_layer', None, Via(_read_norm_eps, lambda eps, known: None)),
     Field('dropout_rate', ('pos_drop_rate', 'proj_drop_rate'), 0.0),
