@@ -54,6 +54,7 @@ def unstack(entries: Mapping[str, Param]) -> Iterator[tuple[str, Param]]:
         names = members(path, param.metadata)
         if not names:
             yield path, param
+            continue
         for name, value in zip(names, parts(param.value, len(names))):
             yield name, member(param, value)
 

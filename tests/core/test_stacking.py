@@ -156,3 +156,11 @@ def test_a_tree_shows_each_block(params):
         bx.Linear(linears / f'block{i}', 3)
     params = params.partition('net/block*/w')[0]
     assert bx.to_text(linears, params.stack('net/block{i}')) == bx.to_text(linears, params)
+
+
+def test_what_is_not_stacked_comes_back_as_it_is(params):
+    """Numbers without axes too."""
+    params = params.merge(bx.Params.from_entries({'net/scale': entry(30, ())}))
+    stacked = params.stack('net/block{i}')
+    assert_same(stacked.unstack(), params)
+    assert stacked.unstack()['net/head/w'].value is params['net/head/w'].value
