@@ -67,11 +67,25 @@ class TextSettings:
         return cls(**fields)
 
 
-class TextBatch(NamedTuple):
-    """Texts as a BERT's inputs, `model(params, *batch)`; a GPT-2 takes the first two.
+class Padding(NamedTuple):
+    """How texts of a batch become equally long.
 
     Attributes:
-      tokens: [batch, length] int32, zeros after a text's end.
+      length: how many tokens all texts have; 0 for as many as the longest of a batch.
+      token: the id that fills them up.
+      at_start: whether it stands before a text, and not after it.
+    """
+
+    length: int = 0
+    token: int = 0
+    at_start: bool = False
+
+
+class TextBatch(NamedTuple):
+    """Texts as a BERT's inputs, `model(params, *batch)`; a GPT-2 takes the first two, CLIP's text tower one.
+
+    Attributes:
+      tokens: [batch, length] int32, zeros after a text's end unless the model needs another padding.
       mask: [batch, length] bool, where its tokens are.
       types: [batch, length] int32, 1 at the tokens of a pair's second text.
       pool_mask: [batch, length] bool, the tokens that the mean of an embedding takes.
@@ -112,6 +126,7 @@ class TextPreprocessor:
     Attributes:
       settings: prompts and limits, as the checkpoint says.
       max_tokens: texts are cut to so many tokens, special ones included.
+      padding: how they are filled up.
     """
 
     def __init__(
@@ -122,6 +137,7 @@ class TextPreprocessor:
         *,
         has_types: bool = True,
         cuts_start: bool = False,
+        padding: Padding = Padding(),
     ) -> None:
         """Work with a copy of `tokenizer`.
 
@@ -129,6 +145,7 @@ class TextPreprocessor:
         Raises ValueError for a limit that leaves no room for a text.
         """
         self.settings = settings
+        self.padding = padding
         self._has_types = has_types
         self.max_tokens = min(settings.max_tokens or context, context)
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
@@ -148,7 +165,7 @@ class TextPreprocessor:
     def __call__(
         self, texts: Sequence[Text], *, prompt_name: str | None = None, prompt: str | None = None
     ) -> TextBatch:
-        """Return a batch as long as its longest text.
+        """Return a batch as long as its longest text, or as all texts of the model are.
 
         `prompt` stands before each text, or that of `prompt_name`, or the default one. Raises
         ValueError for a name that there is not, and if there are no texts.
@@ -156,7 +173,8 @@ class TextPreprocessor:
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f'expected a list of texts, found {cut(repr(texts), 60)}')
         encoded = self.encode(texts, prompt_name=prompt_name, prompt=prompt)
-        return pad(encoded, len(encoded), max(len(text.ids) for text in encoded))
+        length = self.padding.length or max(len(text.ids) for text in encoded)
+        return pad(encoded, len(encoded), length, self.padding)
 
     def encode(
         self, texts: Sequence[Text], *, prompt_name: str | None = None, prompt: str | None = None
@@ -200,15 +218,19 @@ class TextPreprocessor:
         return len(alone.ids) - sum(alone.special_tokens_mask[-1:])
 
 
-def pad(texts: Sequence[EncodedText], size: int, length: int) -> TextBatch:
+def pad(
+    texts: Sequence[EncodedText], size: int, length: int, padding: Padding = Padding()
+) -> TextBatch:
     """Return a batch of `size` rows of `length` tokens; rows without a text see one of padding."""
     tokens, types = np.zeros((2, size, length), np.int32)
+    tokens += padding.token
     mask, pool_mask = np.zeros((2, size, length), bool)
     mask[len(texts) :, 0] = True
     for row, text in enumerate(texts):
-        count = len(text.ids)
-        tokens[row, :count], types[row, :count], mask[row, :count] = text.ids, text.types, True
-        pool_mask[row, text.start : count] = True
+        start = length - len(text.ids) if padding.at_start else 0
+        own = slice(start, start + len(text.ids))
+        tokens[row, own], types[row, own], mask[row, own] = text.ids, text.types, True
+        pool_mask[row, start + text.start : own.stop] = True
     return TextBatch(tokens, mask, types, pool_mask)
 
 
@@ -221,6 +243,8 @@ def trouble(text: EncodedText, config: Any) -> str:
     kinds = getattr(config, 'token_types', max(text.types) + 1)
     if max(text.types) >= kinds:
         return f'expected one text, for the model has {kinds} type of token, found a pair'
+    if getattr(config, 'text_pool', '') == 'end' and config.end_token not in text.ids:
+        return f'expected the token {config.end_token}, which ends a text, found none'
     return ''
 
 

@@ -1,13 +1,26 @@
-"""Read the tokenizer of a checkpoint's folder: one file, or the vocabulary of a GPT-2 or BERT."""
+"""Read the tokenizer of a checkpoint's folder: one file, or the vocabulary of a GPT-2, CLIP or BERT."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+import re
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from blox.tensorfile import CheckpointError, fail, parse_json
+from blox.zoo.inputs.sentencepiece import read_sentencepiece
 from blox.zoo.inputs.tokenizer_bounds import (
     check_added_tokens,
     check_merges,
@@ -21,6 +34,7 @@ TOKENIZER_FILES = (
     'vocab.json',
     'merges.txt',
     'vocab.txt',
+    'spiece.model',
     'tokenizer_config.json',
     'special_tokens_map.json',
     'added_tokens.json',
@@ -46,8 +60,33 @@ _BERT = {
     'cls_token': '[CLS]',
     'mask_token': '[MASK]',
 }
+_CLIP = {
+    'unk_token': '<|endoftext|>',
+    'bos_token': '<|startoftext|>',
+    'eos_token': '<|endoftext|>',
+    'pad_token': '<|endoftext|>',
+}
+_SIGLIP = {'unk_token': '<unk>', 'eos_token': '</s>', 'pad_token': '</s>'}
+_END_OF_WORD = '</w>'
+# How CLIP splits a text: at what its words, contractions and single digits are.
+_CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 # Classes of tokenizers that transformers takes for models of a type.
-_CLASSES = {'bert': 'BertTokenizer', 'gpt2': 'GPT2Tokenizer'}
+_CLASSES = {
+    'bert': 'BertTokenizer',
+    'gpt2': 'GPT2Tokenizer',
+    'clip': 'CLIPTokenizer',
+    'siglip': 'SiglipTokenizer',
+}
+# What fills texts up, and on which side, where tokenizer_config.json of a class does not say.
+_FILLED: Mapping[str, Mapping[str, str]] = {
+    'SiglipTokenizer': {'pad_token': '</s>'},
+    'GemmaTokenizer': {'pad_token': '<pad>', 'padding_side': 'left'},
+    'Siglip2Tokenizer': {'pad_token': '<pad>', 'padding_side': 'left'},
+}
+# Classes that read spiece.model alone; what they do with a text stands in the tokenizer.json that we make.
+NEEDS_SPIECE = ('SiglipTokenizer',)
 # Settings that speak of where a tokenizer lies, or of code of its own.
 _OF_A_PLACE = (
     'auto_map',
@@ -71,8 +110,8 @@ _ONLY = {
 def read_tokenizer(folder: Path, model_type: str = '') -> str:
     """Return the text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
 
-    It is made of tokenizer.json, of GPT-2's vocab.json and merges.txt, or of BERT's vocab.txt,
-    in this order; tokenizer_config.json says how, and config.json's `model_type` for whom. Padding and truncation that
+    It is made of tokenizer.json, of GPT-2's or CLIP's vocab.json and merges.txt, of BERT's vocab.txt, or
+    of SigLIP's spiece.model, in this order; tokenizer_config.json says how, and config.json's `model_type` for whom. Padding and truncation that
     a tokenizer.json prescribes are taken out, so that a text's tokens are its own, all of them.
     Raises CheckpointError, which names the file, for what is malformed or cannot be followed.
     """
@@ -80,9 +119,12 @@ def read_tokenizer(folder: Path, model_type: str = '') -> str:
     if (path := folder / 'tokenizer.json').is_file():
         tokenizer = _as_configured(path, parse_tokenizer(path, _read_text(path)), config)
     elif (folder / 'vocab.json').is_file() or (folder / 'merges.txt').is_file():
-        tokenizer = _read_gpt2(folder, config)
+        is_clip = _class_of(config) == 'CLIPTokenizer'
+        tokenizer = (_read_clip if is_clip else _read_gpt2)(folder, config)
     elif (folder / 'vocab.txt').is_file():
         tokenizer = _read_bert(folder, config)
+    elif (path := folder / 'spiece.model').is_file():
+        tokenizer = _as_configured(path, _read_siglip(path, config), config)
     else:
         return ''
     return tokenizer.to_str()
@@ -105,12 +147,17 @@ def read_tokenizer_config(folder: Path, model_type: str = '') -> dict[str, Any]:
         config['tokenizer_class'] = _CLASSES[model_type]
     for name in _OF_A_PLACE:
         config.pop(name, None)
-    return config
+    return {**_FILLED.get(_class_of(config), {}), **config}
+
+
+def _class_of(config: Mapping[str, Any]) -> str:
+    """Return the class of a tokenizer_config.json, whose fast form is one with it."""
+    return str(config.get('tokenizer_class')).removesuffix('Fast')
 
 
 def _as_configured(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> Tokenizer:
     """Do with tokenizer.json as transformers' class does: some set parts of it themselves."""
-    kind = str(config.get('tokenizer_class')).removesuffix('Fast')
+    kind = _class_of(config)
     about = path.with_name('tokenizer_config.json')
     if kind == 'BertTokenizer':
         settings = _settings_of(about, config, _BERT)
@@ -123,7 +170,57 @@ def _as_configured(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) 
     if kind == 'GPT2Tokenizer' and isinstance(splitter, pre_tokenizers.ByteLevel):
         splitter.add_prefix_space = _settings_of(about, config, _GPT2)['add_prefix_space']
         tokenizer.pre_tokenizer = splitter
+    if kind == 'SiglipTokenizer':
+        lower_case = _settings_of(about, config, {'do_lower_case': True})['do_lower_case']
+        _normalize_first(tokenizer, *_canonical(lower_case=lower_case))
+    # SigLIP 2 was trained on lower-case texts, as its do_lower_case says; its class in transformers does it.
+    is_lower = kind == 'GemmaTokenizer' and config.get('do_lower_case') is True
+    if is_lower or kind == 'Siglip2Tokenizer':
+        _normalize_first(tokenizer, normalizers.Lowercase())
     return tokenizer
+
+
+def clean_first(path: Path, text: str, way: str) -> str:
+    """Return a tokenizer.json's text with what open_clip does first: 'whitespace', 'lower' or 'canonicalize'.
+
+    Its repair of wrongly decoded texts and of HTML's entities is left out.
+    """
+    spaces = [normalizers.Replace(Regex(r'\s+'), ' '), normalizers.Strip()]
+    underscores = normalizers.Replace('_', ' ')
+    ways: Mapping[str, Sequence[normalizers.Normalizer]] = {
+        'whitespace': spaces,
+        'lower': [*spaces, normalizers.Lowercase()],
+        'canonicalize': [underscores, *_canonical(lower_case=True)],
+    }
+    if way not in ways:
+        fail(path, f'expected tokenizer_kwargs to clean by {", ".join(ways)}, found {way!r}')
+    tokenizer = Tokenizer.from_str(text)
+    _normalize_first(tokenizer, *ways[way])
+    return tokenizer.to_str()
+
+
+def _canonical(*, lower_case: bool) -> list[normalizers.Normalizer]:
+    """Return what SigLIP does before all else: no capitals, no punctuation of ASCII, single spaces."""
+    punctuation = Regex(f'[{re.escape(string.punctuation)}]')
+    steps = [normalizers.Replace(punctuation, ''), normalizers.Replace(Regex(r'\s+'), ' ')]
+    return [*[normalizers.Lowercase()] * lower_case, *steps, normalizers.Strip()]
+
+
+def _normalize_first(tokenizer: Tokenizer, *steps: normalizers.Normalizer) -> None:
+    """Put normalizers before a tokenizer's own, unless it begins with them."""
+    own = [tokenizer.normalizer] if tokenizer.normalizer else []
+    made = normalizers.Sequence([*steps, *own])
+    if own and _steps_of(own[0])[: len(steps)] == _steps_of(made)[: len(steps)]:
+        return
+    tokenizer.normalizer = made
+
+
+def _steps_of(normalizer: normalizers.Normalizer) -> list[Any]:
+    """Return what a normalizer does, one after the other, as JSON has it."""
+    empty = Tokenizer(models.BPE())
+    empty.normalizer = normalizer
+    said = json.loads(empty.to_str())['normalizer']
+    return said.get('normalizers', [said])
 
 
 def parse_tokenizer(path: Path, text: str) -> Tokenizer:
@@ -156,19 +253,56 @@ def _library(path: Path, expected: str) -> Iterator[None]:
 
 def _read_gpt2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Make a byte-level BPE of vocab.json and merges.txt."""
-    path = folder / 'vocab.json'
     settings = _read_settings(folder, config, 'GPT2Tokenizer', _GPT2)
+    tokenizer, _ = _read_bpe(folder, settings)
+    add_space = settings['add_prefix_space']
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _read_clip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Make a BPE of lower-case words, whose last token has a mark of its own, between two special tokens."""
+    settings = _read_settings(folder, config, 'CLIPTokenizer', _CLIP)
+    tokenizer, vocabulary = _read_bpe(
+        folder, settings, end_of_word_suffix=_END_OF_WORD, unk_token=settings['unk_token']
+    )
+    spaces = normalizers.Replace(Regex(r'\s+'), ' ')
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), spaces, normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_CLIP_WORDS), 'removed', invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    begin, end = settings['bos_token'], settings['eos_token']
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (end, vocabulary[end]),
+        (begin, vocabulary[begin]),
+        trim_offsets=False,
+        add_prefix_space=False,
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace(_END_OF_WORD, ' ')]
+    )
+    return tokenizer
+
+
+def _read_bpe(
+    folder: Path, settings: Mapping[str, Any], **options: Any
+) -> tuple[Tokenizer, dict[str, int]]:
+    """Make a BPE of vocab.json and merges.txt with its special tokens; return its ids by token too."""
+    path = folder / 'vocab.json'
     vocabulary = parse_json(path, _read_text(path), 'the file')
     check_vocabulary(path, vocabulary)
     special = _special_tokens(path, settings, vocabulary)
     merges = _read_merges(folder / 'merges.txt', len(vocabulary))
     with _library(folder / 'merges.txt', 'expected merges of tokens in vocab.json'):
-        tokenizer = Tokenizer(models.BPE(vocabulary, merges))
-    add_space = settings['add_prefix_space']
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_space)
-    tokenizer.decoder = decoders.ByteLevel()
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, **options))
     tokenizer.add_special_tokens(special)
-    return tokenizer
+    return tokenizer, vocabulary
 
 
 def _read_merges(path: Path, tokens: int) -> list[tuple[str, str]]:
@@ -198,6 +332,28 @@ def _read_bert(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     with _library(path, 'expected special tokens to put around a text'):
         tokenizer.post_processor = _bert_template(begin, vocabulary[begin], end, vocabulary[end])
     tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def _read_siglip(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """Make a unigram tokenizer of spiece.model, with the special token that ends a text."""
+    settings = _read_settings(path.parent, config, 'SiglipTokenizer', _SIGLIP)
+    _check_size(path)
+    with _library(path, 'expected a tokenizer that works'):
+        tokenizer = read_sentencepiece(path, path.read_bytes())
+    vocabulary = tokenizer.get_vocab()
+    check_vocabulary(path, vocabulary)
+    special = _special_tokens(path, settings, vocabulary)
+    end = settings['eos_token']
+    with _library(path, 'expected a special token to put after a text'):
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=['$A', end],
+            pair=['$A', end, '$B', end],
+            special_tokens=[(end, vocabulary[end])],
+        )
+    tokenizer.add_special_tokens(
+        [AddedToken(token, lstrip=True, rstrip=True, normalized=False) for token in special]
+    )
     return tokenizer
 
 
@@ -275,11 +431,15 @@ def _special_tokens(
 
 def _read_text(path: Path) -> str:
     """Read a file's text with '\\n' for every end of a line."""
-    if not path.is_file():
-        fail(path, 'expected this file beside the others of its tokenizer, found none')
-    if path.stat().st_size > MAX_BYTES:
-        fail(path, f'expected at most {MAX_BYTES} bytes, found {path.stat().st_size}')
+    _check_size(path)
     try:
         return path.read_text('utf-8')
     except UnicodeDecodeError as error:
         fail(path, f'expected text in UTF-8, found byte {error.start} that is not')
+
+
+def _check_size(path: Path) -> None:
+    if not path.is_file():
+        fail(path, 'expected this file beside the others of its tokenizer, found none')
+    if path.stat().st_size > MAX_BYTES:
+        fail(path, f'expected at most {MAX_BYTES} bytes, found {path.stat().st_size}')

@@ -7,7 +7,7 @@ import pytest
 from helpers import table
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from blox.zoo.inputs.text import TextPreprocessor, TextSettings
+from blox.zoo.inputs.text import Padding, TextPreprocessor, TextSettings
 
 WORDS = ['?', '<', '>', *'abcdefgh', 'A']
 
@@ -127,3 +127,17 @@ def test_settings_that_no_texts_can_have_are_refused(row):
 def test_a_model_without_types_gets_none():
     batch = TextPreprocessor(words(), TextSettings(), 8, has_types=False)([('a', 'b c')])
     assert not batch.types.any()
+
+
+@pytest.mark.parametrize('at_start', [False, True])
+def test_texts_of_one_length_are_filled_up_with_a_token(at_start):
+    padding = Padding(6, WORDS.index('h'), at_start)
+    fixed = TextPreprocessor(words(), TextSettings(), 8, padding=padding)
+    batch = fixed(['a b', 'c'])
+    letters = [' '.join(WORDS[i] for i in row) for row in batch.tokens]
+    if at_start:
+        assert letters == ['h h < a b >', 'h h h < c >']
+    else:
+        assert letters == ['< a b > h h', '< c > h h h']
+    assert [spelled(*row) for row in zip(batch.tokens, batch.mask)] == ['< a b >', '< c >']
+    np.testing.assert_array_equal(batch.mask, batch.pool_mask)

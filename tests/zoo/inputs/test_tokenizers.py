@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 from helpers import table
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import blox as bx
-from blox.zoo.inputs.tokenizers import TOKENIZER_FILES, read_tokenizer
+from blox import CheckpointError
+from blox.zoo.inputs.tokenizers import (
+    TOKENIZER_FILES,
+    clean_first,
+    read_tokenizer,
+    read_tokenizer_config,
+)
 
 WORDS = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'a', 'A', 'e', 'é', '##b', '中', '中中', '!']
 END = '<|endoftext|>'
@@ -243,3 +249,111 @@ def test_a_panic_of_the_library_is_an_error_of_the_file(tmp_path):
     parts['post_processor']['special_tokens'] = {}
     with pytest.raises(bx.CheckpointError, match=r'tokenizer\.json.* a tokenizer that works'):
         read_tokenizer(folder(tmp_path, {'tokenizer.json': parts}))
+
+
+# CLIP and SigLIP.
+
+BEGIN = '<|startoftext|>'
+CLIP = {
+    'c': 0,
+    'a': 1,
+    't</w>': 2,
+    'at</w>': 3,
+    'a</w>': 4,
+    '!</w>': 5,
+    '1</w>': 6,
+    BEGIN: 7,
+    END: 8,
+}
+SPIECE_TOKENS = {'</s>': 0, '<unk>': 1, '\u2581': 2, 'a': 3, 'b': 4, '_': 5}
+
+
+def clip(path, **settings):
+    files = {'vocab.json': CLIP, 'merges.txt': '#version: 0.2\na t</w>\n'}
+    files['tokenizer_config.json'] = {'tokenizer_class': 'CLIPTokenizer', **settings}
+    return Tokenizer.from_str(read_tokenizer(folder(path, files)))
+
+
+@pytest.mark.parametrize(
+    ('text', 'tokens'),
+    [
+        ('A  cat', ['a</w>', 'c', 'at</w>']),
+        (' cat!1', ['c', 'at</w>', '!</w>', '1</w>']),
+        ('', []),
+        (f'a {END} a', ['a</w>', END, 'a</w>']),
+        ('x', [END]),  # What is unknown is this token too.
+    ],
+)
+def test_clip_lowers_splits_and_marks_the_ends_of_words(tmp_path, text, tokens):
+    tokenizer = clip(tmp_path)
+    found = tokenizer.encode(text)
+    assert found.tokens == [BEGIN, *tokens, END]
+    if 'x' not in text and END not in text:
+        spelled = ' '.join(token.removesuffix('</w>') for token in tokens).replace('c at', 'cat')
+        assert tokenizer.decode(found.ids).strip() == spelled
+
+
+def test_a_clip_is_known_by_its_config_json(tmp_path):
+    files = {'vocab.json': CLIP, 'merges.txt': 'a t</w>\n'}
+    read = read_tokenizer(folder(tmp_path, files), 'clip')
+    assert Tokenizer.from_str(read).encode('a').tokens == [BEGIN, 'a</w>', END]
+
+
+def siglip(path, kind, **settings):
+    """A tokenizer.json of letters, as files of SigLIP have one of whole words."""
+    tokenizer = Tokenizer(models.WordLevel(SPIECE_TOKENS, unk_token='<unk>'))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split('', 'isolated')
+    files = {'tokenizer.json': tokenizer.to_str()}
+    files['tokenizer_config.json'] = {'tokenizer_class': kind, **settings}
+    return Tokenizer.from_str(read_tokenizer(folder(path, files)))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'settings', 'normalized'),
+    [
+        ('SiglipTokenizer', {}, 'a b ab'),
+        ('SiglipTokenizer', {'do_lower_case': False}, 'A b aB'),
+        ('Siglip2Tokenizer', {}, ' a,  b! a_b'),
+        ('GemmaTokenizer', {'do_lower_case': True}, ' a,  b! a_b'),
+        ('GemmaTokenizer', {'do_lower_case': False}, None),
+        ('GemmaTokenizer', {}, None),
+    ],
+)
+def test_siglip_reads_texts_as_it_was_trained(tmp_path, kind, settings, normalized):
+    normalizer = siglip(tmp_path, kind, **settings).normalizer
+    assert (normalizer and normalizer.normalize_str(' A,  b! a_B')) == normalized
+
+
+@pytest.mark.parametrize(
+    ('kind', 'said', 'expected'),
+    [
+        ('SiglipTokenizer', {}, {'pad_token': '</s>'}),
+        ('GemmaTokenizerFast', {}, {'pad_token': '<pad>', 'padding_side': 'left'}),
+        ('GemmaTokenizer', {'padding_side': 'right'}, {'padding_side': 'right'}),
+        ('SiglipTokenizer', {'pad_token': 'a'}, {'pad_token': 'a'}),
+    ],
+)
+def test_what_fills_texts_up_is_known_where_nothing_is_said(tmp_path, kind, said, expected):
+    folder(tmp_path, {'tokenizer_config.json': {'tokenizer_class': kind, **said}})
+    assert expected.items() <= read_tokenizer_config(tmp_path).items()
+
+
+@pytest.mark.parametrize(
+    ('way', 'expected'),
+    [('whitespace', 'A_b, C.'), ('lower', 'a_b, c.'), ('canonicalize', 'a b c')],
+)
+def test_texts_are_cleaned_once_as_open_clip_does(tmp_path, way, expected):
+    text = Tokenizer(models.WordLevel({'?': 0}, unk_token='?')).to_str()
+    once = clean_first(tmp_path, text, way)
+    normalizer = Tokenizer.from_str(once).normalizer
+    assert normalizer is not None
+    assert normalizer.normalize_str('  A_b,\t C. ') == expected
+    assert clean_first(tmp_path, once, way) == once
+
+
+def test_other_cleaning_is_refused(tmp_path):
+    text = Tokenizer(models.WordLevel({'?': 0}, unk_token='?')).to_str()
+    with pytest.raises(
+        CheckpointError, match="clean by whitespace, lower, canonicalize, found 'x'"
+    ):
+        clean_first(tmp_path, text, 'x')
