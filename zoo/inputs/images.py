@@ -20,8 +20,10 @@ from blox.zoo.inputs.processors import (
     are_lengths,
     are_numbers,
     read_hf,
+    read_open_clip,
     read_timm,
     write_hf,
+    write_open_clip,
     write_timm,
 )
 
@@ -116,8 +118,8 @@ class ImagePreprocessor:
     def from_hf(cls, fields: Mapping[str, Any], model_type: str = '') -> 'ImagePreprocessor':
         """Read a preprocessor_config.json: do with Pillow what transformers does by it.
 
-        Processors of ViT, DeiT, ConvNext, BiT and DINOv3; where the file names none, as old ones do,
-        config.json's `model_type` decides. Raises ValueError, which names the field, for what
+        Processors of ViT, DeiT, ConvNext, BiT, DINOv3, CLIP and SigLIP; where the file names none, as
+        old ones do, config.json's `model_type` decides. Raises ValueError, which names the field, for what
         changes pixels and is not known here.
         """
         return cls(**read_hf(fields, model_type))
@@ -130,6 +132,16 @@ class ImagePreprocessor:
         ValueError, which names the field, for what timm draws at random or pads.
         """
         return cls(**read_timm(pretrained_cfg))
+
+    @classmethod
+    def from_open_clip(
+        cls, preprocess_cfg: Mapping[str, Any], size: tuple[int, int]
+    ) -> 'ImagePreprocessor':
+        """Read the `preprocess_cfg` of an open_clip_config.json, for images of the model's size.
+
+        Raises ValueError, which names the field, for what pads images.
+        """
+        return cls(**read_open_clip(preprocess_cfg, size))
 
     def to_hf(self) -> dict[str, Any]:
         """Return a preprocessor_config.json by which transformers and Pillow make the same pixels.
@@ -151,6 +163,13 @@ class ImagePreprocessor:
                 "dataclasses.replace(preprocessor, resize_dtype='uint8') rounds pixels to 1 / 255"
             )
         return write_timm(vars(self))
+
+    def to_open_clip(self) -> dict[str, Any]:
+        """Return the `preprocess_cfg` with which open_clip makes the same pixels.
+
+        Raises ValueError if there is none.
+        """
+        return write_open_clip(vars(self))
 
     def for_size(self, size: tuple[int, int]) -> 'ImagePreprocessor':
         """Return the same for inputs of another size; the crop keeps the same part of the image."""

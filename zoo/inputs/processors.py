@@ -15,6 +15,7 @@ _HF_FILE = 'preprocessor_config.json'
 _HF_TYPES = {'vit': 'ViT', 'deit': 'DeiT', 'resnet': 'ConvNext', 'convnext': 'ConvNext'}
 _HF_TYPES |= {'convnextv2': 'ConvNext', 'bit': 'Bit', 'dinov2': 'Bit', 'swin': 'ViT'}
 _HF_TYPES |= {'dinov3_vit': 'DINOv3ViT', 'dinov3_convnext': 'DINOv3ViT'}
+_HF_TYPES |= {'clip': 'CLIP', 'siglip': 'Siglip'}
 # Defaults of transformers 5 for what a file leaves out.
 _HF_COMMON: dict[str, Any] = {
     'do_resize': True,
@@ -28,18 +29,22 @@ _HF_COMMON: dict[str, Any] = {
     'image_std': [0.5, 0.5, 0.5],
     'do_pad': False,
 }
+_CLIP: dict[str, Any] = {
+    'size': 224,
+    'resample': 3,
+    'default_to_square': False,
+    'do_center_crop': True,
+    'image_mean': [0.48145466, 0.4578275, 0.40821073],
+    'image_std': [0.26862954, 0.26130258, 0.27577711],
+}
 _HF_KINDS: dict[str, dict[str, Any]] = {
     'ViT': {'size': 224, 'resample': 2},
     'DeiT': {'size': 256, 'resample': 3, 'do_center_crop': True},
     'ConvNext': {'size': 384, 'resample': 3, 'default_to_square': False, 'crop_pct': 0.875},
-    'Bit': {
-        'size': 224,
-        'resample': 3,
-        'default_to_square': False,
-        'do_center_crop': True,
-        'image_mean': [0.48145466, 0.4578275, 0.40821073],
-        'image_std': [0.26862954, 0.26130258, 0.27577711],
-    },
+    # Which differ in nothing but their names.
+    'Bit': _CLIP,
+    'CLIP': _CLIP,
+    'Siglip': {'size': {'height': 224, 'width': 224}, 'resample': 3, 'default_to_square': False},
     'DINOv3ViT': {
         'size': 224,
         'resample': 2,
@@ -239,6 +244,57 @@ def write_timm(fields: Mapping[str, Any]) -> dict[str, Any]:
         'mean': list(fields['mean']),
         'std': list(fields['std']),
     }
+
+
+_OPEN_CLIP_DEFAULTS: dict[str, Any] = {
+    'interpolation': 'bicubic',
+    'resize_mode': 'shortest',
+    'mean': _CLIP['image_mean'],
+    'std': _CLIP['image_std'],
+}
+
+
+def read_open_clip(preprocess_cfg: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """Return the fields of the ImagePreprocessor that does what open_clip does for images of a size.
+
+    Raises ValueError that names wrong fields.
+    """
+    said = {k: preprocess_cfg[k] for k in _OPEN_CLIP_DEFAULTS if preprocess_cfg.get(k) is not None}
+    values = _OPEN_CLIP_DEFAULTS | said
+    is_squashed = values['resize_mode'] == 'squash'
+    holds = {
+        'interpolation bicubic or bilinear': values['interpolation'] in ('bicubic', 'bilinear'),
+        'resize_mode squash, or shortest for a square': is_squashed
+        or (values['resize_mode'] == 'shortest' and size[0] == size[1]),
+        'mean a list of numbers': are_numbers(values['mean']),
+        'std a list of numbers': are_numbers(values['std']),
+    }
+    expect('preprocess_cfg', values, holds)
+    return {
+        'size': size,
+        'resize': size,
+        'keep_ratio': not is_squashed,
+        'interpolation': values['interpolation'],
+        'mean': tuple(values['mean']),
+        'std': tuple(values['std']),
+        'crop_rounding': 'even',
+        'resize_dtype': 'uint8',
+    }
+
+
+def write_open_clip(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the preprocess_cfg of an ImagePreprocessor's fields. ValueError if there is none."""
+    made = {
+        'mean': list(fields['mean']),
+        'std': list(fields['std']),
+        'interpolation': fields['interpolation'],
+        'resize_mode': 'shortest' if fields['keep_ratio'] else 'squash',
+    }
+    back = read_open_clip(made, fields['size'])
+    wrong = [f'{name} {fields[name]!r}' for name, value in back.items() if fields[name] != value]
+    if wrong:
+        raise ValueError(f'open_clip prepares no images with {", ".join(wrong)}')
+    return made
 
 
 def _timm_conditions(values: Mapping[str, Any]) -> dict[str, bool]:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import struct
 import zlib
 
@@ -256,6 +257,7 @@ def test_an_image_too_long_to_crop_is_refused():
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HF_VIT = {
     'image_processor_type': 'ViTImageProcessor',
     'do_resize': True,
@@ -422,7 +424,7 @@ def test_model_type_decides_where_a_file_names_no_processor():
 
 
 HF_REFUSED = {
-    'another processor': (HF_VIT, {'image_processor_type': 'CLIPImageProcessor'}, 'CLIPImage'),
+    'another processor': (HF_VIT, {'image_processor_type': 'SamImageProcessor'}, 'SamImage'),
     'a bare name': (HF_VIT, {'image_processor_type': 'ViT'}, "'ViT'"),
     'no resizing': (HF_VIT, {'do_resize': False}, 'do_resize true'),
     'padding': (HF_VIT, {'do_pad': True}, 'do_pad false'),
@@ -709,3 +711,51 @@ def test_a_header_must_have_every_field_and_no_other():
     del fields['crop_rounding']
     with pytest.raises(ValueError, match="crop_rounding: missing; 'crop': unexpected"):
         ImagePreprocessor.from_fields(fields)
+
+
+# open_clip.
+
+
+@table(
+    {
+        'by default': ({}, True, 'bicubic', CLIP),
+        'stretched': (
+            {'resize_mode': 'squash', 'mean': [0.5] * 3, 'std': [0.5] * 3},
+            False,
+            'bicubic',
+            HALF,
+        ),
+        'nulls': (
+            {'interpolation': 'bilinear', 'mean': None, 'fill_color': 0},
+            True,
+            'bilinear',
+            CLIP,
+        ),
+    }
+)
+def test_open_clips_settings_are_followed(row):
+    said, keep_ratio, interpolation, (mean, std) = row
+    found = ImagePreprocessor.from_open_clip(said, (32, 32))
+    expected = ((32, 32), (32, 32), keep_ratio, interpolation, mean, std)
+    assert found == ImagePreprocessor(*expected)
+    assert ImagePreprocessor.from_open_clip(found.to_open_clip(), (32, 32)) == found
+
+
+@table(
+    {
+        'padded': ({'resize_mode': 'longest'}, (32, 32), 'resize_mode squash, or shortest'),
+        'no square': ({}, (32, 16), 'resize_mode squash, or shortest for a square'),
+        'random': ({'interpolation': 'random'}, (32, 32), 'interpolation bicubic or bilinear'),
+        'no numbers': ({'mean': 0.5}, (32, 32), 'mean a list of numbers'),
+    }
+)
+def test_what_open_clip_draws_or_pads_is_refused_by_name(row):
+    said, size, expected = row
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        ImagePreprocessor.from_open_clip(said, size)
+
+
+def test_what_open_clip_cannot_do_is_not_written():
+    prepare = ImagePreprocessor((32, 32), (36, 36), True, 'bicubic', *HALF)
+    with pytest.raises(ValueError, match=r'open_clip prepares no images with resize \(36, 36\)'):
+        prepare.to_open_clip()
