@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blox.converters.mapping.fields import read_fields, write_fields
-from blox.converters.mapping.libraries import TIMM, TRANSFORMERS, Library, timm_names, timm_version
+from blox.converters.mapping.libraries import (
+    TIMM,
+    Library,
+    library_of,
+    timm_names,
+    timm_version,
+)
 from blox.converters.mapping.rules import Table
 from blox.converters.sources.source import Source
 from blox.converters.sources.tensor import Tensor
@@ -39,15 +45,14 @@ def identify(path: Path, config: Mapping[str, Any]) -> Identity:
             'expected a folder with a config.json of transformers or timm; for weights alone '
             "name the model that they are of: bx.zoo.load('resnet50', source=PATH)",
         )
-    library = TIMM if 'architecture' in config else TRANSFORMERS
+    library = library_of(config)
     known = {kind: one for one, table in _tables(library) for kind in table.kinds}
-    if library is TRANSFORMERS:
-        kind = str(config.get('model_type'))
-        if kind not in known:
+    name = library.kind(config)
+    if library is not TIMM:
+        if name not in known:
             what = f'expected model_type {", ".join(sorted(known))} in config.json'
-            fail(path, f'{what}, found {kind!r}')
-        return known[kind]
-    name = str(config['architecture'])
+            fail(path, f'{what}, found {name!r}')
+        return known[name]
     if name not in timm_names():
         fail(path, f'timm {timm_version()} has no architecture {name!r}, which config.json names')
     kind = timm_names()[name].kind
@@ -78,7 +83,7 @@ def read_config(table: Table, source: Source, task: str = '') -> dict[str, Any]:
     try:
         ours = read_fields(table.fields, theirs, _is_neutral(table))
     except ValueError as error:
-        name = source.config.get('architecture' if library is TIMM else 'model_type')
+        name = library.kind(source.config)
         owner = f"{library.name}'" if library.name.endswith('s') else f"{library.name}'s"
         needs = f"{owner} {name} needs what blox's {table.kinds[0]} lacks"
         raise ValueError(f'{needs}: {error}') from error

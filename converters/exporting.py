@@ -27,7 +27,7 @@ def export(
     format: str = 'hf',
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the folder that transformers ('hf') or timm ('timm') opens: weights and config.json.
+    """Write the folder that transformers ('hf'), timm ('timm') or open_clip opens: weights and config.json.
 
     torchvision reads the weights of a ResNet in format 'timm'. `extra` has more files: texts or JSON
     by name; the fields of objects are added to ours. Raises ValueError where
@@ -41,13 +41,13 @@ def export(
         )
     config = write_config(table, model.config)
     values = external(model, params, format)
-    files = {'config.json': config, **table.companions(model.config)}
+    files = {table.library.config: config, **table.companions(model.config)}
     for name, content in (extra or {}).items():
         both = isinstance(content, Mapping) and isinstance(files.get(name), Mapping)
         files[name] = _joined(files[name], content) if both else content
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / 'model.safetensors', values, {'format': 'pt'})
+    write_tensors(folder / table.library.weights, values, {'format': 'pt'})
     for name, content in files.items():
         text = content if isinstance(content, str) else json.dumps(content, indent=2) + '\n'
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -98,8 +98,9 @@ def folder_of(config, layout, folder):
 
 
 def fields_of(family, layout, more):
-    """config.json of a tiny model, with `more`; timm's fields are the arguments of a model."""
+    """config.json of a tiny model, with `more`; in timm's and open_clip's these are arguments of a model."""
     fields = write_config(layouts(family)[layout], fitted(family, layout))
-    if layout == 'timm':
-        more, fields = {'model_args': fields['model_args'] | more}, dict(fields)
+    inner = {'timm': 'model_args', 'open_clip': 'model_cfg'}.get(layout)
+    if inner:
+        more, fields = {inner: fields[inner] | more}, dict(fields)
     return fields | more

@@ -12,6 +12,7 @@ import numpy as np
 from families import build, every_library, fitted
 from helpers import normal
 from safetensors.numpy import load_file, save_file
+from small_models import answer
 from tokenizers import Tokenizer, models
 
 import blox as bx
@@ -37,20 +38,25 @@ def made(name):
     model = build(fitted(family, layout))
     params = randomized(model)
     entry = next(n for n, row in published().items() if row.variant in families()[family].variants)
-    card = dataclasses.replace(bx.zoo.card(entry), config=model.config, preprocessor=None)
+    text = words() if 'vocab_size' in vars(model.config) else ''
+    card = bx.zoo.card(entry)
+    card = dataclasses.replace(
+        card, config=model.config, preprocessor=None, tokenizer=text, scores=''
+    )
     if name not in IMAGES:
-        return model, params, dataclasses.replace(card, tokenizer=words())
-    rounding = 'even' if layout == 'timm' else 'down'
+        return model, params, card
+    is_torchvision = layout in ('timm', 'open_clip')
     prepare = bx.zoo.ImagePreprocessor(
         model.config.image_size,
-        tuple(length * 2 for length in model.config.image_size),
-        layout == 'timm',
+        # open_clip crops nothing but what is left of a photograph's longer side.
+        tuple(length * (1 if layout == 'open_clip' else 2) for length in model.config.image_size),
+        is_torchvision,
         'bilinear',
         (0.5, 0.4, 0.3),
         (0.2, 0.3, 0.4),
-        rounding,
+        'even' if is_torchvision else 'down',
     )
-    labels = LABELS[: model.config.num_classes]
+    labels = LABELS[: families()[family].count_classes(model.config)]
     return model, params, dataclasses.replace(card, labels=labels, preprocessor=prepare)
 
 
@@ -79,7 +85,7 @@ def bits(params):
 def output(model, params):
     inputs = [jnp.ones(x.shape, x.dtype) for x in model.example_inputs()]
     outputs, _ = jax.jit(model)(params, *inputs)
-    return np.asarray(getattr(outputs, 'embedding', outputs))
+    return np.asarray(answer(outputs))
 
 
 def shard(folder, into, count=2):

@@ -1,6 +1,7 @@
 """How the reference libraries make small models and save them: they are imported when one is built."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,33 @@ class TorchvisionViT(Torchvision):
 
     def build(self) -> Any:
         return import_reference('torchvision').models.VisionTransformer(**self.arguments)
+
+
+@dataclass(frozen=True)
+class OpenCLIP(Reference):
+    """A model of open_clip, made with `arguments`, of its class `kind`."""
+
+    layout: str = 'open_clip'
+
+    def build(self) -> Any:
+        import_reference('timm')
+        library = import_reference('open_clip')
+        return getattr(library, self.kind)(**self.arguments, output_dict=True)
+
+    def save(self, model: Any, folder: Path) -> Path:
+        said = {**self.arguments, 'custom_text': self.kind == 'CustomTextCLIP'}
+        fields = {'model_cfg': said, 'preprocess_cfg': {}}
+        (folder / 'open_clip_config.json').write_text(json.dumps(fields), 'utf-8')
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        import_reference('safetensors.torch').save_file(
+            tensors, folder / 'open_clip_model.safetensors'
+        )
+        return folder
+
+
+def open_clip(layout: str = 'open_clip', kind: str = 'CLIP', **arguments: Any) -> OpenCLIP:
+    """Describe a model of open_clip."""
+    return OpenCLIP(kind, arguments, layout=layout)
 
 
 def transformers(

@@ -38,31 +38,38 @@ def random_params(config, dtype=jnp.float32, seed=0):
 
 
 def inputs_for(config, batch=2, seed=1):
-    (example,) = model_of(config).example_inputs()
+    """Random inputs, as many as a model of a config needs: images, or tokens, or both."""
     rng = np.random.default_rng(seed)
-    if jnp.issubdtype(example.dtype, jnp.integer):
-        choices = (2,) * (example.ndim - 2)
-        shape = (batch, *choices, 6)
-        return jnp.asarray(rng.integers(0, config.vocab_size, shape), example.dtype)
-    return jnp.asarray(rng.normal(size=(batch, *example.shape[1:])), example.dtype)
+
+    def drawn(example):
+        if jnp.issubdtype(example.dtype, jnp.integer):
+            choices = (2,) * (example.ndim - 2)
+            shape = (batch, *choices, 6)
+            return jnp.asarray(rng.integers(0, config.vocab_size, shape), example.dtype)
+        return jnp.asarray(rng.normal(size=(batch, *example.shape[1:])), example.dtype)
+
+    return tuple(map(drawn, model_of(config).example_inputs()))
 
 
 def answer(outputs):
-    """Logits, or the embeddings of a model that makes these among other things."""
-    return getattr(outputs, 'embedding', outputs)
+    """Logits, or what stands for all that a model makes."""
+    names = (name for name in ('embedding', 'logits') if hasattr(outputs, name))
+    return getattr(outputs, next(names, ''), outputs)
 
 
-def answer_shape(config, inputs):
-    """The shape of a model's answer; None for features, whose width the config need not say."""
+def answer_shape(config, first, *others):
+    """The shape of a model's answer to these inputs; None for features, whose width it need not say."""
     task = family_of(config).task_of(config)
     match task:
         case 'text-generation' | 'fill-mask':
-            return (*inputs.shape, config.vocab_size)
+            return (*first.shape, config.vocab_size)
         case 'sentence-embedding':
-            return (inputs.shape[0], config.width)
+            return (first.shape[0], config.width)
         case 'multiple-choice':
-            return inputs.shape[:2]
-    return (inputs.shape[0], config.num_classes) if config.num_classes else None
+            return first.shape[:2]
+        case 'zero-shot-image-classification':
+            return (first.shape[0], others[0].shape[0])
+    return (first.shape[0], config.num_classes) if config.num_classes else None
 
 
 @functools.cache
@@ -70,8 +77,8 @@ def forward(config, *, is_training=False):
     """The answer of a model and its Params, jitted once."""
     call = jax.jit(functools.partial(model_of(config), is_training=is_training))
 
-    def run(params, inputs):
-        outputs, params = call(params, inputs)
+    def run(params, *inputs):
+        outputs, params = call(params, *inputs)
         return answer(outputs), params
 
     return run

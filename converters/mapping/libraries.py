@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +20,16 @@ class Library:
     Attributes:
       flatten: its config.json as one level of fields; ValueError where it is none of its own.
       is_neutral: whether a field with this value has no say in what a model computes.
+      kind: what its config.json calls a model.
+      config, weights: the names of its files.
     """
 
     name: str
     flatten: Callable[[Mapping[str, Any]], dict[str, Any]]
     is_neutral: Callable[[str, Any], bool]
+    kind: Callable[[Mapping[str, Any]], str]
+    config: str = 'config.json'
+    weights: str = 'model.safetensors'
 
 
 # Fields of transformers' configs that may say anything: all models have them, none computes by them.
@@ -60,13 +65,54 @@ _DEFAULTS = {
 }
 
 
+# Configs of parts in configs of models that have several.
+_PARTS = ('text_config', 'vision_config')
+
+
+def _flatten_hf(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a config; those of its parts are called 'text_config.hidden_size' and so on.
+
+    Early files may have a part twice, and 'text_config_dict' is what counts there.
+    """
+    flat = dict(config)
+    for part in _PARTS:
+        early = flat.pop(f'{part}_dict', None)
+        if early is not None:
+            flat[part] = early
+    return flattened(flat, _PARTS)
+
+
+def flattened(config: Mapping[str, Any], parts: Iterable[str]) -> dict[str, Any]:
+    """Return a config's fields, and those of its parts, which are called 'part.field'."""
+    flat = dict(config)
+    for part in parts:
+        flat |= {f'{part}.{name}': value for name, value in _object(flat, part).items()}
+        flat.pop(part, None)
+    return flat
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Undo `flattened`: make objects of the fields of parts."""
+    made: dict[str, Any] = {}
+    for name, value in flat.items():
+        part, dot, field = name.partition('.')
+        if dot:
+            made.setdefault(part, {})[field] = value
+        else:
+            made[name] = value
+    return made
+
+
 def _is_neutral_hf(name: str, value: Any) -> bool:
+    name = name.rpartition('.')[2]
     if name in _DEFAULTS:
         return equal(value, _DEFAULTS[name])
     return _ABOUT.fullmatch(name) is not None
 
 
-TRANSFORMERS = Library('transformers', dict, _is_neutral_hf)
+TRANSFORMERS = Library(
+    'transformers', _flatten_hf, _is_neutral_hf, lambda config: str(config.get('model_type'))
+)
 
 
 class TimmName(NamedTuple):
@@ -157,4 +203,36 @@ def _object(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(found)
 
 
-TIMM = Library('timm', _flatten_timm, lambda name, value: False)
+TIMM = Library(
+    'timm', _flatten_timm, lambda name, value: False, lambda config: str(config['architecture'])
+)
+
+
+# open_clip, whose config says which towers a model has: its own, or some of timm's.
+
+
+def _flatten_open_clip(config: Mapping[str, Any]) -> dict[str, Any]:
+    return flattened(_object(config, 'model_cfg'), ('vision_cfg', 'text_cfg'))
+
+
+def _kind_of_open_clip(config: Mapping[str, Any]) -> str:
+    towers = _object(_object(config, 'model_cfg'), 'vision_cfg')
+    return 'CLIP of timm' if towers.get('timm_model_name') else 'CLIP'
+
+
+OPEN_CLIP = Library(
+    'open_clip',
+    _flatten_open_clip,
+    lambda name, value: False,
+    _kind_of_open_clip,
+    'open_clip_config.json',
+    'open_clip_model.safetensors',
+)
+LIBRARIES = (TRANSFORMERS, TIMM, OPEN_CLIP)
+
+
+def library_of(config: Mapping[str, Any]) -> Library:
+    """Return the library that wrote a config.json."""
+    if 'model_cfg' in config:
+        return OPEN_CLIP
+    return TIMM if 'architecture' in config else TRANSFORMERS

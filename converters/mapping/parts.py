@@ -24,20 +24,21 @@ NHWC = transpose(0, 2, 3, 1)
 FROM_CONV = HWIO >> join_axes(0, 1) >> join_axes(0, 1)
 
 # By the names that configs of transformers give them; the first of several is written.
-ACTIVATION = one_of(
-    {
-        'gelu': 'gelu',
-        'gelu_python': 'gelu',
-        'gelu_new': 'gelu_tanh',
-        'gelu_pytorch_tanh': 'gelu_tanh',
-        'gelu_python_tanh': 'gelu_tanh',
-        'quick_gelu': 'quick_gelu',
-        'relu': 'relu',
-        'silu': 'silu',
-        'swish': 'silu',
-        'tanh': 'tanh',
-    }
-)
+_HF_NAMES = {
+    'gelu': 'gelu',
+    'gelu_python': 'gelu',
+    'gelu_new': 'gelu_tanh',
+    'gelu_pytorch_tanh': 'gelu_tanh',
+    'gelu_python_tanh': 'gelu_tanh',
+    'quick_gelu': 'quick_gelu',
+    'relu': 'relu',
+    'silu': 'silu',
+    'swish': 'silu',
+    'tanh': 'tanh',
+}
+ACTIVATION = one_of(_HF_NAMES)
+# Which of two names of one function is written has a say in how torch rounds.
+ACTIVATION_OF_TORCH = one_of({'gelu_pytorch_tanh': 'gelu_tanh', **_HF_NAMES})
 # timm calls them as we do, and in places by a class's own name.
 _TIMM_NAMES = ('gelu', 'gelu_tanh', 'quick_gelu', 'relu', 'silu', 'tanh')
 TIMM_ACTIVATION = one_of(

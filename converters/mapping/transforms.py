@@ -140,6 +140,17 @@ class _PrependZeros:
         return [rest]
 
 
+@dataclass(frozen=True)
+class _Squeeze:
+    axis: int
+
+    def forward(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        return [x.squeeze(self.axis) for x in arrays]
+
+    def inverse(self, arrays: list[np.ndarray], count: int) -> list[np.ndarray]:
+        return [np.expand_dims(x, self.axis) for x in arrays]
+
+
 IDENTITY = Transform()
 
 
@@ -174,6 +185,11 @@ def merge(axis: int, parts: tuple[int, ...] = ()) -> Transform:
 def prepend_zeros(axis: int) -> Transform:
     """Put zeros first along `axis`: ours has one entry more there."""
     return Transform((_PrependZeros(axis),))
+
+
+def squeeze(axis: int) -> Transform:
+    """Leave out an external axis of size one."""
+    return Transform((_Squeeze(axis),))
 
 
 # Dense weights: theirs [outputs, inputs], ours [inputs, outputs].

@@ -1,6 +1,6 @@
 """Open external checkpoints: names, dtypes, shapes and lazy views, whatever the container.
 
-A folder as transformers or timm saves it, one .safetensors file, an index of shards, a .npz of
+A folder as transformers, timm or open_clip saves it, one .safetensors file, an index of shards, a .npz of
 NumPy, or a file of torch.save: a state dict, or a training checkpoint that holds one. Opening reads
 no tensor's data, save that torch's files of before 1.6 are read whole.
 """
@@ -8,7 +8,7 @@ no tensor's data, save that torch's files of before 1.6 are read whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ from blox.tensorfile import fail
 # Names of a folder's weights; the first that is there counts.
 _INDEXES = ('model.safetensors.index.json', 'pytorch_model.bin.index.json')
 WEIGHTS = ('model.safetensors', _INDEXES[0], 'pytorch_model.bin', _INDEXES[1])
+# What a folder's config may be called, with the names of weights that go with it; the first counts.
+CONFIGS = {
+    'config.json': WEIGHTS,
+    'open_clip_config.json': ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin'),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Source:
     """An open checkpoint: its tensors by name, and its folder's other files.
 
     Attributes:
-      config: the content of config.json.
+      config: the content of config.json, or of open_clip_config.json where there is no other.
       files: other JSON files by name, of a folder that is not written yet.
       notes: plain values that a training checkpoint holds beside its weights.
       prefix: what the names of the state that was asked for start with, '' for all names.
@@ -69,9 +74,10 @@ def open_source(path: str | os.PathLike[str], state: str = '') -> Source:
     and OSError for what cannot be read.
     """
     path = Path(path)
-    config = path / 'config.json'
-    fields = read_object(config) if path.is_dir() and os.path.lexists(config) else {}
-    contents = _open(_weights_in(path) if path.is_dir() else path, state)
+    config = config_in(name for name in CONFIGS if os.path.lexists(path / name))
+    fields = read_object(path / config) if path.is_dir() and config else {}
+    weights = _weights_in(path, CONFIGS.get(config, WEIGHTS)) if path.is_dir() else path
+    contents = _open(weights, state)
     is_prefix = bool(state) and not contents.is_chosen
     tensors = (
         under_prefix(path, contents, state)
@@ -82,9 +88,15 @@ def open_source(path: str | os.PathLike[str], state: str = '') -> Source:
     return Source(path, tensors, fields, notes=contents.notes, prefix=prefix)
 
 
-def _weights_in(folder: Path) -> Path:
+def config_in(names: Iterable[str]) -> str:
+    """Return which of a folder's files is its config; '' if none is."""
+    there = {*names}
+    return next((name for name in CONFIGS if name in there), '')
+
+
+def _weights_in(folder: Path, names: Sequence[str]) -> Path:
     """Find the one file of weights, or index of shards, in a folder."""
-    found = [name for name in WEIGHTS if os.path.lexists(folder / name)]
+    found = [name for name in names if os.path.lexists(folder / name)]
     safe = [name for name in found if 'safetensors' in name] or found
     if len(safe) > 1:
         fail(folder, f'expected either one file of weights or an index, found {", ".join(safe)}')
@@ -92,7 +104,7 @@ def _weights_in(folder: Path) -> Path:
         suffixes = ('.safetensors', '.npz', '.pth')
         safe = sorted(file.name for file in folder.iterdir() if file.suffix in suffixes)
     if len(safe) != 1:
-        fail(folder, f'expected {" or ".join(WEIGHTS)}, found {", ".join(safe) or "none of them"}')
+        fail(folder, f'expected {" or ".join(names)}, found {", ".join(safe) or "none of them"}')
     return folder / safe[0]
 
 

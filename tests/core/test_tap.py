@@ -97,7 +97,7 @@ def test_examples_map_one_by_one(net):
 @pytest.mark.parametrize('family', ['vit', 'resnet'])
 def test_blocks_under_checkpoint_are_seen(family):
     config = tiny(family, remat=True)
-    model, params, x = model_of(config), random_params(config), inputs_for(config)
+    model, params, (x,) = model_of(config), random_params(config), inputs_for(config)
     trainable, rest = params.split_trainable()
     inner = next(p for p, _ in model.graph.walk() if p.endswith(('block1/mlp', '/conv2')))
 

@@ -20,6 +20,7 @@ A new family is one new file here; all general tests run over it. It may have
                 in which \\1 is what the pattern matched, and how many there are.
   HONOURED      pairs of fields of a library's config.json and of ours, by layout.
   REFUSED       fields of a library's config.json that are refused by name, by layout.
+  WHOLE         layouts of which there are published sizes alone: no small model is written in them.
   LACKS         changes that a library cannot express, and what an export says, by layout.
 
 TINY, NUM_PARAMS and REFERENCES must be there; a name that is misspelt is an error.
@@ -56,6 +57,7 @@ class Declared(NamedTuple):
     sources: Mapping[str, tuple[str, int]] = {}
     honoured: Mapping[str, Sequence[tuple[Fields, Fields]]] = {}
     refused: Mapping[str, Fields] = {}
+    whole: Sequence[str] = ()
     lacks: Mapping[str, Sequence[tuple[Fields, str]]] = {}
 
 
@@ -112,8 +114,13 @@ def family_of(config: Any) -> Any:
 
 
 def libraries_of(family: str) -> dict[str, Any]:
-    """Return the tables of layouts that a library of torch reads and writes."""
-    return {layout: table for layout, table in layouts(family).items() if table.library}
+    """Return the tables of layouts that a library of torch reads and writes, of small models too."""
+    whole = declared()[family].whole
+    return {
+        layout: table
+        for layout, table in layouts(family).items()
+        if table.library and layout not in whole
+    }
 
 
 def every_library() -> list[tuple[str, str]]:

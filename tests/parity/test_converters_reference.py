@@ -19,13 +19,14 @@ from blox.converters import Source, convert, explain, export, layouts
 from blox.converters.configs import read_config, write_config
 from blox.converters.exporting import external
 from blox.tensorfile import TensorFile, write_tensors
-from blox.zoo.comparing.parity import compare, random_inputs
+from blox.zoo.comparing.parity import compare, final_outputs, random_inputs, run_reference
 from blox.zoo.models import families
 
 
 def contents(folder):
     """Names, dtypes, shapes and bytes of a folder's weights; of what pretraining alone uses no bytes."""
-    file = TensorFile(Path(folder) / 'model.safetensors')
+    (weights,) = Path(folder).glob('*.safetensors')
+    file = TensorFile(weights)
     return {
         name: (str(x.dtype), x.shape, b'' if name.endswith('.mask_token') else x.tobytes())
         for name, x in file.items()
@@ -67,7 +68,8 @@ def reopened(reference, folder):
     model = copy.deepcopy(reference)
     for value in model.state_dict().values():
         value.zero_()
-    model.load_state_dict(load_file(folder / 'model.safetensors'), strict=True)
+    (weights,) = folder.glob('*.safetensors')
+    model.load_state_dict(load_file(weights), strict=True)
     return model.eval()
 
 
@@ -84,7 +86,10 @@ def outputs(reference, model):
     if isinstance(reference, transformers.PreTrainedModel):
         reference.config.pad_token_id = -1  # No token of these is padding.
     with torch.no_grad():
-        found = reference(inputs)
+        if model.path == 'clip':
+            found = final_outputs(model, run_reference(reference, random_inputs(model)))['clip']
+        else:
+            found = reference(inputs)
     found = found if isinstance(found, torch.Tensor) else found[0]
     assert found.isfinite().all()
     assert found.float().abs().max() > 0

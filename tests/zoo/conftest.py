@@ -14,6 +14,7 @@ from folders import FOLDERS, REPO, files_in, made, shard
 from hub_server import HubServer
 
 import blox as bx
+from blox.converters.sources.source import config_in
 from blox.zoo.catalog.published import published as rows
 
 
@@ -34,9 +35,10 @@ def edited(exported, tmp_path):
 
     def edit(name, fields, **files):
         folder = Path(shutil.copytree(exported[name][3], tmp_path / name))
-        config = {**json.loads((folder / 'config.json').read_text()), **fields}
+        said = config_in(file.name for file in folder.iterdir()).removesuffix('.json')
+        config = {**json.loads((folder / f'{said}.json').read_text()), **fields}
         config = {key: value for key, value in config.items() if value is not None}
-        for file, content in {'config': config, **files}.items():
+        for file, content in {said: config, **files}.items():
             (folder / f'{file}.json').write_text(json.dumps(content))
         return folder
 

@@ -1,6 +1,7 @@
 """The base of all configs: fields of one name have one meaning, and so one condition, everywhere."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -107,16 +108,23 @@ _CONDITIONS: Mapping[str, _Condition] = {
 }
 
 
+# What a field's name begins with if it is of one of two towers.
+_TOWERS = re.compile('^(image|text)_')
+
+
 def _condition(name: str) -> _Condition:
     """Return what must hold of a field of this name."""
     if name.endswith('_rate'):
         return _RATE
-    return _SIZE if name.endswith('_eps') else _CONDITIONS.get(name, _ANY)
+    if name.endswith('_eps'):
+        return _SIZE
+    return _CONDITIONS.get(name) or _CONDITIONS.get(_TOWERS.sub('', name), _ANY)
 
 
-def heads_divide_width(config: Any) -> dict[str, bool]:
-    """Return the condition that all transformers share."""
-    return {'heads that divide width': config.width % config.heads == 0}
+def heads_divide_width(config: Any, tower: str = '') -> dict[str, bool]:
+    """Return the condition that all transformers share; `tower` is what their fields begin with."""
+    heads, width = f'{tower}heads', f'{tower}width'
+    return {f'{heads} that divide {width}': getattr(config, width) % getattr(config, heads) == 0}
 
 
 def patches_fit_image(config: Any) -> dict[str, bool]:

@@ -1,7 +1,7 @@
 """Named intermediates of a model, for detection and retrieval heads."""
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from blox.params import Params
@@ -31,6 +31,17 @@ def finish(steps: Steps) -> tuple[Any, Params]:
     """Return what the last of `steps` gives."""
     _, value, params = deque(steps, maxlen=1).pop()
     return value, params
+
+
+def named(
+    prefix: str, steps: Steps
+) -> Generator[tuple[str, Any, Params], None, tuple[Any, Params]]:
+    """Yield `steps` by names that begin with `prefix`, and return what the last one gives."""
+    last = deque[tuple[Any, Params]](maxlen=1)
+    for name, value, params in steps:
+        last.append((value, params))
+        yield f'{prefix}{name}', value, params
+    return last.pop()
 
 
 def collect(

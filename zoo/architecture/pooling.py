@@ -1,14 +1,15 @@
-"""Pools over a transformer's tokens."""
+"""Pools over a transformer's tokens, and what is made of the pooled."""
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from blox.graph import Graph
 from blox.layers import ACTIVATIONS, Linear, Mlp
 from blox.layers.attend import exact
 from blox.layers.initializers import TruncatedNormal
+from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
 
@@ -60,3 +61,18 @@ class AttentionPool(Module):
         y, params = self.norm(params, x)
         y, params = self.mlp(params, y)
         return x + y, params
+
+
+def picked(
+    x: Float[Array, 'batch length width'], places: Int[Array, ' batch']
+) -> Float[Array, 'batch width']:
+    """Return the state at one place of each sequence."""
+    return jnp.take_along_axis(x, places[:, None, None], axis=1)[:, 0]
+
+
+def normalized(x: Float[Array, 'batch width']) -> Float[Array, 'batch width']:
+    """Divide `x` by its length, or by 1e-12 if that is less, as torch's `normalize` does."""
+    wide = widen(x)
+    # The square root of the larger one: that of zero has no gradient.
+    squared = jnp.maximum(jnp.square(wide).sum(-1, keepdims=True), 1e-24)
+    return (wide / jnp.sqrt(squared)).astype(x.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 # Layouts whose library resizes positions without antialiasing.
-_ALIASING = ('hf', 'dinov2')
+_ALIASING = ('hf', 'dinov2', 'siglip')
 
 
 def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
@@ -29,7 +29,7 @@ def resize_channels(w: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.
 def resize_positions(pos_embed: np.ndarray, stored: Any, wanted: Any, layout: str) -> np.ndarray:
     """Resize position embeddings [1, tokens, width] to another grid of patches.
 
-    As the library does that published the weights: bicubic in transformers ('hf', 'dinov2'), linear in
+    As the library does that published the weights: bicubic in transformers ('hf', 'dinov2', 'siglip'), linear in
     Google's code ('google', 'big_vision'), bicubic with antialiasing in timm, in transformers
     with registers, and for our own.
     """

@@ -33,7 +33,8 @@ class Card:
       labels: class names in the order of the logits.
       preprocessor: how images become inputs, None for other tasks and where it is unknown.
       scores: what makes scores of logits: 'softmax' (one of the classes is right), 'sigmoid' (each may
-        be) or 'none' (they are values of their own).
+        be) or 'none' (they are values of their own); '' stands for what the config says, if it does, or
+        'softmax'.
       tokenizer: the text of a tokenizer.json, '' if there is none.
       tokenizer_config: the settings of transformers' tokenizers beside it: special tokens by name.
       texts: prompts of texts, and where they are cut.
@@ -59,7 +60,7 @@ class Card:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     labels: tuple[str, ...] = ()
     preprocessor: ImagePreprocessor | None = None
-    scores: str = 'softmax'
+    scores: str = ''
     tokenizer: str = ''
     tokenizer_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     texts: TextSettings = dataclasses.field(default_factory=TextSettings)
@@ -73,6 +74,8 @@ class Card:
 
     def __post_init__(self) -> None:
         """Raise ValueError if images would be prepared with other channels than the model takes."""
+        if not self.scores:
+            object.__setattr__(self, 'scores', getattr(self.config, 'scores', 'softmax'))
         channels = getattr(self.config, 'in_channels', None)
         if self.preprocessor and channels not in (None, found := len(self.preprocessor.mean)):
             raise ValueError(f'expected a preprocessor of {channels} channels, found {found}')
@@ -211,12 +214,14 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
 SCORED = ('image-classification', 'text-classification')
 
 
-def default_scores(task: str, count: int) -> str:
+def default_scores(config: Any, task: str, count: int) -> str:
     """Return what makes scores of the logits of `count` classes where nothing is said.
 
-    As transformers has it, one class is there or not; of several one is right.
+    As transformers has it, one class is there or not; of several one is right. Of images and texts the
+    config says how they were trained.
     """
-    return 'sigmoid' if count == 1 and task in SCORED else 'softmax'
+    usual = 'sigmoid' if count == 1 and task in SCORED else 'softmax'
+    return getattr(config, 'scores', usual)
 
 
 def _task_of(fields: Mapping[str, Any]) -> Any:

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.converters.configs import write_config
+from blox.converters.mapping import libraries
 from blox.converters.mapping.rules import Table, respell_module
 from blox.converters.mapping.transforms import Transform
 from blox.converters.tables import layouts
@@ -100,7 +101,7 @@ def verify(folder: str | os.PathLike[str], layout: str, model: Any, params: Para
     """Compare a model with the reference library's, made of the same folder.
 
     Both get the same random inputs, once in float64 and once in float32. `layout` is 'hf' or another
-    of transformers', or 'timm'. Raises ImportError where the library is not installed.
+    of transformers', 'timm' or one of open_clip's. Raises ImportError where the library is not installed.
     """
     rows, name = {}, ''
     for dtype in TOLERANCES:
@@ -151,21 +152,26 @@ def _severity(row: LayerError) -> float:
 def random_inputs(model: Any, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Draw two images of noise, or three rows of tokens, with a mask if the model sees both ways.
 
-    Of multiple choice each row has two choices.
+    A model of two towers gets images and tokens. Of multiple choice each row has two choices.
     """
     rng = np.random.default_rng(seed)
-    (example, *_) = model.example_inputs()
+    (example, *others) = model.example_inputs()
     if jnp.issubdtype(example.dtype, jnp.floating):
-        return (rng.normal(size=(2, *example.shape[1:])).astype(np.float32),)
-    length = min(model.config.context, 24)
-    # Rows of all, about half, and one of the tokens.
-    lengths = np.array([length, (length + 1) // 2, 1])
-    shape = (3, *(2,) * (example.ndim - 2), length)
-    tokens = rng.integers(0, model.config.vocab_size, shape).astype(np.int32)
+        images = rng.normal(size=(2, *example.shape[1:])).astype(np.float32)
+        return (images, _random_tokens(model, rng, others[0].ndim)) if others else (images,)
+    tokens = _random_tokens(model, rng, example.ndim)
     if 'types' not in model.takes:
         return (tokens,)
+    length = tokens.shape[-1]
+    # Rows of all, about half, and one of the tokens.
+    lengths = np.array([length, (length + 1) // 2, 1])
     mask = np.arange(length) < lengths.reshape(-1, *(1,) * (example.ndim - 1))
-    return tokens, np.ascontiguousarray(np.broadcast_to(mask, shape))
+    return tokens, np.ascontiguousarray(np.broadcast_to(mask, tokens.shape))
+
+
+def _random_tokens(model: Any, rng: np.random.Generator, axes: int) -> np.ndarray:
+    shape = (3, *(2,) * (axes - 2), min(model.config.context, 24))
+    return rng.integers(0, model.config.vocab_size, shape).astype(np.int32)
 
 
 # Our side.
@@ -203,7 +209,7 @@ def _precision(dtype: str) -> Iterator[None]:
 
 
 def import_reference(name: str) -> Any:
-    """Import torch, torchvision, timm or transformers; ImportError that says how to get it."""
+    """Import torch, torchvision, timm, transformers or open_clip; ImportError that says how to get it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Theirs, at import.
@@ -246,12 +252,17 @@ def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtyp
     """
     torch = import_reference('torch')
     _layers(model, layout)
-    kind = getattr(torch, jnp.dtype(dtype).name)
-    if layout == 'timm':
-        timm = import_reference('timm')
-        found = timm.create_model(f'local-dir:{os.fspath(folder)}', pretrained=True).to(kind).eval()
-    else:
-        found = _open_transformers(os.fspath(folder), table_of(model, layout), model, kind)
+    kind, place = getattr(torch, jnp.dtype(dtype).name), f'local-dir:{os.fspath(folder)}'
+    match table_of(model, layout).library:
+        case libraries.TIMM:
+            timm = import_reference('timm')
+            found = timm.create_model(place, pretrained=True).to(kind).eval()
+        case libraries.OPEN_CLIP:
+            import_reference('timm')
+            open_clip = import_reference('open_clip')
+            found = open_clip.create_model(place, output_dict=True).to(kind).eval()
+        case _:
+            found = _open_transformers(os.fspath(folder), table_of(model, layout), model, kind)
     return widen_rotary(found) if kind == torch.float64 else found
 
 
@@ -305,14 +316,13 @@ def reference_outputs(
         modules[name].register_forward_hook(functools.partial(_keep, found, path, via))
         for path, (name, via) in layers.items()
     ]
-    dtype = next(reference.parameters()).dtype
     try:
         with torch.no_grad():
-            outputs = reference(*reference_inputs(inputs, dtype))
+            finals = final_outputs(model, run_reference(reference, inputs))
     finally:
         for hook in hooks:
             hook.remove()
-    return found | {k: v.numpy() for k, v in final_outputs(model, outputs).items()}
+    return found | {name: value.numpy() for name, value in finals.items()}
 
 
 def _keep(
@@ -328,6 +338,16 @@ def final_outputs(model: Any, outputs: Any) -> dict[str, Any]:
     path = model.path
     if not isinstance(outputs, Mapping):
         return {path: outputs}
+    if 'image_features' in outputs:
+        x, y = (outputs[f'{of}_features'] for of in ('image', 'text'))
+        bias = outputs.get('logit_bias')
+        logits = outputs['logit_scale'] * x @ y.T + (0 if bias is None else bias)
+        found = {'logits': logits, 'image_embedding': x, 'text_embedding': y}
+        return {path: logits, **{f'{path}.{name}': value for name, value in found.items()}}
+    if 'logits_per_image' in outputs:
+        logits = outputs['logits_per_image']
+        embeddings = {f'{path}.{of}_embedding': outputs[f'{of}_embeds'] for of in ('image', 'text')}
+        return {path: logits, f'{path}.logits': logits, **embeddings}
     if 'start_logits' in outputs:
         torch = import_reference('torch')
         return {path: torch.stack([outputs['start_logits'], outputs['end_logits']], -1)}
@@ -339,6 +359,14 @@ def final_outputs(model: Any, outputs: Any) -> dict[str, Any]:
     if pooled is None:
         return {path: states[:, 0], f'{path}.tokens': states}
     return {path: pooled.flatten(1), f'{path}.tokens': states, f'{path}.pooled': pooled}
+
+
+def run_reference(reference: Any, inputs: Sequence[np.ndarray]) -> Any:
+    """Call a reference with our inputs, in its own dtype."""
+    made = reference_inputs(inputs, next(reference.parameters()).dtype)
+    # transformers' models of two towers take texts first.
+    takes_texts_first = getattr(reference, 'input_modalities', ()) == ('image', 'text')
+    return reference(*(reversed(made) if takes_texts_first else made))
 
 
 def reference_inputs(inputs: Iterable[np.ndarray], dtype: Any) -> list[Any]:

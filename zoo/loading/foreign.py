@@ -9,24 +9,32 @@ from typing import Any
 from blox import converters
 from blox.converters.configs import identify as identify_config
 from blox.converters.configs import read_config
-from blox.converters.sources.source import WEIGHTS, Source
+from blox.converters.mapping.libraries import OPEN_CLIP, library_of
+from blox.converters.sources.source import CONFIGS, WEIGHTS, Source, config_in
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.architecture.family import Family
 from blox.zoo.catalog.card import SCORED, SCORES, Card, default_scores
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.text import SIMILARITIES, TextSettings
-from blox.zoo.inputs.tokenizers import TOKENIZER_FILES, read_tokenizer, read_tokenizer_config
+from blox.zoo.inputs.tokenizers import (
+    TOKENIZER_FILES,
+    clean_first,
+    read_tokenizer,
+    read_tokenizer_config,
+)
 from blox.zoo.models import families
 
 _LOG = logging.getLogger('blox')
 
 _PREPROCESSING = 'preprocessor_config.json'
+# In which transformers 5 writes what prepares images and texts together.
+_PROCESSOR = 'processor_config.json'
 _GENERATION = 'generation_config.json'
 _SENTENCES = 'sentence_bert_config.json'
 _PROMPTS = 'config_sentence_transformers.json'
 COMPANIONS = (
-    'config.json',
     _PREPROCESSING,
+    _PROCESSOR,
     _GENERATION,
     'modules.json',
     _SENTENCES,
@@ -37,7 +45,8 @@ COMPANIONS = (
 
 def needed(names: list[str]) -> list[str]:
     """Return those of a repository's files that a conversion reads."""
-    found = [name for name in WEIGHTS if name in names][:1]
+    config = config_in(names)
+    found = [name for name in CONFIGS.get(config, WEIGHTS) if name in names][:1]
     if found and found[0].endswith('.index.json'):
         # 'model.safetensors.index.json' speaks of 'model-00001-of-00002.safetensors' and so on.
         stem, suffix = found[0].removesuffix('.index.json').split('.')
@@ -45,7 +54,7 @@ def needed(names: list[str]) -> list[str]:
         found += [name for name in names if shard.fullmatch(name)]
     # Modules of sentence-transformers, whose folders are called 1_Pooling and so on.
     found += [name for name in names if re.fullmatch(r'\d+_\w+/config\.json', name)]
-    return sorted({*found, *(name for name in COMPANIONS if name in names)})
+    return sorted({*found, *(name for name in (config, *COMPANIONS) if name in names)})
 
 
 def identify(path: Path, config: Mapping[str, Any]) -> tuple[Family, str]:
@@ -73,6 +82,8 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
     kind = str(source.config.get('model_type'))
     preprocessor = _preprocessor(source, layout, family, config)
     tokenizer = read_tokenizer(source.path, kind)
+    if tokenizer and library_of(source.config) is OPEN_CLIP:
+        tokenizer = clean_first(source.path, tokenizer, _cleaning(source.config))
     tokenizer_config = read_tokenizer_config(source.path, kind) if tokenizer else {}
     try:
         return Card(
@@ -82,7 +93,7 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
             family.task_of(config),
             labels=labels,
             preprocessor=preprocessor,
-            scores=_scores(source.config, family.task_of(config), count),
+            scores=_scores(source.config, config, family.task_of(config), count),
             tokenizer=tokenizer,
             tokenizer_config=tokenizer_config,
             texts=_texts(source, tokenizer_config),
@@ -95,14 +106,20 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
         fail(source.path, str(error))
 
 
-def _scores(config: Mapping[str, Any], task: str, count: int) -> str:
+def _cleaning(config: Mapping[str, Any]) -> str:
+    """Return what open_clip does with a text before its tokenizer."""
+    texts = config.get('model_cfg', {}).get('text_cfg') or {}
+    return str((texts.get('tokenizer_kwargs') or {}).get('clean', 'whitespace'))
+
+
+def _scores(said: Mapping[str, Any], config: Any, task: str, count: int) -> str:
     """Return what makes scores of the logits of `count` classes, as transformers' pipelines do it."""
-    problem = config.get('problem_type')
+    problem, usual = said.get('problem_type'), default_scores(config, task, count)
     if problem is None or task not in SCORED:
-        return default_scores(task, count)
+        return usual
     for scores, name in SCORES.items():
         if problem == name:
-            return default_scores(task, count) if scores == 'softmax' else scores
+            return usual if scores == 'softmax' else scores
     raise ValueError(f'expected problem_type {", ".join(SCORES.values())}, found {problem!r}')
 
 
@@ -188,7 +205,7 @@ def _preprocessor(
     positions of a DINOv2 of 518 pixels for the 224 that its preprocessor leaves.
     """
     try:
-        found = _said_preprocessor(source, layout)
+        found = _said_preprocessor(source, layout, getattr(config, 'image_size', (0, 0)))
     except ValueError as error:
         _LOG.warning('%s: its preprocessing is not known here: %s', source.path, error)
         return None
@@ -200,10 +217,17 @@ def _preprocessor(
     return found.for_size(config.image_size)
 
 
-def _said_preprocessor(source: Source, layout: str) -> ImagePreprocessor | None:
+def _said_preprocessor(
+    source: Source, layout: str, size: tuple[int, int]
+) -> ImagePreprocessor | None:
     if layout == 'timm':
         return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))
-    if source.has(_PREPROCESSING):
-        fields = source.read_object(_PREPROCESSING)
-        return ImagePreprocessor.from_hf(fields, str(source.config.get('model_type')))
-    return None
+    if library_of(source.config) is OPEN_CLIP:
+        said = source.config.get('preprocess_cfg') or {}
+        return ImagePreprocessor.from_open_clip(said, size)
+    said = source.read_object(_PROCESSOR) if source.has(_PROCESSOR) else {}
+    fields = said.get('image_processor')
+    if not isinstance(fields, Mapping):
+        fields = source.read_object(_PREPROCESSING) if source.has(_PREPROCESSING) else None
+    kind = str(source.config.get('model_type'))
+    return None if fields is None else ImagePreprocessor.from_hf(fields, kind)

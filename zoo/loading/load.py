@@ -27,8 +27,8 @@ from blox.zoo.architecture.model import ZooModel
 from blox.zoo.catalog.card import Card, default_scores
 from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
-from blox.zoo.inputs.text import TextPreprocessor
-from blox.zoo.inputs.tokenizers import parse_tokenizer
+from blox.zoo.inputs.text import Padding, TextPreprocessor
+from blox.zoo.inputs.tokenizers import parse_tokenizer, special_token
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
@@ -150,7 +150,7 @@ def read_card(
         task=family.task_of(config),
         scores=found.scores
         if count == family.count_classes(found.config)
-        else default_scores(family.task_of(config), count),
+        else default_scores(config, family.task_of(config), count),
         preprocessor=_preprocessor(found, config, {*overrides}),
     )
 
@@ -215,7 +215,23 @@ def text_preprocessor_of(found: Card, tokenizer: Tokenizer) -> TextPreprocessor:
         found.config.context,
         has_types=not isinstance(takes, list) or 'token_type_ids' in takes,
         cuts_start=said.get('truncation_side') == 'left',
+        padding=_padding(found, tokenizer),
     )
+
+
+def _padding(found: Card, tokenizer: Tokenizer) -> Padding:
+    """Return how texts are filled up: with the tokenizer's own token where the model sees it."""
+    length = getattr(found.config, 'text_length', 0)
+    if not length:
+        return Padding()
+    token = special_token(found.tokenizer_config, 'pad_token', '')
+    id = tokenizer.token_to_id(token)
+    if id is None:
+        raise ValueError(
+            f'{found.name!r} takes texts of {length} tokens: expected pad_token in its '
+            f'tokenizer_config.json, a token to fill them up with, found {token!r}'
+        )
+    return Padding(length, id, found.tokenizer_config.get('padding_side') == 'left')
 
 
 def tokenizer(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blox import checkpoint, converters
-from blox.converters.sources.source import WEIGHTS
+from blox.converters.sources.source import CONFIGS, WEIGHTS, config_in
 from blox.params import Params
 from blox.tensorfile import CheckpointError, fail
 from blox.zoo.catalog.card import FINITE, Card
@@ -63,15 +63,16 @@ class Repository(Place):
     @property
     def is_own(self) -> bool:
         """Return whether the repository holds a file of our own, not one that is converted."""
-        return 'config.json' in self._needed and says_own(self._config)
+        return bool(config_in(self._needed)) and says_own(self._config)
 
     @functools.cached_property
     def _config(self) -> Mapping[str, Any]:
         """Return what config.json says: being small, it tells before the download what this is."""
-        if 'config.json' not in self._needed:
+        name = config_in(self._needed)
+        if not name:
             self._check_whole('config.json')
             fail(Path(str(self)), 'expected a config.json of transformers or timm, found none')
-        return converters.read_object(fetch(self._snapshot, ['config.json']) / 'config.json')
+        return converters.read_object(fetch(self._snapshot, [name]) / name)
 
     @functools.cached_property
     def _said(self) -> tuple[str, str]:
@@ -125,7 +126,8 @@ class Repository(Place):
 
     def _downloaded(self, folder: Path) -> ForeignFolder:
         """Return the downloaded folder, whose card says where it is from."""
-        if not any(name in self._needed for name in WEIGHTS):
+        names = CONFIGS.get(config_in(self._needed), WEIGHTS)
+        if not any(name in self._needed for name in names):
             self._check_whole(WEIGHTS[0])
         name = self._snapshot.repo.partition('/')[2]
         return ForeignFolder(folder, name, self._task, self._origin)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from blox import converters, paths
-from blox.converters.sources.source import Source
+from blox.converters.sources.source import CONFIGS, Source, config_in
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import fail
@@ -35,7 +35,7 @@ class ForeignFolder(LocalPlace):
 
     @property
     def is_bare(self) -> bool:
-        return not (self._path / 'config.json').exists()
+        return not config_in(name for name in CONFIGS if (self._path / name).exists())
 
     @property
     def layout(self) -> str:

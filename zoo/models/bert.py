@@ -35,6 +35,7 @@ from blox.zoo.architecture.config import Config, heads_divide_width
 from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, collect, finish
 from blox.zoo.architecture.model import TextModel, block_steps, check_tokens
+from blox.zoo.architecture.pooling import normalized, picked
 
 # Tasks by what their heads are made for: classes, and the pooler's output.
 _WITH_CLASSES = ('text-classification', 'token-classification')
@@ -300,8 +301,8 @@ class BERT(TextModel):
         elif self.config.pool == 'pooler' and pooled is not None:
             embedding = pooled
         else:
-            embedding = x[:, 0] if isinstance(first, int) else _picked(x, first)
-        return _normalized(embedding) if self.config.normalize else embedding
+            embedding = x[:, 0] if isinstance(first, int) else picked(x, first)
+        return normalized(embedding) if self.config.normalize else embedding
 
     def __call__(
         self,
@@ -347,13 +348,6 @@ class BERT(TextModel):
         return found, params
 
 
-def _picked(
-    x: Float[Array, 'batch length width'], places: Int[Array, ' batch']
-) -> Float[Array, 'batch width']:
-    """Return the state at one place of each sequence."""
-    return jnp.take_along_axis(x, places[:, None, None], axis=1)[:, 0]
-
-
 def _masked_mean(
     x: Float[Array, 'batch length width'], mask: Bool[Array, 'batch length']
 ) -> Float[Array, 'batch width']:
@@ -361,14 +355,6 @@ def _masked_mean(
     total = widen(x).sum(1, where=mask[:, :, None])
     count = jnp.maximum(mask.sum(1, keepdims=True), 1)
     return (total / count.astype(total.dtype)).astype(x.dtype)
-
-
-def _normalized(x: Float[Array, 'batch width']) -> Float[Array, 'batch width']:
-    """Divide `x` by its length, or by 1e-12 if that is less, as torch's `normalize` does."""
-    wide = widen(x)
-    # The square root of the larger one: that of zero has no gradient.
-    squared = jnp.maximum(jnp.square(wide).sum(-1, keepdims=True), 1e-24)
-    return (wide / jnp.sqrt(squared)).astype(x.dtype)
 
 
 VARIANTS = {

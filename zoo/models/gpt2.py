@@ -35,6 +35,7 @@ from blox.zoo.architecture.config import Config, heads_divide_width
 from blox.zoo.architecture.family import Family, Head
 from blox.zoo.architecture.features import Feature, Steps, finish
 from blox.zoo.architecture.model import TextModel, block_steps, check_tokens
+from blox.zoo.architecture.pooling import picked
 
 _WITH_CLASSES = ('text-classification', 'token-classification')
 TASKS = ('text-generation', *_WITH_CLASSES, 'feature-extraction')
@@ -247,7 +248,7 @@ class GPT2(TextModel):
         is_real = is_real if mask is None else is_real & mask.astype(bool)
         places = jnp.arange(tokens.shape[1], dtype=jnp.int32)
         last = jnp.where(is_real, places[None], 0).argmax(1)
-        return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        return picked(x, last)
 
     def logits(
         self, params: Params, x: Float[Array, 'batch length width']

@@ -44,7 +44,8 @@ def compile(
     The weights are no constants of the program: those would be compiled, and kept in memory, once
     more for every shape of the inputs, and could not exceed 2 GB. Inputs are a batch of any size:
     of images; of tokens int32, up to the context; for sentence embeddings of tokens and a mask, int32
-    too, 1 at real tokens, and the outputs are then a dict. No rng is in it, nor a gradient.
+    too, 1 at real tokens; for zero-shot classification of images and tokens, each with a batch of its
+    own. Outputs are a dict where the model's have names. No rng is in it, nor a gradient.
 
     The header's metadata has JSON of two entries: 'blox.program', inputs, outputs, platforms and
     JAX's version, which is returned too; and 'blox.model', the `card`, with labels, preprocessing
@@ -71,19 +72,31 @@ def compile(
 
 def _inputs(model: Any, task: str) -> dict[str, jax.ShapeDtypeStruct]:
     """Return what a model is called with, by name, of symbolic batch size and length."""
+    first, *_ = model.example_inputs()
     if task == 'image-classification':
-        (images,) = model.example_inputs()
-        shape = (*export.symbolic_shape('batch'), *images.shape[1:])
-        return {'images': jax.ShapeDtypeStruct(shape, images.dtype)}
-    limit = f'length <= {model.config.context}'
+        return {'images': _symbolic(first, 'batch')}
+    scope = export.SymbolicScope([f'length <= {model.config.context}'])
+    if task == 'zero-shot-image-classification':
+        length = model.config.text_length or 'length'
+        shape = export.symbolic_shape(f'texts, {length}', scope=scope)
+        tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
+        return {'images': _symbolic(first, 'images', scope), 'tokens': tokens}
     axes = 'batch, choices, length' if task == 'multiple-choice' else 'batch, length'
-    shape = export.symbolic_shape(axes, constraints=[limit])
+    shape = export.symbolic_shape(axes, scope=scope)
     takes = {
         'text-generation': ('tokens',),
         'feature-extraction': ('tokens',),
         'sentence-embedding': ('tokens', 'mask'),
     }.get(task, model.takes[:3])
     return dict.fromkeys(takes, jax.ShapeDtypeStruct(shape, jnp.int32))
+
+
+def _symbolic(
+    images: jax.ShapeDtypeStruct, batch: str, scope: export.SymbolicScope | None = None
+) -> jax.ShapeDtypeStruct:
+    """Return images of a batch of any size, which is called `batch`."""
+    shape = (*export.symbolic_shape(batch, scope=scope), *images.shape[1:])
+    return jax.ShapeDtypeStruct(shape, images.dtype)
 
 
 def _exported(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from blox import converters
+from blox.converters.mapping.libraries import OPEN_CLIP, TIMM
 from blox.converters.target import layouts_of, meant
 from blox.params import Params
 from blox.zoo.architecture.fit import check_fit
-from blox.zoo.catalog.card import SCORES, Card, default_scores
+from blox.zoo.catalog.card import SCORED, SCORES, Card, default_scores
 from blox.zoo.inputs.text import TextSettings
-from blox.zoo.inputs.tokenizers import parse_tokenizer
+from blox.zoo.inputs.tokenizers import NEEDS_SPIECE, parse_tokenizer
 from blox.zoo.models import families, family_of
 
 
@@ -24,10 +25,10 @@ def export(
     *,
     card: Card | None = None,
 ) -> None:
-    """Write the folder that transformers ('hf') or timm ('timm') opens.
+    """Write the folder that transformers ('hf'), timm ('timm') or open_clip ('open_clip') opens.
 
     Where transformers has several classes for such a model, the `card` says in which one it came.
-    It holds model.safetensors and config.json, and with a `card`, as `bx.zoo.read_card` gives it,
+    It holds weights and a config, as the library calls them, and with a `card`, as `bx.zoo.read_card` gives it,
     the labels, preprocessing, tokenizer, prompts and settings of generation too. Where a crop leaves an odd number of pixels it
     is as the other library rounds. Raises ValueError where that cannot express the model.
     """
@@ -56,27 +57,49 @@ def _layout(model: Any, format: str, card: Card | None) -> str:
 
 def _extra(card: Card, format: str) -> dict[str, Any]:
     """Return the files and fields of config.json that say what a card knows beside the weights."""
-    files: dict[str, Any] = {'config.json': {}}
-    if card.tokenizer:
-        files |= _of_texts(card)
-    count = families()[card.family].count_classes(card.config)
-    if format != 'timm' and card.scores != default_scores(card.task, count):
-        files['config.json']['problem_type'] = SCORES[card.scores]
-    if card.labels and format == 'timm':
-        files['config.json']['label_names'] = list(card.labels)
-    elif card.labels:
-        files['config.json'] |= {
-            'id2label': {str(i): label for i, label in enumerate(card.labels)},
-            'label2id': {label: i for i, label in enumerate(card.labels)},
-        }
-    if card.preprocessor and format == 'timm':
-        like_timm = {'crop_rounding': 'even', 'resize_dtype': 'uint8'}
-        prepare = dataclasses.replace(card.preprocessor, **like_timm)
-        files['config.json']['pretrained_cfg'] = prepare.to_timm()
-    elif card.preprocessor:
+    table = converters.layouts(card.family).get(format)
+    library = table.library if table else None
+    files = _of_texts(card) if card.tokenizer else {}
+    if library is TIMM:
+        return {**files, 'config.json': _for_timm(card)}
+    if library is OPEN_CLIP:
+        files.pop('config.json', None)
+        return {**files, OPEN_CLIP.config: _for_open_clip(card)}
+    if card.preprocessor:
         prepare = dataclasses.replace(card.preprocessor, crop_rounding='down')
         files['preprocessor_config.json'] = prepare.to_hf()
-    return files
+    return {**files, 'config.json': {**files.get('config.json', {}), **_for_transformers(card)}}
+
+
+# Pixels as torchvision's transforms make them.
+_LIKE_TORCHVISION = {'crop_rounding': 'even', 'resize_dtype': 'uint8'}
+
+
+def _for_timm(card: Card) -> dict[str, Any]:
+    fields: dict[str, Any] = {'label_names': list(card.labels)} if card.labels else {}
+    if card.preprocessor:
+        prepare = dataclasses.replace(card.preprocessor, **_LIKE_TORCHVISION)
+        fields['pretrained_cfg'] = prepare.to_timm()
+    return fields
+
+
+def _for_open_clip(card: Card) -> dict[str, Any]:
+    if not card.preprocessor:
+        return {}
+    prepare = dataclasses.replace(card.preprocessor, **_LIKE_TORCHVISION)
+    return {'preprocess_cfg': prepare.to_open_clip()}
+
+
+def _for_transformers(card: Card) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    count = families()[card.family].count_classes(card.config)
+    usual = default_scores(card.config, card.task, count)
+    if card.task in SCORED and card.scores != usual:
+        fields['problem_type'] = SCORES[card.scores]
+    if card.labels:
+        fields['id2label'] = {str(i): label for i, label in enumerate(card.labels)}
+        fields['label2id'] = {label: i for i, label in enumerate(card.labels)}
+    return fields
 
 
 def _of_texts(card: Card) -> dict[str, Any]:
@@ -90,9 +113,12 @@ def _of_texts(card: Card) -> dict[str, Any]:
         # A text begins where the one before it ended, unless the checkpoint says more.
         generation = {'bos_token_id': ends[0], **generation, 'eos_token_id': _one_or_all(ends)}
     ids = {name: id for name, id in generation.items() if name in ('bos_token_id', 'pad_token_id')}
+    said = dict(card.tokenizer_config) or usual
+    if said.get('tokenizer_class') in NEEDS_SPIECE:
+        said = {**said, 'tokenizer_class': usual['tokenizer_class']}
     files = {
         'tokenizer.json': card.tokenizer,
-        'tokenizer_config.json': dict(card.tokenizer_config) or usual,
+        'tokenizer_config.json': said,
         'config.json': ids,
     }
     if card.task == 'text-generation':

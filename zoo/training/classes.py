@@ -57,7 +57,7 @@ def read_for_classes(
         card,
         config=config,
         labels=tuple(labels),
-        scores=default_scores(card.task, len(labels)),
+        scores=default_scores(config, card.task, len(labels)),
         summary='',
         changes=(*card.changes, f'{head} started anew for {len(labels)} other classes'),
     )

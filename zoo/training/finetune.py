@@ -76,7 +76,7 @@ def finetune(
         freeze_statistics=freeze_statistics,
         scores=card.scores
         if card
-        else default_scores(family_of(model).task_of(model.config), classes),
+        else default_scores(model.config, family_of(model).task_of(model.config), classes),
     )
     _check_task(model, data)
     with _memory_errors(plan):

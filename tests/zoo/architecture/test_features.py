@@ -14,7 +14,7 @@ from small_models import KINDS, SMALL, inputs_for, model_of, random_params
 import blox as bx
 from blox.zoo.architecture.features import Feature
 
-IMAGES = {name: c for name, c in SMALL.items() if 'image' in family_of(c).task}
+IMAGES = {name: c for name, c in SMALL.items() if family_of(c).task == 'image-classification'}
 
 
 def on(configs):
@@ -24,7 +24,7 @@ def on(configs):
 @on(SMALL)
 def test_features_are_as_the_info_says(config):
     model, inputs, params = model_of(config), inputs_for(config), random_params(config)
-    found, after = jax.eval_shape(model.features, params, inputs)
+    found, after = jax.eval_shape(model.features, params, *inputs)
     assert [(name, x.shape[-1]) for name, x in found.items()] == [
         (feature.name, feature.channels) for feature in model.feature_info()
     ]
@@ -42,16 +42,16 @@ def test_the_head_of_the_last_feature_gives_the_outputs(config):
     model, inputs, params = model_of(config), inputs_for(config), random_params(config)
 
     @jax.jit
-    def both(params, inputs):
-        found, params = model.features(params, inputs, ['pre_logits'])
-        return model.head(params, found['pre_logits'])[0], model(params, inputs)[0]
+    def both(params, *inputs):
+        found, params = model.features(params, *inputs, ['pre_logits'])
+        return model.head(params, found['pre_logits'])[0], model(params, *inputs)[0]
 
-    np.testing.assert_array_equal(*both(params, inputs))
+    np.testing.assert_array_equal(*both(params, *inputs))
 
 
 def test_a_lens_on_the_last_block_gives_the_outputs():
     config = tiny('gpt2')
-    model, tokens, params = model_of(config), inputs_for(config), random_params(config)
+    model, (tokens,), params = model_of(config), inputs_for(config), random_params(config)
 
     @jax.jit
     def all_ways(params, tokens):
@@ -70,7 +70,7 @@ def test_a_lens_on_the_last_block_gives_the_outputs():
 
 def test_embeddings_see_the_mask():
     config = tiny('bert')
-    model, tokens, params = model_of(config), inputs_for(config), random_params(config)
+    model, (tokens,), params = model_of(config), inputs_for(config), random_params(config)
     mask = jnp.array([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
 
     @jax.jit
@@ -88,14 +88,14 @@ def test_nothing_runs_after_the_last_one_asked_for(config):
 
     def steps(name):
         features = functools.partial(model.features, names=[name])
-        return len(jax.make_jaxpr(features)(params, inputs).eqns)
+        return len(jax.make_jaxpr(features)(params, *inputs).eqns)
 
     assert steps(first) < steps(last) / 2
 
 
 @on(IMAGES)
 def test_maps_have_the_strides_and_channels_of_the_card(config):
-    model, images = model_of(config), inputs_for(config)
+    model, (images,) = model_of(config), inputs_for(config)
     known = [feature for feature in model.feature_info() if feature.strides]
     indices = [*range(len(known)), -1]
     maps, _ = jax.eval_shape(
@@ -109,7 +109,7 @@ def test_maps_have_the_strides_and_channels_of_the_card(config):
 
 def test_maps_of_a_vit_are_its_patches_in_place():
     config = tiny('vit')
-    model, images, params = model_of(config), inputs_for(config), random_params(config)
+    model, (images,), params = model_of(config), inputs_for(config), random_params(config)
     (found,), _ = jax.jit(lambda p, x: model.feature_maps(p, x, [1]))(params, images)
     states, _ = jax.jit(lambda p, x: model.features(p, x, ['block1']))(params, images)
     np.testing.assert_array_equal(found[:, 1, 0], states['block1'][:, 4])
@@ -135,24 +135,24 @@ def test_the_card_knows_them_without_weights():
 )
 def test_names_that_are_not_there_are_refused(row):
     names, message = row
-    model, images = model_of(tiny('vit')), inputs_for(tiny('vit'))
+    model, (images,) = model_of(tiny('vit')), inputs_for(tiny('vit'))
     with pytest.raises(ValueError, match=message):
         model.features(random_params(tiny('vit')), images, names)
 
 
 @pytest.mark.parametrize('indices', [[2], [-3], []])
 def test_indices_that_are_not_there_are_refused(indices):
-    model, images = model_of(tiny('vit')), inputs_for(tiny('vit'))
+    model, (images,) = model_of(tiny('vit')), inputs_for(tiny('vit'))
     with pytest.raises(ValueError, match=r'out_indices of 2 maps \(block0, block1\)'):
         model.feature_maps(random_params(tiny('vit')), images, indices)
 
 
 def numbers_kept(model, inputs):
     """How many numbers a forward pass keeps for its gradient, beside the parameters."""
-    trainable, rest = bx.spec(model, inputs).split_trainable()
+    trainable, rest = bx.spec(model, *inputs).split_trainable()
 
     def loss(trainable, rest, inputs):
-        outputs, _ = model(trainable.merge(rest), inputs, is_training=True)
+        outputs, _ = model(trainable.merge(rest), *inputs, is_training=True)
         return jax.tree.leaves(outputs)[-1].sum()
 
     kept = jax.eval_shape(lambda t, r: jax.vjp(lambda t: loss(t, r, inputs), t)[1], trainable, rest)
@@ -167,7 +167,7 @@ def test_remat_keeps_less_and_computes_the_same(config):
     trainable, rest = params.split_trainable()
 
     def loss(trainable, model):
-        outputs, new = model(trainable.merge(rest), inputs, is_training=True)
+        outputs, new = model(trainable.merge(rest), *inputs, is_training=True)
         return jax.tree.leaves(outputs)[-1].std(), new.split_trainable()[1]
 
     gradient = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)

@@ -27,7 +27,9 @@ RATES = {
 def deep(family, **fields):
     """A config of three blocks, or a stage of three."""
     config = tiny(family)
-    size = {'depth': 3} if hasattr(config, 'depth') else {'depths': (3, *config.depths[1:])}
+    depths = ('depth', 'image_depth', 'text_depth')
+    size = {name: 3 for name in depths if hasattr(config, name)}
+    size = size or {'depths': (3, *config.depths[1:])}
     return dataclasses.replace(config, **size, **fields)
 
 
@@ -79,15 +81,14 @@ def test_every_family_has_blocks_to_scan(family):
 def test_outputs_gradients_and_state_are_the_same(x64, family, remat):
     config = varied(family, remat=remat)
     (model, params), (scanned, stacked), inputs = pair(config, jnp.float64)
-    if jnp.issubdtype(inputs.dtype, jnp.floating):
-        inputs = inputs.astype(jnp.float64)
+    inputs = [x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in inputs]
 
     @functools.partial(jax.jit, static_argnums=2)
     @functools.partial(jax.grad, has_aux=True)
     def gradients(trainable, rest, model):
         whole = trainable.merge(rest)
-        trained, after = model(whole, inputs, is_training=True)
-        evaluated, _ = model(whole, inputs)
+        trained, after = model(whole, *inputs, is_training=True)
+        evaluated, _ = model(whole, *inputs)
         return (answer(trained) ** 2).sum(), (answer(trained), answer(evaluated), after)
 
     expected, (*outputs, after) = gradients(*params.split_trainable(), model)
@@ -109,14 +110,14 @@ def test_initial_values_are_the_same(family):
 @families
 def test_features_and_taps_are_the_same(family):
     (model, params), (scanned, stacked), inputs = pair(deep(family))
-    expected, _ = jax.jit(model.features)(params, inputs)
-    found, after = jax.jit(scanned.features)(stacked, inputs)
+    expected, _ = jax.jit(model.features)(params, *inputs)
+    found, after = jax.jit(scanned.features)(stacked, *inputs)
     assert list(found) == list(expected)
     for name in found:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
     assert list(after) == list(stacked)
-    (_, taps), _ = jax.eval_shape(bx.tap(scanned, '**'), stacked, inputs)
-    (_, expected), _ = jax.eval_shape(bx.tap(model, '**'), params, inputs)
+    (_, taps), _ = jax.eval_shape(bx.tap(scanned, '**'), stacked, *inputs)
+    (_, expected), _ = jax.eval_shape(bx.tap(model, '**'), params, *inputs)
     assert taps == expected
 
 
@@ -165,7 +166,7 @@ def test_adapters_are_the_same(family, tmp_path):
     plain, adapted = (
         p.merge(jax.tree.map(lambda x: x + 0.1, p.partition(more)[0])) for p in (plain, adapted)
     )
-    found, expected = jax.jit(scanned)(adapted, inputs)[0], jax.jit(model)(plain, inputs)[0]
+    found, expected = jax.jit(scanned)(adapted, *inputs)[0], jax.jit(model)(plain, *inputs)[0]
     np.testing.assert_allclose(answer(found), answer(expected), rtol=1e-4, atol=1e-5)
     close(bx.merge_lora(adapted).unstack(), bx.merge_lora(plain), atol=1e-6)
     bx.save_lora(tmp_path / 'a', plain)
@@ -196,7 +197,10 @@ def test_rules_for_a_mesh_hold_for_stacked_blocks(tmp_path):
     loaded, placed = bx.zoo.load(tmp_path / 'vit.safetensors', scan=True, mesh=mesh, rules=rules)
     assert placed['vit/block*/mlp/fc1/w'].value.sharding.spec == PartitionSpec(None, None, 'model')
     np.testing.assert_allclose(
-        jax.jit(loaded)(placed, inputs)[0], jax.jit(model)(params, inputs)[0], rtol=1e-5, atol=1e-6
+        jax.jit(loaded)(placed, *inputs)[0],
+        jax.jit(model)(params, *inputs)[0],
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
@@ -215,8 +219,8 @@ def test_a_compiled_program_gives_the_same(tmp_path):
     program = export.deserialize(bytearray(weights.pop('program').tobytes()))
     assert 'vit/block*/norm1/scale' in weights
     np.testing.assert_allclose(
-        jax.jit(program.call)(weights, inputs),
-        jax.jit(model)(params, inputs)[0],
+        jax.jit(program.call)(weights, *inputs),
+        jax.jit(model)(params, *inputs)[0],
         rtol=1e-5,
         atol=1e-6,
     )
@@ -225,8 +229,11 @@ def test_a_compiled_program_gives_the_same(tmp_path):
 def test_params_of_a_loop_lead_to_the_scan_and_back():
     (model, params), (scanned, stacked), inputs = pair(deep('vit'))
     with pytest.raises(ValueError, match='or load the model with scan=True'):
-        scanned(params, inputs)
+        scanned(params, *inputs)
     # A model that does not scan takes each block's part.
     np.testing.assert_allclose(
-        jax.jit(model)(stacked, inputs)[0], jax.jit(model)(params, inputs)[0], rtol=1e-5, atol=1e-6
+        jax.jit(model)(stacked, *inputs)[0],
+        jax.jit(model)(params, *inputs)[0],
+        rtol=1e-5,
+        atol=1e-6,
     )

@@ -34,7 +34,9 @@ def name_of(row):
     pattern = pattern_of(row)
     name, _ = declared()[FAMILY_OF[row.variant].name].sources[pattern]
     name = re.sub(pattern, name, row.source.lower()).replace('_', '-')
-    return re.sub(r'(?<=it-|t3-)(tiny|small|base|large|huge)', lambda size: LETTERS[size[0]], name)
+    return re.sub(
+        r'(?<=it-|t3-|ip-|p2-)(tiny|small|base|large|huge)', lambda size: LETTERS[size[0]], name
+    )
 
 
 def config_of(row):
@@ -52,7 +54,7 @@ def test_every_group_is_whole(family):
 
 def test_googles_are_those_that_it_published():
     """Base models of patch 32 and 1000 classes exist at 384 alone, and so do large ones."""
-    sources = {row.source for row in published().values() if row.source.startswith('google/')}
+    sources = {row.source for row in published().values() if row.source.startswith('google/vit')}
     tuned = ('base-patch16-224', 'base-patch16-384', 'base-patch32-384')
     tuned += ('large-patch16-224', 'large-patch16-384', 'large-patch32-384')
     whole = ('base-patch16', 'base-patch32', 'large-patch16', 'large-patch32', 'huge-patch14')
@@ -92,7 +94,8 @@ def test_no_two_names_share_a_source():
 def test_texts_are_of_their_kind():
     for row in ROWS:
         assert re.fullmatch(r'[a-z-]+/[\w.-]+', row.source)
-        assert row.layout == ('timm' if row.source.startswith('timm/') else 'hf')
+        assert row.layout in layouts(FAMILY_OF[row.variant].name)
+        assert (row.layout == 'timm') == row.source.startswith('timm/')
         assert row.license in LICENSES
         assert re.fullmatch(r'arXiv:\d{4}\.\d{5}|https://\S+\.pdf', row.paper)
         assert row.summary
@@ -113,7 +116,7 @@ def test_configs_build():
 
 def test_exactly_the_models_of_images_have_a_preprocessor():
     for row in ROWS:
-        is_of_images = FAMILY_OF[row.variant].task == 'image-classification'
+        is_of_images = 'image' in FAMILY_OF[row.variant].task
         assert isinstance(row.preprocessor, ImagePreprocessor) == is_of_images
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from own_files import same
 from safetensors.numpy import load_file, save_file
 from scipy.ndimage import zoom
+from small_models import answer
 
 import blox as bx
 from blox.zoo.models import families
@@ -225,8 +226,10 @@ def test_other_channels_keep_what_images_of_equal_channels_give(exported, name, 
     model, params, _, folder = exported[name]
     gray = np.random.default_rng(0).normal(size=(2, *model.config.image_size, 1)).astype(np.float32)
     changed, loaded = bx.zoo.load(folder, in_channels=count)
-    expected, _ = jax.jit(model)(params, jnp.asarray(gray.repeat(3, -1)))
-    found, _ = jax.jit(changed)(loaded, jnp.asarray(gray.repeat(count, -1)))
+    others = [jnp.ones(x.shape, x.dtype) for x in model.example_inputs()[1:]]
+    expected, _ = jax.jit(model)(params, jnp.asarray(gray.repeat(3, -1)), *others)
+    found, _ = jax.jit(changed)(loaded, jnp.asarray(gray.repeat(count, -1)), *others)
+    found, expected = answer(found), np.asarray(answer(expected))
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 

@@ -57,10 +57,10 @@ def test_inputs_become_outputs_and_params_keep_their_structure(config, is_traini
     model, inputs = model_of(config), inputs_for(config)
     params = bx.spec(model, *model.example_inputs())
     call = functools.partial(model, is_training=is_training)
-    outputs, after = jax.eval_shape(call, params, inputs)
+    outputs, after = jax.eval_shape(call, params, *inputs)
     found = answer(outputs)
     assert found.dtype == jnp.float32
-    assert found.shape == (answer_shape(config, inputs) or (len(inputs), found.shape[-1]))
+    assert found.shape == (answer_shape(config, *inputs) or (len(inputs[0]), found.shape[-1]))
     assert jax.tree.structure(after) == jax.tree.structure(params)
     assert described(after) == described(params)
 
@@ -71,7 +71,7 @@ def test_gradients_reach_every_trainable_parameter_and_nothing_else_changes(conf
     trainable, rest = params.split_trainable()
 
     def loss(trainable, rest):
-        outputs, after = model(trainable.merge(rest), inputs)
+        outputs, after = model(trainable.merge(rest), *inputs)
         # A softmax alone does not see what is added to all choices: a bias that they share.
         leaves = jax.tree.leaves(outputs)
         values = [jax.nn.log_softmax(x)[..., 0].sum() + jnp.square(x).sum() for x in leaves]
@@ -93,8 +93,8 @@ def test_gradients_reach_every_trainable_parameter_and_nothing_else_changes(conf
 @every_kind
 def test_bfloat16_weights_take_float32_images(config):
     inputs, params = inputs_for(config), random_params(config)
-    exact, _ = forward(config)(params, inputs)
-    rounded, after = forward(config)(params.cast(jnp.bfloat16), inputs)
+    exact, _ = forward(config)(params, *inputs)
+    rounded, after = forward(config)(params.cast(jnp.bfloat16), *inputs)
     assert rounded.dtype == jnp.bfloat16
     assert {p.dtype for path, p in after.items() if path != 'rng'} == {jnp.dtype('bfloat16')}
     assert np.abs(rounded.astype('float32') - exact).max() < 0.05 * np.abs(exact).max()
@@ -107,10 +107,10 @@ def test_the_head_is_linear_in_the_features(config):
     family = family_of(config)
     headless = dataclasses.replace(config, **{family.head.field: 0})
     params, images = random_params(config), inputs_for(config)
-    logits, _ = forward(config)(params, images)
+    logits, _ = forward(config)(params, *images)
     head, body = params.partition(family.head.pattern)
     assert set(body) == set(random_params(headless))
-    features, _ = forward(headless)(body, images)
+    features, _ = forward(headless)(body, *images)
     w, b = (np.asarray(head[f'{family.name}/head/{name}'].value) for name in 'wb')
     np.testing.assert_allclose(logits, features @ w + b[None], rtol=1e-4, atol=1e-4)
 
@@ -146,7 +146,7 @@ def with_rate(name, field, rate):
 def test_noise_is_for_training_only(name, field):
     quiet, noisy = (with_rate(name, field, rate) for rate in (0.0, 0.5))
     params, inputs = random_params(quiet), inputs_for(quiet)
-    programs = [jax.make_jaxpr(model_of(config))(params, inputs) for config in (quiet, noisy)]
+    programs = [jax.make_jaxpr(model_of(config))(params, *inputs) for config in (quiet, noisy)]
     assert str(programs[0]) == str(programs[1])
 
 
@@ -155,7 +155,7 @@ def test_noise_in_training_is_new_each_time_and_changes_state_alone(name, field)
     config = with_rate(name, field, 0.5)
     params, inputs = random_params(config), inputs_for(config, batch=8)
     train = forward(config, is_training=True)
-    (first, after), *others = (train(p, inputs) for p in (params, params, params.next_key()[1]))
+    (first, after), *others = (train(p, *inputs) for p in (params, params, params.next_key()[1]))
     again, later = (outputs for outputs, _ in others)
     assert np.isfinite(first).all()
     assert np.array_equal(first, again)

@@ -50,14 +50,14 @@ def test_resnet_versions_share_their_parameters():
 @pytest.mark.parametrize(('stem', 'size'), [('imagenet', 8), ('small', 32)])
 def test_resnet_stems_differ_in_resolution(stem, size):
     model = resnet(stem=stem)
-    params, inputs = random_params(model.config), inputs_for(model.config)
+    params, (inputs,) = random_params(model.config), inputs_for(model.config)
     maps, _ = jax.eval_shape(lambda p, x: model.feature_maps(p, x, [1]), params, inputs)
     assert maps[0].shape == (2, size, size, 16)
 
 
 def test_resnet_moves_its_statistics_by_its_decay():
     model = resnet(bn_decay=0.25)
-    params, images = random_params(model.config), inputs_for(model.config)
+    params, (images,) = random_params(model.config), inputs_for(model.config)
     _, after = forward(model.config, is_training=True)(params, images)
     stem = np.asarray(jax.jit(model.stem[0].conv)(params, images)[0])
     old, new = (
@@ -70,7 +70,7 @@ def test_resnet_moves_its_statistics_by_its_decay():
 
 def test_drop_path_grows_with_depth():
     model = resnet(block='bottleneck', depths=(2, 1), drop_path_rate=0.6)
-    params, images = random_params(model.config), inputs_for(model.config, batch=400)
+    params, (images,) = random_params(model.config), inputs_for(model.config, batch=400)
     tapped = jax.jit(functools.partial(tap(model, '**/drop_path'), is_training=True))
     (_, taps), _ = tapped(params, images)
     dropped = [float((x == 0).all((1, 2, 3)).mean()) for x in taps.values()]

@@ -37,14 +37,14 @@ def test_vit_has_a_position_for_each_patch_and_the_class_token(options, tokens):
 
 def test_vit_exact_and_tanh_gelu_differ():
     models = [vit(activation=name) for name in ('gelu', 'gelu_tanh')]
-    params, images = random_params(models[0].config), inputs_for(models[0].config)
+    params, (images,) = random_params(models[0].config), inputs_for(models[0].config)
     exact, approximate = (forward(model.config)(params, images)[0] for model in models)
     assert 0 < np.abs(exact - approximate).max() < 0.1
 
 
 def test_drop_path_grows_with_depth():
     model = vit(depth=3, drop_path_rate=0.6)
-    params, images = random_params(model.config), inputs_for(model.config, batch=400)
+    params, (images,) = random_params(model.config), inputs_for(model.config, batch=400)
     tapped = jax.jit(functools.partial(tap(model, '**/drop_path?'), is_training=True))
     (_, taps), _ = tapped(params, images)
     dropped = [float((x == 0).all((1, 2)).mean()) for x in taps.values()]

@@ -37,9 +37,12 @@ def sizes_of(model):
 
 def inputs_of(model, batch, length):
     rng = np.random.default_rng([batch, length])
-    example, *_ = model.example_inputs()
+    example, *others = model.example_inputs()
     if example.dtype == np.float32:
-        return (normal(batch, *example.shape[1:]).astype(np.float32),)
+        images = (normal(batch, *example.shape[1:]).astype(np.float32),)
+        if not others:
+            return images
+        return (*images, rng.integers(0, model.config.vocab_size, (batch + 1, length), np.int32))
     tokens = rng.integers(0, model.config.vocab_size, (batch, length), np.int32)
     mask = np.arange(length)[None] <= rng.integers(0, length, (batch, 1))
     return (tokens, mask.astype(np.int32)) if model.path == 'bert' else (tokens,)
