@@ -94,3 +94,30 @@ def write_encoder(path, vocab_size=257, ends=True, card=None, **fields):
     params = params.set('bert/token_embed/w', np.random.default_rng(0).normal(size=shape))
     bx.zoo.save(path, model, params, card=card)
     return path
+
+
+def write_clip(path, **fields):
+    """A CLIP of gray images and bytes with random weights; texts begin and end with END."""
+    tokenizer = byte_tokenizer()
+    end = tokenizer.token_to_id(END)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        f'{END} $A {END}', special_tokens=[(END, end)]
+    )
+    sizes = {'width': 16, 'depth': 1, 'heads': 2, 'mlp_dim': 16}
+    towers = {f'{tower}_{name}': n for tower in ('image', 'text') for name, n in sizes.items()}
+    about = {'image_size': 8, 'patch_size': 4, 'in_channels': 1, 'context': 32, 'embed_dim': 16}
+    model = bx.zoo.create('clip-b32', **{**towers, **about, 'vocab_size': 257, **fields})
+    params, rng = bx.zoo.init(model), np.random.default_rng(0)
+    for name in ('clip/text/token_embed/w', 'clip/image/patch_embed/w'):
+        params = params.set(name, rng.normal(size=params[name].shape))
+    prepare = bx.zoo.preprocessor('vit-digits')
+    said = {'tokenizer_config': {'pad_token': 'a'}, 'scores': ''}
+    card = dataclasses.replace(
+        bx.zoo.card('clip-b32'),
+        config=model.config,
+        preprocessor=prepare,
+        tokenizer=tokenizer.to_str(),
+        **said,
+    )
+    bx.zoo.save(path, model, params, card=card)
+    return path

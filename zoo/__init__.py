@@ -14,6 +14,7 @@ from blox.zoo.loading.load import (
     text_preprocessor,
     tokenizer,
 )
+from blox.zoo.running.embedding import label_embeddings
 from blox.zoo.running.generation import Generation, generate, stream
 from blox.zoo.saving.compile import compile
 from blox.zoo.saving.export import export
@@ -42,6 +43,7 @@ __all__ = [
     'generate',
     'image_folder',
     'init',
+    'label_embeddings',
     'list_models',
     'load',
     'load_for_classes',

@@ -81,8 +81,8 @@ def test_embed_reads_arguments_and_then_the_standard_input(encoder):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (b'', 'expected texts to embed'),
-        (b'ok\n' * 21, 'expected --npy or --json for 21 texts'),
+        (b'', 'expected inputs to embed'),
+        (b'ok\n' * 21, 'expected --npy, --csv or --json for 21 inputs'),
     ],
     ids=['empty', 'too many'],
 )

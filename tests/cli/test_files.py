@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 import blox as bx
 from blox.converters.exporting import external
 from blox.tensorfile import TensorFile, write_tensors
+from blox.zoo.inputs.tokenizers import clean_first
 from blox.zoo.models import families
 
 # By folder: the family, and the format.
@@ -27,21 +29,24 @@ def made(name):
     """A model for a row of FOLDERS, random Params, and a card."""
     family = families()[FOLDERS[name][0]]
     config = fitted(*FOLDERS[name])
-    is_text = hasattr(config, 'vocab_size')
+    is_text, is_of_images = (hasattr(config, name) for name in ('vocab_size', 'image_size'))
     model = family.build(family.override(config, {'vocab_size': 257} if is_text else {}))
     params = bx.zoo.init(model, seed=1)
     for i, path in enumerate(p for p in params if p != 'rng'):
         value = abs(normal(*params[path].shape, seed=i)) / 4
         params = params.set(path, value.astype(np.float32))
-    more = {'tokenizer': byte_tokenizer().to_str()}
-    if not is_text:
+    text = byte_tokenizer().to_str()
+    if FOLDERS[name][1] == 'open_clip':
+        text = clean_first(Path(), text, 'whitespace')  # As it is read.
+    more = {'tokenizer': text} if is_text else {}
+    if is_of_images:
         prepare = bx.zoo.card('vit-b16').preprocessor
         assert prepare is not None
         prepare = prepare.for_size(model.config.image_size)
-        labels = ('cat', 'dog', 'tröll')[: model.config.num_classes]
-        more = {'labels': labels, 'preprocessor': prepare}
+        labels = ('cat', 'dog', 'tröll')[: family.count_classes(model.config)]
+        more |= {'labels': labels, 'preprocessor': prepare}
     card = bx.zoo.card(next(iter(family.variants)))
-    return model, params, dataclasses.replace(card, config=model.config, **more)
+    return model, params, dataclasses.replace(card, config=model.config, scores='', **more)
 
 
 @pytest.fixture(scope='module')
@@ -204,7 +209,8 @@ def test_a_torch_file_without_torch_is_one_line(folders, tmp_path, monkeypatch, 
 @pytest.mark.parametrize('name', FOLDERS)
 def test_export_gives_the_folder_back(folders, tmp_path, name):
     printed('convert', folders / name, tmp_path / 'a.safetensors')
-    format = 'timm' if FOLDERS[name][1] == 'timm' else 'hf'
+    layout = FOLDERS[name][1]
+    format = layout if layout in ('timm', 'open_clip') else 'hf'
     line = printed('export', tmp_path / 'a.safetensors', tmp_path / 'new', '--format', format)
     files = sorted(path for path in (folders / name).rglob('*') if path.is_file())
     for path in files:
@@ -257,7 +263,8 @@ def test_export_refuses_an_unknown_format(tmp_path):
 def test_explain_says_what_becomes_of_each_name(folders, name):
     text = printed('explain', folders / name)
     fields = json.loads(printed('explain', folders / name, '--json'))
-    tensors = load_file(folders / name / 'model.safetensors')
+    (weights,) = (folders / name).glob('*.safetensors')
+    tensors = load_file(weights)
     named = {theirs for entry in fields['entries'] for theirs in entry['theirs']}
     assert fields['ok']
     assert named | {*fields['ignored']} == set(tensors)

@@ -112,7 +112,10 @@ def test_one_kind_of_output_is_asked_for(command, option, tmp_path):
         (['predict', 'no.safetensors', 'a.png'], 'no.safetensors'),
         (['generate', 'gpt3', 'Hello'], "no model 'gpt3' in the catalog"),
         (['generate', 'vit-digits', 'Hello'], 'expected a model for text-generation'),
-        (['embed', 'gpt2-pydocs', 'Hello'], 'expected a model for sentence-embedding'),
+        (
+            ['embed', 'gpt2-pydocs', 'Hello'],
+            'expected a model of images, or for sentence-embedding',
+        ),
     ],
 )
 def test_a_model_that_will_not_do_is_one_line(args, message):

@@ -1,149 +1,146 @@
-"""The command of `blox` that makes embeddings of texts: embed."""
+"""The command of `blox` that makes embeddings of images and texts: embed."""
 
-import codecs
-import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import click
 import numpy as np
-import tqdm
 
-import blox as bx
 from blox.atomic import atomic_write
-from blox.wording import cut, printable
+from blox.wording import printable
+from blox.zoo.catalog.card import Card
+from blox.zoo.cli.inputs import image_files, is_image, read_lines
 from blox.zoo.cli.shared import (
     MODEL,
     check_free,
     check_one_output,
     find,
+    preprocessor_of,
     read,
     report,
     say,
     tokenizer_of,
 )
-from blox.zoo.inputs.text import EncodedText, is_utf8, trouble
+from blox.zoo.cli.spreadsheet import write_csv
+from blox.zoo.cli.vectors import embed_files, embed_texts
 from blox.zoo.loading.load import text_preprocessor_of
-from blox.zoo.running import batches
+from blox.zoo.loading.place import Place
+from blox.zoo.running.embedding import embedding_width, embeds_images, embeds_texts
 
-# A table of the pairs of more texts than these tells nothing.
+# A table of the pairs of more inputs than these tells nothing.
 _MOST_IN_TABLE = 20
-# Texts that are tokens at one time: tokens take more memory than texts.
-_WINDOW = 4096
 
 
 @click.command(epilog=MODEL)
 @click.argument('model')
-@click.argument('texts', nargs=-1)
-@click.option('--file', metavar='FILE', help='Embed its lines, empty ones too; - for stdin.')
+@click.argument('inputs', nargs=-1)
+@click.option('--file', metavar='FILE', help='Embed its lines as texts; - for stdin.')
 @click.option('--prompt-name', metavar='NAME', help="One of the model's prompts, put before each.")
 @click.option('--prompt', metavar='TEXT', help='A prompt of your own; an empty one for none.')
-@click.option('--npy', metavar='FILE', help='Write a new .npy file, float32 [texts, width].')
+@click.option('--npy', metavar='FILE', help='Write a new .npy file, float32 [inputs, width].')
+@click.option('--csv', metavar='FILE', help='Write a new CSV file: inputs, numbers.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON: a list of numbers each.')
 def embed(
     model: str,
-    texts: tuple[str, ...],
+    inputs: tuple[str, ...],
     file: str | None,
     prompt_name: str | None,
     prompt: str | None,
     npy: str | None,
+    csv: str | None,
     as_json: bool,
 ) -> None:
-    """Embed TEXTS, for comparing what they mean.
+    """Embed INPUTS, texts or files and folders of images, for comparing them.
 
-    Without --npy and --json it prints how alike they are: the cosine of each pair. Long texts are
-    cut, which is said. Texts that are not UTF-8 are reported, and the exit code is then 1; what
-    they have in the place of an embedding is a row of NaN, null in JSON.
+    Prints the cosine of each pair, unless it writes or prints the numbers. Where something cannot be read
+    they are NaN, null in JSON, and the exit code is 1. A CLIP takes both kinds.
 
     \b
     Example: blox embed all-minilm-l6 'A cat sat.' 'A kitten rested.'
              blox embed all-minilm-l6 --file lines.txt --npy lines.npy
+             blox embed clip-b32 photos/ 'a cat' --csv photos.csv
     """
-    check_one_output(npy, as_json, '--npy')
+    for other, name in ((npy, '--npy'), (csv, '--csv')):
+        check_one_output(other, as_json, name)
+        if other:
+            check_free(other)
+    found = find(model)
+    items = _items(found.card, model, inputs, file)
+    if not (npy or csv or as_json) and len(items) > _MOST_IN_TABLE:
+        raise ValueError(f'expected --npy, --csv or --json for {len(items)} inputs, found none')
+    vectors = _vectors(found, model, items, prompt_name, prompt)
+    sound = np.asarray(np.isfinite(vectors).all(1))
     if npy:
-        check_free(npy)
-    lines = _texts(texts, file)
-    if not (npy or as_json) and len(lines) > _MOST_IN_TABLE:
-        raise ValueError(f'expected --npy or --json for {len(lines)} texts, found neither')
-    found = find(model, 'sentence-embedding')
-    prepare = text_preprocessor_of(found.card, tokenizer_of(found.card, model))
-
-    def note(i: int, what: str) -> None:
-        place = f'text {i + 1}' if i < len(texts) else f'{file}, line {i + 1 - len(texts)}'
-        report(printable(place), what)
-
-    encode = functools.partial(prepare.encode, prompt_name=prompt_name, prompt=prompt)
-    encode([''])  # What is wrong with a prompt shows before the model is read.
-    vectors, troubles = _embeddings(*read(found, model), encode, lines, note)
-    if npy:
-        _write_npy(npy, vectors, len(troubles))
-    elif as_json:
-        rows = [None if i in troubles else row.tolist() for i, row in enumerate(vectors)]
+        _write_npy(npy, vectors, int((~sound).sum()))
+    if csv:
+        head = ['input', *map(str, range(vectors.shape[1]))]
+        rows = ([item.what, *map(float, row)] for item, row in zip(items, vectors))
+        write_csv(csv, [head, *rows], f'{len(items)} rows')
+    if as_json:
+        rows = [row.tolist() if whole else None for row, whole in zip(vectors, sound)]
         say(json.dumps(rows))
-    else:
-        sound = [i for i in range(len(lines)) if i not in troubles]
-        _print_cosines([printable(lines[i])[:40] for i in sound], vectors[sound])
-    if troubles:
+    if not (npy or csv or as_json):
+        names = [printable(item.what)[:40] for item, whole in zip(items, sound) if whole]
+        _print_cosines(names, vectors[sound])
+    if not sound.all():
         sys.exit(1)
 
 
-def _texts(texts: Sequence[str], file: str | None) -> list[str]:
-    """Return the texts and then the lines of `file`; what is not UTF-8 becomes lone surrogates."""
-    found = list(texts)
-    if file is not None:
-        with click.open_file(file, 'rb') as stream:
-            content = stream.read().removeprefix(codecs.BOM_UTF8)
-        lines = content.removesuffix(b'\n').split(b'\n') if content else []
-        found += [line.removesuffix(b'\r').decode('utf-8', 'surrogateescape') for line in lines]
-    if not found:
-        raise ValueError('expected texts to embed: as arguments, or as lines of --file')
-    return found
+class _Item(NamedTuple):
+    """An image's file or a text, and what it is called where something is wrong with it."""
+
+    what: Path | str
+    place: str
 
 
-def _embeddings(
-    model: Any,
-    params: bx.Params,
-    encode: Callable[[Sequence[str]], list[EncodedText]],
-    texts: Sequence[str],
-    note: Callable[[int, str], None],
-) -> tuple[np.ndarray, set[int]]:
-    """Return a row for each text, of NaN where there is trouble, and where that is; `note` what."""
-    vectors = np.full((len(texts), model.config.width), np.nan, np.float32)
-    troubles: set[int] = set()
-    embedder = batches.TextBatches(
-        model, params, len(texts), lambda params, *inputs: model(params, *inputs)[0].embedding
-    )
-
-    def tokens(start: int) -> list[EncodedText]:
-        part = texts[start : start + _WINDOW]
-        return encode([text if is_utf8(text) else '' for text in part])
-
-    windows = range(0, len(texts), _WINDOW)
-    with tqdm.tqdm(total=len(texts), unit='text', leave=False, disable=None) as progress:
-        for start, found in batches.ahead(tokens, windows, 1):
-            encoded = dict(enumerate(found.result(), start))
-            for i, text in encoded.items():
-                if wrong := _trouble(texts[i], text, model.config):
-                    troubles.add(i)
-                    note(i, wrong)
-                elif text.is_cut:
-                    note(i, f'cut to its first {len(text.ids)} tokens')
-            sound = {i: text for i, text in encoded.items() if i not in troubles}
-            progress.update(len(encoded) - len(sound))
-            for rows, values in embedder(sound):
-                vectors[rows] = values
-                progress.update(len(rows))
-    return vectors, troubles
+def _items(card: Card, name: str, inputs: tuple[str, ...], file: str | None) -> list[_Item]:
+    """Return what is to be embedded: the inputs, images in the folders named, and lines of `file`."""
+    takes_images, takes_texts = embeds_images(card.task), embeds_texts(card.task)
+    if not (takes_images or takes_texts):
+        known = 'a model of images, or for sentence-embedding'
+        raise ValueError(f'{name!r} is for {card.task}, expected {known}')
+    items: list[_Item] = []
+    for i, given in enumerate(inputs):
+        if takes_images and (not takes_texts or is_image(given) or Path(given).is_dir()):
+            items += [_Item(path, printable(path)) for path in image_files((given,))]
+        else:
+            items.append(_Item(given, f'text {i + 1}'))
+    if file is not None and not takes_texts:
+        raise ValueError(f'{name!r} is for {card.task}, and embeds no texts: no --file')
+    lines = [] if file is None else read_lines(file)
+    items += [_Item(line, f'{printable(file)}, line {i + 1}') for i, line in enumerate(lines)]
+    if not items:
+        raise ValueError('expected inputs to embed: as arguments, or texts as lines of --file')
+    return items
 
 
-def _trouble(text: str, encoded: EncodedText, config: Any) -> str:
-    """Say what keeps a text with these tokens from being embedded; '' if nothing does."""
-    if not is_utf8(text):
-        return f'expected text in UTF-8, found {text[:30]!r}'
-    wrong = trouble(encoded, config)
-    return f'{wrong} in {cut(text, 30)!r}' if wrong else ''
+def _vectors(
+    found: Place, name: str, items: Sequence[_Item], prompt_name: str | None, prompt: str | None
+) -> np.ndarray:
+    """Return a row for each item, of NaN where there is trouble, which is reported."""
+    card = found.card
+    texts = {i: item.what for i, item in enumerate(items) if isinstance(item.what, str)}
+    files = {i: item.what for i, item in enumerate(items) if isinstance(item.what, Path)}
+    prompts = {'prompt_name': prompt_name, 'prompt': prompt}
+    if not texts and (prompt_name or prompt):
+        raise ValueError('expected texts to put a prompt before, found none')
+    prepare_text = text_preprocessor_of(card, tokenizer_of(card, name)) if texts else None
+    if prepare_text:
+        # What is wrong with a prompt shows before the model is read.
+        prepare_text.encode([''], **prompts)
+    prepare_image = preprocessor_of(card, name) if files else None
+    model, params = read(found, name)
+    vectors = np.empty((len(items), embedding_width(model)), np.float32)
+    if prepare_image:
+        vectors[[*files]] = embed_files(model, params, prepare_image, [*files.values()])
+    if prepare_text:
+        keys = [*texts]
+        note = lambda i, what: report(items[keys[i]].place, what)  # noqa: E731
+        vectors[keys] = embed_texts(model, params, prepare_text, [*texts.values()], note, **prompts)
+    return vectors
 
 
 def _write_npy(out: str, vectors: np.ndarray, skipped: int) -> None:

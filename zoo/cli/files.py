@@ -34,6 +34,9 @@ _STATE = click.option(
     default='',
     help='The state of a training checkpoint to take, as model_ema.',
 )
+# Libraries that models are exported for, and compared with, by the first of their layouts.
+_LIBRARIES = {'hf': 'transformers', 'timm': 'timm', 'open_clip': 'open_clip'}
+FORMATS = tuple(_LIBRARIES)
 
 
 @click.command(epilog=_SOURCE)
@@ -70,13 +73,13 @@ def convert(source: str, out: str, name: str | None, state: str, dtype: str | No
     '--format',
     default='hf',
     show_default=True,
-    type=click.Choice(['hf', 'timm']),
+    type=click.Choice(FORMATS),
     help='Who opens it.',
 )
 def export(model: str, out: str, format: str) -> None:
     """Write MODEL as a folder that another library opens.
 
-    OUT is a new or empty folder. With --format hf transformers opens it, with --format timm timm;
+    OUT is a new or empty folder. With --format hf transformers opens it, else the library of that name;
     torchvision reads the weights of a ResNet in format timm.
 
     \b
@@ -128,11 +131,11 @@ def explain(source: str, name: str | None, state: str, as_json: bool) -> None:
 
 @click.command(epilog=MODEL)
 @click.argument('model')
-@click.option('--format', type=click.Choice(['hf', 'timm']), help='The library to compare with.')
+@click.option('--format', type=click.Choice(FORMATS), help='The library to compare with.')
 @click.option('--against', metavar='SOURCE', help='A folder or repository for the library to open.')
 @AS_JSON
 def verify(model: str, format: str | None, against: str | None, as_json: bool) -> None:
-    """Check MODEL's file, and compare it with transformers or timm, layer by layer.
+    """Check MODEL's file, and compare it with the library it is from, layer by layer.
 
     A file of our own must hold the very bytes that were saved, all finite. The comparison needs
     pip install 'blox-zoo[parity]'; those libraries open the folder or repository that MODEL is, or
@@ -188,8 +191,8 @@ def _check_fits(against: str, folder: Path, layout: str, model: Any) -> None:
 def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
     from blox.zoo.comparing import parity
 
-    library = parity.import_reference('timm' if layout == 'timm' else 'transformers')
-    if layout != 'timm':
+    library = parity.import_reference(_LIBRARIES[_format_of(layout)])
+    if library.__name__ == 'transformers':
         # Its bars do not look whether there is a terminal.
         library.utils.logging.disable_progress_bar()
     with status(f'comparing with {library.__name__}'):
@@ -197,5 +200,5 @@ def _report(folder: Path, layout: str, model: Any, params: bx.Params) -> Any:
 
 
 def _format_of(layout: str) -> str:
-    """Return the format of the library that a layout is of, transformers' unless that is timm."""
-    return 'timm' if layout == 'timm' else 'hf'
+    """Return the format of the library that a layout is of, transformers' unless another's name begins it."""
+    return next((format for format in FORMATS if layout.startswith(format)), 'hf')

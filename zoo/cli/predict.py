@@ -1,7 +1,5 @@
 """The command of `blox` that classifies images and texts: predict."""
 
-import csv as csv_format
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -9,12 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-import tqdm
 
-import blox as bx
-from blox.atomic import atomic_write
 from blox.wording import cut, printable
 from blox.zoo.catalog.card import Card
+from blox.zoo.cli.inputs import image_files, over_images, read_lines
 from blox.zoo.cli.shared import (
     AS_JSON,
     MODEL,
@@ -28,14 +24,21 @@ from blox.zoo.cli.shared import (
     say,
     tokenizer_of,
 )
-from blox.zoo.inputs.images import IMAGE_SUFFIXES
+from blox.zoo.cli.spreadsheet import write_csv
 from blox.zoo.inputs.text import is_utf8
 from blox.zoo.inputs.tokenizers import special_token
 from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.loading.place import Place
-from blox.zoo.running import answers, batches
+from blox.zoo.running import answers
 from blox.zoo.running.answers import Part
-from blox.zoo.running.scoring import Answer, best
+from blox.zoo.running.embedding import (
+    TEMPLATE,
+    TWO_TOWERS,
+    embeds_images,
+    label_embeddings,
+    zero_shot,
+)
+from blox.zoo.running.scoring import Answer, best, score
 
 
 @click.command(epilog=MODEL)
@@ -46,22 +49,43 @@ from blox.zoo.running.scoring import Answer, best
     '--first',
     metavar='TEXT',
     default='',
-    help='A text before each: a premise, a question, what choices continue.',
+    help='A text before each: a premise, a question.',
+)
+@click.option(
+    '--labels',
+    metavar='TEXT',
+    default='',
+    help="For a CLIP: 'a cat,a dog', or @FILE with one a line.",
+)
+@click.option(
+    '--template',
+    'templates',
+    metavar='TEXT',
+    multiple=True,
+    default=(TEMPLATE,),
+    show_default=True,
+    help='Says a label in the place of {}; several count alike.',
 )
 @click.option('--csv', metavar='FILE', help='Write a new CSV file; - for stdout.')
 @AS_JSON
 def predict(
-    model: str, inputs: tuple[str, ...], top: int, first: str, csv: str | None, as_json: bool
+    model: str,
+    inputs: tuple[str, ...],
+    top: int,
+    first: str,
+    labels: str,
+    templates: tuple[str, ...],
+    csv: str | None,
+    as_json: bool,
 ) -> None:
-    """Classify INPUTS: files or folders of images, or texts, as the model takes them.
+    """Classify INPUTS: texts, or files and folders of images.
 
-    Prints the likeliest answers with probabilities, or with values: of each image, text, token,
-    mask or question, or of choices. Files that cannot be read are left out; the
-    exit code is then 1.
+    Prints the likeliest answers of each, with probabilities or values. Files that cannot be read are
+    left out; the exit code is then 1.
 
     \b
-    Example: blox predict vit-b16 cat.jpg photos/ --top 5
-             blox predict vit-b16 photos/ --csv photos.csv
+    Example: blox predict vit-b16 cat.jpg photos/ --top 5 --csv photos.csv
+             blox predict clip-b32 photos/ --labels 'a cat,a dog'
              blox predict org/squad 'Ann wrote it.' --first 'Who wrote it?'
     """
     check_one_output(csv, as_json, '--csv')
@@ -69,12 +93,11 @@ def predict(
         check_free(csv)
     found = find(model)
     card = found.card
+    named = _labels(model, card, labels)
     if card.task in answers.TASKS:
         rows, is_whole = _answered(found, model, inputs, first, top)
-    elif card.task == 'image-classification' and not first:
-        prepare, files = preprocessor_of(card, model), _image_files(inputs)
-        rows = _classify(*read(found, model), prepare, files, card, top)
-        is_whole = len(rows) == len(files)
+    elif embeds_images(card.task) and not first:
+        rows, is_whole = _classified(found, model, inputs, named, templates, top)
     else:
         what = 'a model of texts' if first else 'a model that predicts'
         raise ValueError(f'{model!r} is for {card.task}, expected {what}')
@@ -89,27 +112,6 @@ def predict(
             say(f'{_shown(row):<{width}}  {said}')
     if not is_whole:
         sys.exit(1)
-
-
-def _image_files(names: tuple[str, ...]) -> list[Path]:
-    """Return the files named, and the images in the folders named, sorted."""
-    files: list[Path] = []
-    for name in names:
-        path = Path(name)
-        if not name:
-            raise ValueError('expected the name of a file or folder, found nothing')
-        if path.is_dir():
-            found = sorted(f for f in path.rglob('*') if f.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise ValueError(f'{name!r} holds no images')
-            files += found
-        else:
-            files.append(path)
-    return files
-
-
-# How a cell starts that a spreadsheet would compute; an apostrophe before it makes it a text.
-_FORMULAS = ('=', '+', '-', '@', '\t', '\r')
 
 
 class _Row(NamedTuple):
@@ -155,26 +157,40 @@ def _answered(
     return rows, len(parts) == (1 if card.task == 'multiple-choice' else len(texts))
 
 
-def _classify(
-    model: Any,
-    params: bx.Params,
-    prepare: bx.zoo.ImagePreprocessor,
-    files: list[Path],
-    card: Card,
+def _labels(model: str, card: Card, labels: str) -> tuple[str, ...]:
+    """Return the labels that a caller names, of a model that takes them."""
+    found = read_lines(labels[1:]) if labels.startswith('@') else labels.split(',')
+    named = tuple(label for label in map(str.strip, found) if label)
+    if named and card.task != TWO_TOWERS:
+        raise ValueError(f'{model!r} is for {card.task}, which takes no labels')
+    if not named and card.task == TWO_TOWERS:
+        raise ValueError(f'{model!r} knows no labels of its own: name some with --labels')
+    return named
+
+
+def _classified(
+    found: Place,
+    name: str,
+    inputs: tuple[str, ...],
+    labels: Sequence[str],
+    templates: Sequence[str],
     top: int,
-) -> list[_Row]:
-    """Return the `top` likeliest labels of each file that can be read; report the others."""
-    found = []
-    with tqdm.tqdm(total=len(files), unit='image', leave=False, disable=None) as progress:
-
-        def skip(file: Path, error: Exception) -> None:
-            report(printable(file), getattr(error, 'strerror', None) or error)
-            progress.update()
-
-        for file, row in batches.classify(model, params, prepare, files, skip, card.scores):
-            found.append(_Row(file, best(row, card.labels, top)))
-            progress.update()
-    return found
+) -> tuple[list[_Row], bool]:
+    """Return the likeliest labels of each file, of the model's own or these, and whether none is left out."""
+    card = found.card
+    prepare, files = preprocessor_of(card, name), image_files(inputs)
+    texts = text_preprocessor_of(card, tokenizer_of(card, name)) if labels else None
+    model, params = read(found, name)
+    if texts:
+        call = zero_shot(model, label_embeddings(model, params, texts, labels, templates))
+    else:
+        call = lambda params, images: score(model(params, images)[0], card.scores)  # noqa: E731
+    known = labels or card.labels
+    rows = [
+        _Row(files[i], best(row, known, top))
+        for i, row in over_images(call, params, prepare, files)
+    ]
+    return rows, len(rows) == len(files)
 
 
 def _as_json(row: _Row, scores: str) -> dict[str, Any]:
@@ -191,32 +207,12 @@ def _write_csv(out: str, rows: list[_Row], what: str) -> None:
     most = max((len(row.answers) for row in rows), default=1)
     names = [f'{name}{i}' for i in ('', *range(2, most + 1)) for name in ('label', what)]
     has_parts = any(row.part for row in rows)
-    lines = [_csv_line([*(('text', 'part') if has_parts else ('file',)), *names])]
+    lines: list[Sequence[object]] = [[*(('text', 'part') if has_parts else ('file',)), *names]]
     for row in rows:
         cells = (cell for label, score in row.answers for cell in (label, float(f'{score:.6g}')))
         of = (row.input, row.part.text) if row.part else (row.input,)
-        lines.append(_csv_line([*of, *cells]))
-    # A file's name need not be UTF-8.
-    content = ''.join(lines).encode('utf-8', 'surrogateescape')
-    if out == '-':
-        sys.stdout.buffer.write(content)
-        return
-    with atomic_write(out) as stream:
-        stream.write(content)
-    say(f'{out}: {len(rows)} {"rows" if has_parts else "files"}')
-
-
-def _csv_line(cells: Sequence[object]) -> str:
-    """Write a line of cells that a spreadsheet takes for texts and numbers, never for formulas."""
-    texts = [cell if isinstance(cell, float) else _harmless(str(cell)) for cell in cells]
-    text = io.StringIO(newline='')
-    # It quotes cells with the characters that end its lines, so let those be both.
-    csv_format.writer(text, lineterminator='\r\n').writerow(texts)
-    return text.getvalue().removesuffix('\r\n') + '\n'
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULAS) else text
+        lines.append([*of, *cells])
+    write_csv(out, lines, f'{len(rows)} {"rows" if has_parts else "files"}')
 
 
 COMMANDS = (predict,)
