@@ -20,7 +20,7 @@ SHOWN = {
     'adding-a-family.md': 3,
     'from-transformers.md': 6,
     'index.md': 1,
-    'loading.md': 5,
+    'loading.md': 7,
     'scaling.md': 2,
     'serving.md': 2,
 }
