@@ -14,7 +14,7 @@ from blox.graph import Graph
 from blox.layers.initializers import Ones, Zeros
 from blox.layers.mode import check_static
 from blox.layers.precision import widen
-from blox.module import Module
+from blox.module import Initializer, Module
 from blox.param import BATCH_STATS
 from blox.params import Params
 
@@ -32,11 +32,13 @@ class LayerNorm(Module):
         eps: float = 1e-5,
         use_scale: bool = True,
         use_offset: bool = True,
+        scale_init: Initializer = _ones,
     ) -> None:
         super().__init__(graph)
         self.eps = eps
         self.use_scale = use_scale
         self.use_offset = use_offset
+        self.scale_init = scale_init
 
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width']
@@ -61,11 +63,19 @@ class LayerNorm(Module):
 class RMSNorm(Module):
     """Divides by the root mean square of the last axis (Zhang et al., 2019, arXiv:1910.07467)."""
 
-    def __init__(self, graph: Graph, *, eps: float = 1e-6, use_scale: bool = True) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        eps: float = 1e-6,
+        use_scale: bool = True,
+        scale_init: Initializer = _ones,
+    ) -> None:
         super().__init__(graph)
         self.eps = eps
         self.use_scale = use_scale
         self.use_offset = False
+        self.scale_init = scale_init
 
     def __call__(
         self, params: Params, inputs: Float[Array, '*batch width']
@@ -87,12 +97,14 @@ class GroupNorm(Module):
         eps: float = 1e-5,
         use_scale: bool = True,
         use_offset: bool = True,
+        scale_init: Initializer = _ones,
     ) -> None:
         super().__init__(graph)
         self.groups = groups
         self.eps = eps
         self.use_scale = use_scale
         self.use_offset = use_offset
+        self.scale_init = scale_init
 
     def __call__(
         self, params: Params, inputs: Float[Array, 'batch *spatial channels']
@@ -226,7 +238,7 @@ def _scale_and_offset(
 ) -> tuple[jax.Array, Params]:
     shape = (x.shape[-1],)
     if layer.use_scale:
-        scale, params = layer.get_param(params, 'scale', shape, _ones)
+        scale, params = layer.get_param(params, 'scale', shape, layer.scale_init)
         x = x * _along_last(scale, x)
     if layer.use_offset:
         offset, params = layer.get_param(params, 'offset', shape, _zeros)

@@ -248,9 +248,7 @@ def test_folders_of_timm_that_are_not_ours_are_refused(family, change, message):
     [
         ('resnet', 'ecaresnet50d_pruned', ['pruned True (expected False)']),
         ('resnet', 'test_resnet', ["block ['BasicBlock', 'BasicBlock', 'Bottleneck'"]),
-        ('vit', 'vit_dwee_patch16_reg1_gap_256', ["attn_layer 'diff' (expected 'attn')"]),
         ('vit', 'vit_base_r50_s16_224', ["'HybridEmbed'", "'ResNetV2'"]),
-        ('vit', 'vit_base_patch16_rpn_224', ["block_fn 'ResPostBlock' (expected None)"]),
     ],
 )
 def test_an_error_says_which_features_a_name_of_timm_needs(family, name, needs):

@@ -61,6 +61,11 @@ ODD = [
         'pool': 'avg',
         'class_token': False,
     },
+    {'block': 'post_norm', 'layer_scale': 0.1, 'qkv_bias': False},
+    {'block': 'parallel', 'layer_scale': 0.1, 'differential': True},
+    {'block': 'wide', 'qkv_bias': False, 'qk_norm': True, 'norm': 'rms'},
+    {'block': 'wide', 'differential': True, 'layer_scale': 0.1, 'proj_bias': False},
+    {'differential': True, 'inner_norms': True, 'qk_norm': True},
 ]
 TOLD = [
     {'dropout_rate': 0.25, 'attention_dropout_rate': 0.5},
@@ -100,6 +105,12 @@ BROKEN = [
     ),
     ({'final_norm': 'first'}, "final_norm 'tokens', 'pooled' or 'none'"),
     ({'norm': 'batch'}, "norm 'layer' or 'rms'"),
+    ({'block': 'deep'}, 'block one of plain, post_norm, parallel, wide'),
+    *(
+        ({'block': 'wide', **more}, "mlp 'plain' and no inner_norms in a block 'wide'")
+        for more in ({'mlp': 'gated'}, {'inner_norms': True})
+    ),
+    ({'differential': True, 'heads': 256}, 'twice the heads that divide width'),
     ({'mlp': 'glu'}, "mlp 'plain', 'gated' or 'gated_apart'"),
     ({'mlp': 'gated', 'pool': 'map'}, "mlp 'plain' with pool 'map'"),
 ]
@@ -238,6 +249,12 @@ REFERENCES = {
     'timm aimv2': _TIMM.of('aimv2_large_patch14_224'),
     'timm beit3': _TIMM.of('beit3_base_patch16_224'),
     'timm intern': _TIMM.of('vit_intern300m_patch14_448'),
+    'timm parallel': _TIMM.of('vit_small_patch16_18x2_224'),
+    'timm post-norm': _TIMM.of('vit_base_patch16_rpn_224'),
+    'timm wide': _TIMM.of('vit_base_patch16_xp_224'),
+    'timm wide, scaled': _TIMM.of('vit_pwee_patch16_reg1_gap_256', qkv_bias=True),
+    'timm wide and differential': _TIMM.of('vit_dpwee_patch16_reg1_gap_256'),
+    'timm differential': _TIMM.of('vit_dwee_patch16_reg1_gap_256', qk_norm=True),
     'timm num_classes=0': _TIMM.but(num_classes=0),
     'timm distilled': _TIMM.of('deit_tiny_distilled_patch16_224'),
     'timm distilled num_classes=0': _TIMM.of('deit_tiny_distilled_patch16_224', num_classes=0),
@@ -281,6 +298,12 @@ HONOURED = {
         ({'norm_layer': 'layernorm', 'act_layer': 'GELU', 'fc_norm': None}, {}),
         ({'global_pool': 'avg', 'fc_norm': False}, {'pool': 'avg'}),
         ({'final_norm': False}, {'final_norm': 'none'}),
+        ({'block_fn': 'ParallelThingsBlock'}, {'block': 'parallel'}),
+        ({'block_fn': 'ParallelScalingBlock', 'attn_layer': 'diff'}, {'block': 'wide'}),
+        (
+            {'block_fn': 'DiffParallelScalingBlock'},
+            {'block': 'wide', 'differential': True},
+        ),
         ({'no_embed_class': True, 'reg_tokens': 4}, {'positions': 'patches', 'registers': 4}),
     ],
 }
@@ -312,7 +335,7 @@ REFUSED = {
         'patch_drop_rate': 0.5,
         'norm_layer': 'batchnorm2d',
         'embed_norm_layer': 'rmsnorm',
-        'attn_layer': 'diff',
+        'attn_layer': 'rope',
         'block_fn': 'parallel',
         'mlp_ratio': float('inf'),
     },

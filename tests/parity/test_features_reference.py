@@ -10,14 +10,14 @@ from cases import CASES, pair, plain, torch
 
 from blox import tap
 from blox.zoo.comparing.parity import reference_inputs
-from blox.zoo.comparing.widening import widen_rotary
+from blox.zoo.comparing.widening import widen_reference
 
 
 @pytest.fixture
 def both(request, x64, tmp_path):
     """A reference in float64, and our side of it."""
     made = pair(CASES[request.param], tmp_path)
-    reference = widen_rotary(copy.deepcopy(made.reference).double())
+    reference = widen_reference(copy.deepcopy(made.reference).double())
     return made, reference, made.params.cast(jnp.float64)
 
 

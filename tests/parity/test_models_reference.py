@@ -28,7 +28,7 @@ from blox.zoo.comparing.parity import (
     random_inputs,
     run_reference,
 )
-from blox.zoo.comparing.widening import widen_rotary
+from blox.zoo.comparing.widening import widen_reference
 
 # Relative to a layer's largest value, which is 1 for logits.
 TOLERANCES = {'float64': 1e-12, 'float32': 5e-6}
@@ -73,7 +73,7 @@ def test_every_layer_of_published_sizes_is_equal(full_size, dtype):
 
 def in_float64(made):
     """A copy of the reference, and our Params."""
-    return widen_rotary(copy.deepcopy(made.reference).double()), made.params.cast(jnp.float64)
+    return widen_reference(copy.deepcopy(made.reference).double()), made.params.cast(jnp.float64)
 
 
 def assert_saved_is(reference, made, folder, params, atol):

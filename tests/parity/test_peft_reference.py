@@ -14,7 +14,7 @@ import blox as bx
 from blox.converters import convert, export_peft, import_peft
 from blox.tensorfile import TensorFile
 from blox.zoo.comparing.parity import final_outputs, random_inputs, reference_inputs
-from blox.zoo.comparing.widening import widen_rotary
+from blox.zoo.comparing.widening import widen_reference
 
 peft = pytest.importorskip('peft')
 
@@ -62,7 +62,7 @@ def made(tmp_path_factory):
 
     @functools.cache
     def make(name):
-        reference = widen_rotary(randomized(CASES[name].build()).double())
+        reference = widen_reference(randomized(CASES[name].build()).double())
         saved = CASES[name].save(reference, tmp_path_factory.mktemp('base'))
         model = ours(CASES[name], saved)
         inputs = [x.astype(np.float64) if x.ndim == 4 else x for x in random_inputs(model)]

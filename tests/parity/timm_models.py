@@ -23,7 +23,7 @@ from blox.converters.sources.source import Source
 from blox.converters.sources.tensor import Tensor
 from blox.converters.tables import layouts
 from blox.zoo.comparing.parity import import_reference
-from blox.zoo.comparing.widening import widen_rotary
+from blox.zoo.comparing.widening import widen_reference
 from blox.zoo.models import families
 
 MODULES = ('vision_transformer', 'deit', 'eva', 'resnet', 'convnext', 'swin_transformer')
@@ -140,7 +140,7 @@ def error_and_back(name: str, **other: Any) -> tuple[float, bool]:
         state = again.state_dict()
         same = all(torch.equal(state[key], x) for key, x in reference.state_dict().items())
         with torch.no_grad():
-            expected = widen_rotary(reference.double())(
+            expected = widen_reference(reference.double())(
                 torch.tensor(images).permute(0, 3, 1, 2)
             ).numpy()
         found = np.asarray(jax.jit(model)(params.cast('float64'), images)[0])

@@ -30,7 +30,7 @@ from blox.converters.tables import layouts
 from blox.converters.target import table_of
 from blox.params import Params
 from blox.tap import tap
-from blox.zoo.comparing.widening import widen_rotary
+from blox.zoo.comparing.widening import widen_reference
 
 # Errors that rounding explains, relative to a layer's largest value. Any wrong choice shows in float64.
 TOLERANCES = {'float64': 1e-10, 'float32': 1e-4}
@@ -263,7 +263,7 @@ def open_reference(folder: str | os.PathLike[str], layout: str, model: Any, dtyp
             found = open_clip.create_model(place, output_dict=True).to(kind).eval()
         case _:
             found = _open_transformers(os.fspath(folder), table_of(model, layout), model, kind)
-    return widen_rotary(found) if kind == torch.float64 else found
+    return widen_reference(found) if kind == torch.float64 else found
 
 
 def _open_transformers(folder: str, table: Table, model: Any, dtype: Any) -> Any:

@@ -1,6 +1,7 @@
 """Have references compute in float64 what they round to float32 in any model.
 
-Frequencies of rotary positions are such: in a model of float64 they would hide errors below 1e-7.
+Frequencies of rotary positions are such, and shares of differential attention: in a model of float64
+they would hide errors below 1e-7.
 """
 
 import functools
@@ -12,10 +13,10 @@ from unittest import mock
 import numpy as np
 
 
-def widen_rotary(reference: Any) -> Any:
-    """Have a module of torch, which is in float64, compute its rotary positions so, and return it.
+def widen_reference(reference: Any) -> Any:
+    """Have a module of torch, which is in float64, compute all in it, and return the module.
 
-    Its own code does, of frequencies that are not rounded.
+    Its own code does, of numbers that are not rounded.
     """
     for module in reference.modules():
         if (change := _BY_CLASS.get(type(module).__name__)) is not None:
@@ -56,8 +57,20 @@ def _widen_transformers(module: Any) -> None:
     module.forward = forward
 
 
+def _widen_difference(module: Any) -> None:
+    tensor = type(module.lambda_q1.data)
+
+    def compute() -> Any:
+        with mock.patch.object(tensor, 'float', tensor.double):
+            return type(module)._compute_lambda(module)
+
+    module._compute_lambda = compute
+
+
 _BY_CLASS: Mapping[str, Callable[[Any], None]] = {
     'RotaryEmbeddingCat': _widen_timm_index,
     'RotaryEmbeddingDinoV3': _widen_timm_centered,
     'DINOv3ViTRopePositionEmbedding': _widen_transformers,
+    'DiffAttention': _widen_difference,
+    'DiffParallelScalingBlock': _widen_difference,
 }

@@ -33,6 +33,12 @@ from blox.layers import (
 from blox.layers.initializers import TruncatedNormal, Zeros
 from blox.module import Module
 from blox.params import Params
+from blox.zoo.architecture.blocks import (
+    DifferentialAttention,
+    ParallelBlock,
+    PostNormBlock,
+    WideBlock,
+)
 from blox.zoo.architecture.config import Config, heads_divide_width, patches_fit_image
 from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps
@@ -69,6 +75,9 @@ class ViTConfig(Config):
         before the first block; with the latter, patches have no bias.
       final_norm: what the last norm is of: all 'tokens', the 'pooled' ones, or 'none' at all.
       pre_logits: width of a tanh layer before the head; 0 for none.
+      block: 'plain'; 'post_norm' (branches are normalized at their end), 'parallel' (two attentions and two
+        MLPs side by side) or 'wide' (attention and MLP side by side, of one projection).
+      differential: whether attention is the difference of two.
       layer_scale: what each channel of what a block adds is multiplied by at first; 0 for no LayerScale.
       qkv_bias, proj_bias: whether queries, keys and values have biases, and the blocks' other layers.
       qk_norm: whether queries and keys are normalized, by head.
@@ -100,6 +109,8 @@ class ViTConfig(Config):
     pre_norm: bool = False
     final_norm: str = 'tokens'
     pre_logits: int = 0
+    block: str = 'plain'
+    differential: bool = False
     layer_scale: float = 0.0
     qkv_bias: bool = True
     proj_bias: bool = True
@@ -136,6 +147,11 @@ class ViTConfig(Config):
             "final_norm 'tokens', 'pooled' or 'none'": self.final_norm
             in ('tokens', 'pooled', 'none'),
             "norm 'layer' or 'rms'": self.norm in _NORMS,
+            f'block one of {", ".join(_BLOCKS)}': self.block in _BLOCKS,
+            "mlp 'plain' and no inner_norms in a block 'wide'": self.block != 'wide'
+            or (self.mlp == 'plain' and not self.inner_norms),
+            'twice the heads that divide width where attention is differential': not self.differential
+            or self.width % (2 * self.heads) == 0,
         }
 
     @property
@@ -150,9 +166,44 @@ class ViTConfig(Config):
         """Count the learned tokens that stand before the patches."""
         return sum(self.prefix_tokens.values())
 
-    def make_norm(self, graph: Graph) -> LayerNorm | RMSNorm:
+    def make_norm(self, graph: Graph, **options: Any) -> LayerNorm | RMSNorm:
         """Make a norm of the kind that the model has."""
-        return _NORMS[self.norm](graph, eps=self.norm_eps)
+        return _NORMS[self.norm](graph, eps=self.norm_eps, **options)
+
+    def make_attention(self, graph: Graph, index: int) -> Module:
+        """Make the attention of a block."""
+        if self.differential:
+            return DifferentialAttention(graph, self, index)
+        return MultiHeadAttention(
+            graph,
+            self.width,
+            self.heads,
+            implementation=self.attention,
+            qkv_bias=self.qkv_bias,
+            proj_bias=self.proj_bias,
+            qk_norm=self.make_norm if self.qk_norm else None,
+            norm=self.make_norm if self.inner_norms else None,
+            attention_dropout_rate=self.attention_dropout_rate,
+            dropout_rate=self.dropout_rate,
+            qkv_init=_trunc_normal,
+            proj_init=_trunc_normal,
+        )
+
+    def make_mlp(self, graph: Graph) -> Mlp:
+        """Make the MLP of a block."""
+        return Mlp(
+            graph,
+            self.mlp_dim,
+            self.width,
+            ACTIVATIONS[self.activation],
+            is_gated=self.mlp != 'plain',
+            norm=self.make_norm if self.inner_norms else None,
+            use_bias=self.proj_bias,
+            hidden_dropout_rate=self.dropout_rate,
+            dropout_rate=self.dropout_rate,
+            fc1_init=_trunc_normal,
+            fc2_init=_trunc_normal,
+        )
 
 
 # The learned tokens that have positions.
@@ -164,38 +215,14 @@ _trunc_normal = TruncatedNormal(0.02)
 class Block(Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, graph: Graph, config: ViTConfig, *, drop_path_rate: float) -> None:
+    def __init__(
+        self, graph: Graph, config: ViTConfig, index: int, *, drop_path_rate: float
+    ) -> None:
         super().__init__(graph)
-        inner_norm = config.make_norm if config.inner_norms else None
         self.norm1 = config.make_norm(graph.child('norm1'))
-        self.attn = MultiHeadAttention(
-            graph.child('attn'),
-            config.width,
-            config.heads,
-            implementation=config.attention,
-            qkv_bias=config.qkv_bias,
-            proj_bias=config.proj_bias,
-            qk_norm=config.make_norm if config.qk_norm else None,
-            norm=inner_norm,
-            attention_dropout_rate=config.attention_dropout_rate,
-            dropout_rate=config.dropout_rate,
-            qkv_init=_trunc_normal,
-            proj_init=_trunc_normal,
-        )
+        self.attn = config.make_attention(graph.child('attn'), index)
         self.norm2 = config.make_norm(graph.child('norm2'))
-        self.mlp = Mlp(
-            graph.child('mlp'),
-            config.mlp_dim,
-            config.width,
-            ACTIVATIONS[config.activation],
-            is_gated=config.mlp != 'plain',
-            norm=inner_norm,
-            use_bias=config.proj_bias,
-            hidden_dropout_rate=config.dropout_rate,
-            dropout_rate=config.dropout_rate,
-            fc1_init=_trunc_normal,
-            fc2_init=_trunc_normal,
-        )
+        self.mlp = config.make_mlp(graph.child('mlp'))
         has_scale = config.layer_scale != 0
         self.ls1 = LayerScale(graph.child('ls1'), config.layer_scale) if has_scale else None
         self.ls2 = LayerScale(graph.child('ls2'), config.layer_scale) if has_scale else None
@@ -217,6 +244,14 @@ class Block(Module):
             y, params = self.ls2(params, y)
         y, params = self.drop_path2(params, y, is_training=is_training)
         return x + y, params
+
+
+_BLOCKS: Mapping[str, Callable[..., Module]] = {
+    'plain': Block,
+    'post_norm': PostNormBlock,
+    'parallel': ParallelBlock,
+    'wide': WideBlock,
+}
 
 
 class ViT(ImageModel):
@@ -243,7 +278,7 @@ class ViT(ImageModel):
         if config.pre_norm:
             self.pre_norm = config.make_norm(graph.child('pre_norm'))
         self.blocks = [
-            Block(graph.child(f'block{i}'), config, drop_path_rate=rate)
+            _BLOCKS[config.block](graph.child(f'block{i}'), config, i, drop_path_rate=rate)
             for i, rate in enumerate(drop_path_rates(config.drop_path_rate, config.depth))
         ]
         if config.final_norm != 'none':

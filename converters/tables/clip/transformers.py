@@ -123,7 +123,9 @@ def _fields(
                 Field(f'{ours}_mlp_dim', f'{theirs}.intermediate_size', sizes[ours][1]),
                 Field(f'{ours}_heads', f'{theirs}.num_attention_heads', sizes[ours][2]),
                 Field(f'{ours}_depth', f'{theirs}.num_hidden_layers', 12),
-                Field(f'{ours}_activation', f'{theirs}.hidden_act', activation, ACTIVATION_OF_TORCH),
+                Field(
+                    f'{ours}_activation', f'{theirs}.hidden_act', activation, ACTIVATION_OF_TORCH
+                ),
                 Field(f'{ours}_norm_eps', f'{theirs}.layer_norm_eps', eps),
             )
         ),

@@ -14,6 +14,8 @@ COMMON: Mapping[str, tuple[Any, ...]] = {
     'proj_bias': (True,),
     'qk_norm': (False,),
     'inner_norms': (False,),
+    'block': ('plain',),
+    'differential': (False,),
     'norm': ('layer',),
 }
 PLAIN: Mapping[str, tuple[Any, ...]] = {

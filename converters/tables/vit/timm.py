@@ -1,7 +1,7 @@
 """ViT, and all that grew out of it, as timm has it."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, times
@@ -29,8 +29,7 @@ from blox.converters.tables.vit.parts import heads, scales, tokens
 
 def timm(config: Any) -> tuple[Rule, ...]:
     """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
-    ours, theirs = 'vit/block{i}', 'blocks.{i}'
-    own_norm = functools.partial(norm, offset=config.norm == 'layer')
+    own_norm = _norm_of(config)
     last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
     return (
         *tokens(config, 'cls_token', 'dist_token', 'reg_token'),
@@ -38,19 +37,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
         *dense('vit/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
         *(own_norm('vit/patch_norm', 'patch_embed.norm') if config.patch_norm else ()),
         *(own_norm('vit/pre_norm', 'norm_pre') if config.pre_norm else ()),
-        *own_norm(f'{ours}/norm1', f'{theirs}.norm1'),
-        *dense(f'{ours}/attn/qkv', f'{theirs}.attn.qkv', bias=config.qkv_bias),
-        *(
-            rule
-            for name in (('q_norm', 'k_norm') * config.qk_norm + ('norm',) * config.inner_norms)
-            for rule in own_norm(f'{ours}/attn/{name}', f'{theirs}.attn.{name}')
-        ),
-        *dense(f'{ours}/attn/proj', f'{theirs}.attn.proj', bias=config.proj_bias),
-        *own_norm(f'{ours}/norm2', f'{theirs}.norm2'),
-        *_timm_fc1(config, f'{ours}/mlp/fc1', f'{theirs}.mlp'),
-        *(own_norm(f'{ours}/mlp/norm', f'{theirs}.mlp.norm') if config.inner_norms else ()),
-        *dense(f'{ours}/mlp/fc2', f'{theirs}.mlp.fc2', bias=config.proj_bias),
-        *scales(config, 'blocks.{i}.ls{n}.gamma'),
+        *_BLOCKS[config.block](config),
         *(own_norm('vit/norm', last_norm) if last_norm else ()),
         *(timm_pool('vit/pool', own_norm) if config.pool == 'map' else ()),
         *(dense('vit/pre_logits', 'pre_logits.fc') if config.pre_logits else ()),
@@ -58,16 +45,114 @@ def timm(config: Any) -> tuple[Rule, ...]:
     )
 
 
-def _timm_fc1(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
-    """Map the first layer of an MLP; gate and value may be two matrices there."""
+def _norm_of(config: Any) -> Callable[..., tuple[Rule, ...]]:
+    """Return what maps norms of the kind that the model has."""
+    return functools.partial(norm, offset=config.norm == 'layer')
+
+
+def _block(config: Any) -> tuple[Rule, ...]:
+    """Map a block as most models have it."""
+    ours, theirs = 'vit/block{i}', 'blocks.{i}'
+    own_norm = _norm_of(config)
+    return (
+        *own_norm(f'{ours}/norm1', f'{theirs}.norm1'),
+        *_attention(config, f'{ours}/attn', f'{theirs}.attn'),
+        *own_norm(f'{ours}/norm2', f'{theirs}.norm2'),
+        *_mlp(config, f'{ours}/mlp', f'{theirs}.mlp'),
+        *(scales(config, 'blocks.{i}.ls{n}.gamma') if config.block == 'plain' else ()),
+    )
+
+
+def _parallel(config: Any) -> tuple[Rule, ...]:
+    """Map a block of two attentions and two MLPs side by side."""
+    ours, theirs = 'vit/block{i}', 'blocks.{i}'
+    own_norm = _norm_of(config)
+    kinds = {'attn': ('attns', 'attn', _attention), 'mlp': ('ffns', 'mlp', _mlp)}
+    return tuple(
+        rule
+        for name, (branches, layer, rules) in kinds.items()
+        for branch, its in ((f'{ours}/{name}{{n}}', f'{theirs}.{branches}.{{n}}'),)
+        for rule in (
+            *own_norm(f'{branch}/norm', f'{its}.norm'),
+            *rules(config, f'{branch}/layer', f'{its}.{layer}'),
+            *((Rule(f'{branch}/ls/scale', f'{its}.ls.gamma'),) if config.layer_scale else ()),
+        )
+    )
+
+
+def _wide(config: Any) -> tuple[Rule, ...]:
+    """Map a block whose attention and MLP are of one projection."""
+    ours, theirs = 'vit/block{i}', 'blocks.{i}'
+    names = ('out',) if config.differential else ('attn_out', 'mlp_out')
+    return (
+        *_norm_of(config)(f'{ours}/norm', f'{theirs}.in_norm'),
+        *dense(f'{ours}/proj', f'{theirs}.in_proj', bias=config.qkv_bias),
+        *(() if config.qkv_bias else (Rule(f'{ours}/mlp_bias', f'{theirs}.mlp_bias'),)),
+        *_heads(config, f'{ours}/heads', theirs),
+        *(
+            rule
+            for name in names
+            for rule in dense(f'{ours}/{name}', f'{theirs}.{name}_proj', bias=config.proj_bias)
+        ),
+        *((Rule(f'{ours}/ls/scale', f'{theirs}.ls.gamma'),) if config.layer_scale else ()),
+    )
+
+
+_BLOCKS: Mapping[str, Callable[[Any], tuple[Rule, ...]]] = {
+    'plain': _block,
+    'post_norm': _block,
+    'parallel': _parallel,
+    'wide': _wide,
+}
+
+
+def _attention(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
+    inner = (f'{ours}/norm', f'{theirs}.norm')
+    return (
+        *dense(f'{ours}/qkv', f'{theirs}.qkv', bias=config.qkv_bias),
+        *_heads(config, f'{ours}/heads' if config.differential else ours, theirs),
+        *(_norm_of(config)(*inner) if config.inner_norms else ()),
+        *dense(f'{ours}/proj', f'{theirs}.proj', bias=config.proj_bias),
+    )
+
+
+def _heads(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Map the norms of queries and keys, and what differential attention has besides."""
+    norms = ('q_norm', 'k_norm') * config.qk_norm
+    vectors = tuple(f'lambda_{x}{n}' for x in 'qk' for n in (1, 2)) * config.differential
+    return (
+        *(
+            rule
+            for name in norms
+            for rule in _norm_of(config)(f'{ours}/{name}', f'{theirs}.{name}')
+        ),
+        *(Rule(f'{ours}/{name}', f'{theirs}.{name}') for name in vectors),
+        *(norm(f'{ours}/norm', f'{theirs}.sub_norm', offset=False) if config.differential else ()),
+    )
+
+
+def _mlp(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
+    """Map an MLP; gate and value of its first layer may be two matrices there."""
+    fc1, has_bias = f'{ours}/fc1', config.proj_bias
     if config.mlp == 'gated_apart':
-        return merged(ours, (f'{theirs}.fc1_g', f'{theirs}.fc1_x'), bias=config.proj_bias)
-    return dense(ours, f'{theirs}.fc1', bias=config.proj_bias)
+        first = merged(fc1, (f'{theirs}.fc1_g', f'{theirs}.fc1_x'), bias=has_bias)
+    else:
+        first = dense(fc1, f'{theirs}.fc1', bias=has_bias)
+    inner = (f'{ours}/norm', f'{theirs}.norm')
+    return (
+        *first,
+        *(_norm_of(config)(*inner) if config.inner_norms else ()),
+        *dense(f'{ours}/fc2', f'{theirs}.fc2', bias=has_bias),
+    )
 
 
 _TIMM_LAYERS = (
     Rule('vit/patch_embed', 'patch_embed.proj', NHWC),
     *(Rule(f'vit/block{{i}}/{n}', f'blocks.{{i}}.{n}') for n in ('norm1', 'attn', 'norm2', 'mlp')),
+    Rule('vit/block{i}/attn{n}', 'blocks.{i}.attns.{n}'),
+    Rule('vit/block{i}/mlp{n}', 'blocks.{i}.ffns.{n}'),
+    Rule('vit/block{i}/norm', 'blocks.{i}.in_norm'),
+    Rule('vit/block{i}/proj', 'blocks.{i}.in_proj'),
     Rule('vit/pre_norm', 'norm_pre'),
     Rule('vit/block{i}', 'blocks.{i}'),
     Rule('vit/pool', 'attn_pool'),
@@ -79,6 +164,38 @@ _MLP_LAYERS: Mapping[str, Any] = {
     'gated': {'name': 'GluMlp', 'act_layer': 'SiLU', 'gate_last': False},
     'gated_apart': 'SwiGLU',
 }
+_WIDE, _DIFFERENTIAL = 'ParallelScalingBlock', 'DiffParallelScalingBlock'
+_BLOCK_KINDS: Mapping[str | None, str] = {
+    None: 'plain',
+    'ResPostBlock': 'post_norm',
+    'ParallelThingsBlock': 'parallel',
+    _WIDE: 'wide',
+    _DIFFERENTIAL: 'wide',
+}
+
+
+def _read_block(value: Any, known: Mapping[str, Any]) -> str:
+    if value not in _BLOCK_KINDS:
+        raise ValueError(f'one of {", ".join(filter(None, _BLOCK_KINDS))}')
+    return _BLOCK_KINDS[value]
+
+
+def _read_differential(value: Any, known: Mapping[str, Any]) -> bool:
+    """Tell what a block's class says, which does not look at the kind of attention if it is wide."""
+    is_wide = known['block'] == 'wide'
+    return value == _DIFFERENTIAL if is_wide else known['differential']
+
+
+def _write_attention(value: bool, known: Mapping[str, Any]) -> str:
+    return 'diff' if value and known['block'] != 'wide' else 'attn'
+
+
+def _write_layer_scale(value: float, known: Mapping[str, Any]) -> float | None:
+    # A wide block takes every number for the start of one, 0 too.
+    return None if known['block'] == 'wide' and not value else value
+
+
+_ATTENTION_KINDS = one_of({'attn': False, 'diff': True})
 
 
 def _read_patch_norm(value: Any, known: Mapping[str, Any]) -> bool:
@@ -144,6 +261,14 @@ _TIMM_FIELDS = (
     Field('depth', 'depth', 12),
     Field('heads', 'num_heads', 12),
     Field('mlp', 'mlp_layer', None, _MLP_LAYER),
+    Field('block', 'block_fn', None, Via(_read_block, lambda value, known: None, takes_null=True)),
+    Field('differential', 'attn_layer', 'attn', Via(_ATTENTION_KINDS.read, _write_attention)),
+    Field(
+        'differential',
+        'block_fn',
+        None,
+        Via(_read_differential, lambda value, known: None, takes_null=True),
+    ),
     Field('mlp_dim', 'mlp_ratio', 4.0, Via(_read_mlp_dim, _write_mlp_dim)),
     Field('pool', 'global_pool', 'token', one_of({'token': 'cls', 'avg': 'avg', 'map': 'map'})),
     Field('pool_prefix', 'pool_include_prefix', False),
@@ -162,7 +287,7 @@ _TIMM_FIELDS = (
         'layer_scale',
         'init_values',
         None,
-        Via(read_layer_scale, lambda value, known: value),
+        Via(read_layer_scale, _write_layer_scale),
     ),
     Field('qkv_bias', 'qkv_bias', True),
     Field('proj_bias', 'proj_bias', True),
@@ -173,8 +298,6 @@ _TIMM_FIELDS = (
     Field('attention_dropout_rate', 'attn_drop_rate', 0.0),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
     *fixed(
-        attn_layer='attn',
-        block_fn=None,
         drop_rate=0.0,
         dynamic_img_pad=False,
         patch_drop_rate=0.0,

@@ -1,6 +1,7 @@
 """CLIP's and SigLIP's files: settings of parts, early files, open_clip's."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_image_towers_of_timm_are_known_by_their_names(name):
     made = write_config(table, config)
     size = config.image_size[0]
     assert made['model_cfg']['vision_cfg']['timm_model_name'].endswith(f'_siglip_{size}')
-    back = read_config(table, Source(bx.zoo.card('vit-digits').weights, {}, made))
+    back = read_config(table, Source(Path(), {}, made))
     assert back == {field: getattr(config, field) for field in back}
     assert not table.beyond(config)
     assert table.beyond(tiny('clip'))

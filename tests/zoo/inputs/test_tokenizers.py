@@ -269,8 +269,9 @@ SPIECE_TOKENS = {'</s>': 0, '<unk>': 1, '\u2581': 2, 'a': 3, 'b': 4, '_': 5}
 
 
 def clip(path, **settings):
-    files = {'vocab.json': CLIP, 'merges.txt': '#version: 0.2\na t</w>\n'}
-    files['tokenizer_config.json'] = {'tokenizer_class': 'CLIPTokenizer', **settings}
+    said = {'tokenizer_class': 'CLIPTokenizer', **settings}
+    merges = '#version: 0.2\na t</w>\n'
+    files = {'vocab.json': CLIP, 'merges.txt': merges, 'tokenizer_config.json': said}
     return Tokenizer.from_str(read_tokenizer(folder(path, files)))
 
 
@@ -303,8 +304,8 @@ def siglip(path, kind, **settings):
     """A tokenizer.json of letters, as files of SigLIP have one of whole words."""
     tokenizer = Tokenizer(models.WordLevel(SPIECE_TOKENS, unk_token='<unk>'))
     tokenizer.pre_tokenizer = pre_tokenizers.Split('', 'isolated')
-    files = {'tokenizer.json': tokenizer.to_str()}
-    files['tokenizer_config.json'] = {'tokenizer_class': kind, **settings}
+    said = {'tokenizer_class': kind, **settings}
+    files = {'tokenizer.json': tokenizer.to_str(), 'tokenizer_config.json': said}
     return Tokenizer.from_str(read_tokenizer(folder(path, files)))
 
 

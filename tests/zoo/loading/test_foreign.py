@@ -71,7 +71,7 @@ def test_the_modules_of_sentence_transformers_say_how_to_pool(row, edited):
         'vit, quantized': ('vit-hf', {'quantization_config': {'bits': 4}}, 'quantization_config'),
         'vit, an odd epsilon': ('vit-hf', {'layer_norm_eps': -1.0}, 'norm_eps > 0'),
         'vit, heads of text': ('vit-hf', {'num_attention_heads': 'two'}, 'heads'),
-        'vit timm, attention': ('vit-timm', {'model_args': {'attn_layer': 'diff'}}, 'attn_layer'),
+        'vit timm, attention': ('vit-timm', {'model_args': {'attn_layer': 'rope'}}, 'attn_layer'),
         'vit timm, a pool': ('vit-timm', {'model_args': {'global_pool': 'prr'}}, 'global_pool'),
         'vit timm, an unknown field': ('vit-timm', {'distilled': True}, 'distilled'),
         'vit timm, no pretrained_cfg': ('vit-timm', {'pretrained_cfg': 'none'}, 'config.json'),
