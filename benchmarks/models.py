@@ -71,6 +71,7 @@ CONVNEXT_T = {
     'num_classes': 1000,
 }
 DINOV3_B = {**VIT_B, 'image_size': 256, 'num_classes': 0}
+CLIP_B = {'image_size': 224, 'depth': 12, 'length': 77}
 SWIN_T = {'depths': (2, 2, 6, 2), 'image_size': 224, 'num_classes': 1000}
 GPT2 = {'vocab_size': 50257, 'context': 1024, 'width': 768, 'depth': 12, 'heads': 12}
 NARROW = {**GPT2, 'width': 64, 'heads': 2, 'vocab_size': 512, 'batch': 2, 'length': 64}
@@ -108,6 +109,7 @@ ROWS = {
     ),
     'swin-t': peers('Swin-T forward, 4 images', 'forward', 'swin', **SWIN_T, batch=4),
     'dinov3-b': peers('DINOv3-B/16 forward, 4 images', 'forward', 'eva', **DINOV3_B, batch=4),
+    'clip-b32': peers('CLIP-B/32, 4 images and texts', 'forward', 'clip', **CLIP_B, batch=4),
     'gpt2': peers('GPT-2 forward, 1 x 512 tokens', 'forward', 'gpt2', **GPT2, batch=1, length=512),
     'minilm': peers('MiniLM-L6, 32 x 64 tokens', 'forward', 'bert', **MINILM, batch=32, length=64),
     'gpt2-greedy': peers(
@@ -179,6 +181,7 @@ def small(model: str, sizes: dict[str, Any]) -> dict[str, Any]:
         'eva': {'image_size': 32, 'width': 64, 'heads': 2},
         'resnet': {'image_size': 32, 'depths': (1, 1, 1, 1)},
         'convnext': {'image_size': 32, 'depths': (1, 1, 1, 1), 'widths': (16, 32, 64, 128)},
+        'clip': {'image_size': 32},
         'swin': {'image_size': 64, 'depths': (1, 2, 1, 1)},
         'gpt2': {'width': 64, 'heads': 2, 'vocab_size': 512, 'context': 128},
         'bert': {'width': 64, 'heads': 2, 'vocab_size': 512, 'context': 64},

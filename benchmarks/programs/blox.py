@@ -7,7 +7,7 @@ import jax
 import optax
 
 import blox as bx
-from programs.shared import DECAY, RATE, Program, count, inputs, targets, versions_of
+from programs.shared import DECAY, RATE, Program, count, inputs, targets, texts, versions_of
 
 NAMES = {
     'vit': 'vit-b16',
@@ -16,6 +16,7 @@ NAMES = {
     'swin': 'swin-tiny',
     'eva': 'dinov3-base',
     'gpt2': 'gpt2',
+    'clip': 'clip-b32',
 }
 FIELDS = [
     'width',
@@ -39,6 +40,9 @@ def versions() -> str:
 def create(model: str, sizes: dict[str, Any]) -> Any:
     """Make a model of the catalog with these sizes."""
     overrides = {name: sizes[name] for name in FIELDS if name in sizes}
+    if model == 'clip':
+        depths = dict.fromkeys(('image_depth', 'text_depth'), overrides.pop('depth'))
+        return bx.zoo.create(NAMES[model], **overrides, **depths)
     if 'width' in sizes:
         overrides['mlp_dim'] = 4 * sizes['width']
     if model in ('gpt2', 'bert'):
@@ -54,6 +58,10 @@ def build(work: str, model: str, sizes: dict[str, Any]) -> Program:
     if work == 'init':
         return _anew(partial(bx.zoo.init, net), net)
     x = jax.numpy.asarray(inputs(model, sizes))
+    if model == 'clip':
+        net_of_both, tokens = net, jax.numpy.asarray(texts(sizes))
+        pairs = lambda params, x: (net_of_both(params, x, tokens)[0].logits, params)  # noqa: E731
+        return _forward(pairs, bx.zoo.init(net), x)
     if work == 'compile':
         return _compile(net, x, jax.numpy.asarray(targets(model, sizes)))
     params = bx.zoo.init(net)

@@ -32,6 +32,12 @@ def inputs(model: str, sizes: dict[str, Any], channels_first: bool = False) -> n
     return images.transpose(0, 3, 1, 2) if channels_first else images
 
 
+def texts(sizes: dict[str, Any]) -> np.ndarray:
+    """Return random tokens [batch, length] int32 for a text tower, as many rows as there are images."""
+    shape = sizes['batch'], sizes['length']
+    return np.random.default_rng(2).integers(0, 49408, shape, np.int32)
+
+
 def targets(model: str, sizes: dict[str, Any]) -> np.ndarray:
     """Return random classes: one an image, one a token."""
     shape = (sizes['batch'], sizes['length']) if model == 'gpt2' else (sizes['batch'],)

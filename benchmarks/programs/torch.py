@@ -1,6 +1,7 @@
 """torch at its best on a CPU: inference mode, channels_last images, fused attention and AdamW.
 
-ResNets are torchvision's, ViTs, ConvNeXts and Swins timm's, GPT-2 and BERT those of transformers.
+ResNets are torchvision's, ViTs, ConvNeXts and Swins timm's, GPT-2, BERT and CLIP those of
+transformers.
 """
 
 import os
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from blox.zoo.comparing.parity import import_reference
-from programs.shared import DECAY, RATE, Program, count, inputs, targets, versions_of
+from programs.shared import DECAY, RATE, Program, count, inputs, targets, texts, versions_of
 
 COMPILED = False
 
@@ -41,6 +42,11 @@ def create(model: str, sizes: dict[str, Any]) -> torch.nn.Module:
             return timm.create_model('vit_base_patch16_dinov3', global_pool='token', **common)
         return timm.models.VisionTransformer(**common)
     transformers = import_reference('transformers')
+    if model == 'clip':
+        depth = {'num_hidden_layers': sizes['depth']}
+        images = {**depth, 'image_size': sizes['image_size']}
+        config = transformers.CLIPConfig(text_config=depth, vision_config=images)
+        return transformers.CLIPModel(config)
     if model == 'gpt2':
         config = transformers.GPT2Config(
             vocab_size=sizes['vocab_size'],
@@ -73,11 +79,25 @@ def build(work: str, model: str, sizes: dict[str, Any]) -> Program:
         net, layout = net.to(memory_format=torch.channels_last), torch.channels_last
         x = x.contiguous(memory_format=layout)
     parameters = count(net.parameters())
+    if model == 'clip':
+        tokens, towers = torch.from_numpy(texts(sizes)).long(), net
+        net = Pairs(towers, tokens)
     if work in ('greedy', 'sampled'):
         return Program(_decode(net, x, sizes, work), parameters)
     if work == 'step':
         return Program(_step(net, model, x, torch.from_numpy(targets(model, sizes))), parameters)
     return Program(_forward(net.eval(), model, x), parameters)
+
+
+class Pairs(torch.nn.Module):
+    """Both towers of a CLIP, for always the same texts."""
+
+    def __init__(self, towers: torch.nn.Module, tokens: torch.Tensor) -> None:
+        super().__init__()
+        self.towers, self.tokens = towers, tokens
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.towers(self.tokens, x).logits_per_image
 
 
 def _compiled(function: Any) -> Any:
