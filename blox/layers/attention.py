@@ -207,7 +207,8 @@ class MultiHeadAttention(Module):
 
     def _check_rotary(self, rotary: Rotation, length: int) -> None:
         """Raise ValueError for what would not broadcast, or should not."""
-        if {rotary.cos.shape, rotary.sin.shape} != {(length, self.head_dim / 2)}:
+        pairs, found = self.head_dim / 2, {rotary.cos.shape, rotary.sin.shape}
+        if found not in ({(length, pairs)}, {(length, self.heads, pairs)}):
             raise ValueError(
                 f'{self.path!r} expects a rotation of {length} places, and of half of the '
                 f'{self.head_dim} numbers of a head, found one of {rotary.cos.shape}'

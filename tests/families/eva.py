@@ -46,6 +46,7 @@ ODD = [
         'rope_base': 100,
     },
     {'rope': 'none', 'post_norm': True, 'num_classes': 0, 'in_channels': 1},
+    {'rope': 'mixed', 'rope_order': 'xy', 'rope_base': 10.0, 'registers': 1},
     {
         'k_bias': True,
         'pre_norm': True,
@@ -87,7 +88,8 @@ BROKEN = [
         )
     ),
     ({'positions': 'class'}, "positions 'all', 'patches' or 'none'"),
-    ({'rope': 'mixed'}, "rope 'index', 'centered' or 'none'"),
+    ({'rope': 'spiral'}, 'rope one of index, mixed, centered, none'),
+    ({'rope': 'mixed', 'rope_offset': 1.0}, "no rope_offset with rope 'mixed'"),
     ({'rope': 'index', 'width': 12, 'heads': 2}, 'heads of whole pairs for rows and for columns'),
     ({'rope_base': 1.0}, 'rope_base > 1'),
     ({'rope_grid': (2,)}, 'rope_grid (0, 0), or two positive ints'),
@@ -147,6 +149,10 @@ REFERENCES = {
     'timm dinov3 gated': _TIMM.of('vit_small_plus_patch16_dinov3', mlp_ratio=1.3),
     'timm registers, gap': _TIMM.of('vit_medium_patch16_rope_reg1_gap_256'),
     'timm rope': _TIMM.of('vit_small_patch16_rope_ape_224'),
+    'timm mixed rope': _TIMM.of('vit_small_patch16_rope_mixed_224'),
+    'timm mixed rope, positions': _TIMM.of(
+        'vit_small_patch16_rope_mixed_ape_224', rope_grid_indexing='ij'
+    ),
     'timm pe core': _TIMM.of('vit_pe_core_base_patch16_224', ref_feat_shape=(4, 4)),
     'timm pe lang': _TIMM.of('vit_pe_lang_large_patch14_448', ref_feat_shape=(4, 4)),
     'hf': _HF,
@@ -204,7 +210,7 @@ HONOURED = {
 }
 REFUSED = {
     'timm': {
-        'rope_type': 'mixed',
+        'rope_type': 'spiral',
         'global_pool': 'max',
         'attn_pool_num_heads': 'many',
         'ref_feat_shape': [0, 4],

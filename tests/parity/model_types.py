@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from cases import CASES, pair, transformers
+from libraries import Transformers
 
 from blox.converters import explain, export, layouts, open_source
 from blox.converters.configs import identify, read_config
@@ -51,7 +52,9 @@ def classes() -> Iterator[str]:
     groups: dict[tuple[str, str], list[Any]] = {}
     for case in CASES.values():
         if layouts(case.family)[case.layout].library is TRANSFORMERS:
-            config = getattr(transformers, case.reference.config)
+            reference = case.reference
+            assert isinstance(reference, Transformers)
+            config = getattr(transformers, reference.config)
             groups.setdefault((config.model_type, case.reference.kind), []).append(case)
     for (model_type, kind), cases in sorted(groups.items()):
         worst, same = 0.0, True

@@ -57,20 +57,26 @@ def _widen_transformers(module: Any) -> None:
     module.forward = forward
 
 
-def _widen_difference(module: Any) -> None:
-    tensor = type(module.lambda_q1.data)
+def _widen_call(name: str) -> Callable[[Any], None]:
+    """Have a method of this name take float64 wherever it asks for float32."""
 
-    def compute() -> Any:
-        with mock.patch.object(tensor, 'float', tensor.double):
-            return type(module)._compute_lambda(module)
+    def change(module: Any) -> None:
+        tensor = type(next(module.parameters()).data)
 
-    module._compute_lambda = compute
+        def call(*args: Any, **options: Any) -> Any:
+            with mock.patch.object(tensor, 'float', tensor.double):
+                return getattr(type(module), name)(module, *args, **options)
+
+        setattr(module, name, call)
+
+    return change
 
 
 _BY_CLASS: Mapping[str, Callable[[Any], None]] = {
     'RotaryEmbeddingCat': _widen_timm_index,
     'RotaryEmbeddingDinoV3': _widen_timm_centered,
     'DINOv3ViTRopePositionEmbedding': _widen_transformers,
-    'DiffAttention': _widen_difference,
-    'DiffParallelScalingBlock': _widen_difference,
+    'RotaryEmbeddingMixed': _widen_call('get_embed'),
+    'DiffAttention': _widen_call('_compute_lambda'),
+    'DiffParallelScalingBlock': _widen_call('_compute_lambda'),
 }

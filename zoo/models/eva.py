@@ -8,7 +8,7 @@ positions (arXiv:2403.13298), and Perception Encoders (arXiv:2504.13181).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ from blox.layers import (
     MultiHeadAttention,
 )
 from blox.layers.initializers import TruncatedNormal
+from blox.layers.precision import widen
 from blox.layers.rotary import PAIRS, Rotation, rotation
 from blox.module import Module
 from blox.params import Params
@@ -66,7 +67,8 @@ class EvaConfig(Config):
       registers: how many more do, after it.
       positions: which tokens have a learned position besides: 'all', 'patches' or 'none'.
       rope: what turns queries and keys of patches: 'index', their rows and columns counted from
-        `rope_offset`, 'centered', their centres between -1 and 1 times 2 pi, or 'none'.
+        `rope_offset`, 'mixed', the same, both at once, by learned frequencies of each block and head,
+        'centered', their centres between -1 and 1 times 2 pi, or 'none'.
       rope_base: the lowest frequency is almost its inverse; the highest is 1.
       rope_grid: rows and columns that indices are scaled to; (0, 0) leaves them as they are.
       rope_order: whether rows turn the first half of a head, 'yx', or columns, 'xy'.
@@ -132,11 +134,12 @@ class EvaConfig(Config):
                 else self.pool_heads == self.pool_mlp_dim == 0
             ),
             "positions 'all', 'patches' or 'none'": self.positions in ('all', 'patches', 'none'),
-            "rope 'index', 'centered' or 'none'": self.rope in ('index', 'centered', 'none'),
+            f'rope one of {", ".join(_ROPES)}': self.rope in _ROPES,
             'heads of whole pairs for rows and for columns, where there is rope': self.rope
             == 'none'
             or self.width // self.heads % 4 == 0,
             'rope_base > 1': self.rope_base > 1,
+            "no rope_offset with rope 'mixed'": self.rope != 'mixed' or not self.rope_offset,
             "rope_grid (0, 0), or two positive ints with rope 'index'": self.rope_grid == (0, 0)
             or (has_grid and self.rope == 'index'),
             "rope_order 'yx' or 'xy'": self.rope_order in ('yx', 'xy'),
@@ -162,7 +165,43 @@ class EvaConfig(Config):
         return LayerNorm(graph, eps=self.norm_eps)
 
 
+_ROPES = ('index', 'mixed', 'centered', 'none')
 _trunc_normal = TruncatedNormal(0.02)
+
+
+@dataclass(frozen=True)
+class MixedFrequencies:
+    """Draws frequencies [2, depth, heads, pairs]: half of them across the others, in a random direction."""
+
+    base: float
+
+    def __call__(self, key: jax.Array, shape: Sequence[int], dtype: Any) -> jax.Array:
+        """Draw a direction for each block and head from `key`."""
+        _, depth, heads, pairs = shape
+        size = jnp.asarray(self.base ** -(np.arange(pairs // 2) / (pairs // 2)), dtype)
+        direction = 2 * jnp.pi * jax.random.uniform(key, (depth, heads, 1), dtype)
+        angles = (direction, direction + jnp.pi / 2)
+        axes = ([size[None, None] * wave(a) for a in angles] for wave in (jnp.cos, jnp.sin))
+        return jnp.stack([jnp.concatenate(parts, -1) for parts in axes])
+
+
+def mixed_angles(
+    config: EvaConfig, frequencies: Float[Array, '2 depth heads pairs']
+) -> Float[Array, 'depth tokens heads pairs']:
+    """Return by how much each pair of each head's numbers is turned: not at all for learned tokens."""
+    first, second = _grid_places(config)
+    wide = widen(frequencies)
+    angles = sum(
+        jnp.asarray(places, wide.dtype)[None, :, None, None] * wide[i][:, None]
+        for i, places in enumerate((first.reshape(-1), second.reshape(-1)))
+    )
+    return jnp.pad(angles, ((0, 0), (config.prefix_length, 0), (0, 0), (0, 0)))
+
+
+def _grid_places(config: EvaConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return where patches are, [rows, columns], along the axis that comes first and along the other."""
+    rows, columns = np.meshgrid(_places(config, 0), _places(config, 1), indexing='ij')
+    return (rows, columns) if config.rope_order == 'yx' else (columns, rows)
 
 
 def rope_angles(config: EvaConfig) -> Float[np.ndarray, 'tokens pairs']:
@@ -174,9 +213,9 @@ def rope_angles(config: EvaConfig) -> Float[np.ndarray, 'tokens pairs']:
     frequencies = config.rope_base ** -(np.arange(pairs) / pairs)
     if config.rope == 'centered':
         frequencies = 2 * math.pi * frequencies
-    places = np.meshgrid(_places(config, 0), _places(config, 1), indexing='ij')
-    first, second = places if config.rope_order == 'yx' else reversed(places)
-    angles = np.stack([first, second], -1)[..., None] * frequencies  # [rows, columns, 2, pairs]
+    angles = (
+        np.stack(_grid_places(config), -1)[..., None] * frequencies
+    )  # [rows, columns, 2, pairs]
     patches = angles.reshape(-1, 2 * pairs)
     return np.concatenate([np.zeros((config.prefix_length, 2 * pairs)), patches])
 
@@ -194,8 +233,12 @@ def _places(config: EvaConfig, axis: int) -> Float[np.ndarray, ' patches']:
 class Block(Module):
     """A pre-norm transformer block."""
 
-    def __init__(self, graph: Graph, config: EvaConfig, *, drop_path_rate: float) -> None:
+    def __init__(
+        self, graph: Graph, config: EvaConfig, index: int, *, drop_path_rate: float
+    ) -> None:
         super().__init__(graph)
+        # A float, for blocks that differ in it run under one scan.
+        self.index = float(index) if config.rope == 'mixed' else None
         self.norm1 = config.make_norm(graph.child('norm1'))
         self.attn = MultiHeadAttention(
             graph.child('attn'),
@@ -239,7 +282,7 @@ class Block(Module):
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch tokens width'], Params]:
         y, params = self.norm1(params, x)
-        y, params = self.attn(params, y, rotary=rotary, is_training=is_training)
+        y, params = self.attn(params, y, rotary=self._own(rotary), is_training=is_training)
         if self.ls1 is not None:
             y, params = self.ls1(params, y)
         y, params = self.drop_path1(params, y, is_training=is_training)
@@ -250,6 +293,13 @@ class Block(Module):
             y, params = self.ls2(params, y)
         y, params = self.drop_path2(params, y, is_training=is_training)
         return x + y, params
+
+    def _own(self, rotary: Rotation | None) -> Rotation | None:
+        """Return this block's part of a rotation that each block has its own of."""
+        if self.index is None or rotary is None:
+            return rotary
+        index = jnp.asarray(self.index).astype(jnp.int32)
+        return Rotation(*(jnp.take(table, index, axis=0) for table in rotary))
 
 
 class PostNormBlock(Block):
@@ -263,7 +313,7 @@ class PostNormBlock(Block):
         *,
         is_training: bool = False,
     ) -> tuple[Float[Array, 'batch tokens width'], Params]:
-        y, params = self.attn(params, x, rotary=rotary, is_training=is_training)
+        y, params = self.attn(params, x, rotary=self._own(rotary), is_training=is_training)
         y, params = self.norm1(params, y)
         y, params = self.drop_path1(params, y, is_training=is_training)
         x = x + y
@@ -296,7 +346,7 @@ class Eva(ImageModel):
             self.pre_norm = config.make_norm(graph.child('pre_norm'))
         block = PostNormBlock if config.post_norm else Block
         self.blocks = [
-            block(graph.child(f'block{i}'), config, drop_path_rate=rate)
+            block(graph.child(f'block{i}'), config, i, drop_path_rate=rate)
             for i, rate in enumerate(drop_path_rates(config.drop_path_rate, config.depth))
         ]
         if config.final_norm != 'none':
@@ -320,7 +370,7 @@ class Eva(ImageModel):
         if config.pre_norm:
             x, params = self.pre_norm(params, x)
         yield 'patch_embed', x, params
-        rotary = None if config.rope == 'none' else rotation(rope_angles(config), x.dtype)
+        rotary, params = self._rotary(params, x)
         x, params = yield from block_steps(
             self.blocks, config, params, x, rotary, is_training=is_training
         )
@@ -340,6 +390,18 @@ class Eva(ImageModel):
         if config.num_classes:
             x, params = self.head(params, x)
             yield 'logits', x, params
+
+    def _rotary(self, params: Params, x: jax.Array) -> tuple[Rotation | None, Params]:
+        config = self.config
+        match config.rope:
+            case 'none':
+                return None, params
+            case 'mixed':
+                shape = (2, config.depth, config.heads, config.width // config.heads // 2)
+                init = MixedFrequencies(config.rope_base)
+                frequencies, params = self.get_param(params, 'rope_freqs', shape, init)
+                return rotation(mixed_angles(config, frequencies), x.dtype), params
+        return rotation(rope_angles(config), x.dtype), params
 
     def _embed(
         self, params: Params, images: Float[Array, 'batch height width channels']

@@ -28,6 +28,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
     return (
         *tokens(config, 'cls_token', 'reg_token'),
         *((Rule('eva/pos_embed', 'pos_embed'),) if config.positions != 'none' else ()),
+        *((Rule('eva/rope_freqs', 'rope.freqs'),) if config.rope == 'mixed' else ()),
         *dense('eva/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
         *(norm('eva/pre_norm', 'norm_pre') if config.pre_norm else ()),
         *norm(f'{BLOCK}/norm1', f'{theirs}.norm1'),
@@ -182,7 +183,7 @@ def _read_norm_eps(value: Any, known: Mapping[str, Any]) -> float:
 
 
 _RATIO = times('width')
-_ROPES = one_of({'cat': 'index', 'dinov3': 'centered'})
+_ROPES = one_of({'cat': 'index', 'mixed': 'mixed', 'dinov3': 'centered'})
 _FIELDS = (
     *TIMM_IMAGES,
     Field('patch_size', 'patch_size', 16, PAIR),
