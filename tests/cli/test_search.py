@@ -1,5 +1,6 @@
 """`blox search`, and what other commands do with images and texts of one model."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from commands import DIGITS, blox, fails, printed, write_clip, write_encoder
+from helpers import table
 
 import blox as bx
 
@@ -84,16 +86,89 @@ def test_an_index_of_another_model_is_refused_and_kept(clip, photos, tmp_path):
     index, other = tmp_path / 'index.npz', write_clip(tmp_path / 'other.safetensors', embed_dim=8)
     printed('search', clip, photos, 'a', '--index', index)
     before = index.read_bytes()
-    assert 'is the index of another model' in fails('search', other, photos, 'a', '--index', index)
+    assert 'is the index of another model, or of other weights' in fails(
+        'search', other, photos, 'a', '--index', index
+    )
     assert index.read_bytes() == before
 
 
-@pytest.mark.parametrize('content', [b'', b'nothing', b'PK\x03\x04'])
-def test_what_is_no_index_is_refused_and_kept(clip, photos, tmp_path, content):
-    (tmp_path / 'index.npz').write_bytes(content)
+def saved(**arrays):
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def array():
+    stream = io.BytesIO()
+    np.save(stream, np.zeros(3))
+    return stream.getvalue()
+
+
+ROWS = np.zeros((1, 16), np.float32)
+NO_INDEX = {
+    'empty': b'',
+    'text': b'nothing',
+    'half a zip': b'PK\x03\x04',
+    'an array': array(),
+    'other names': saved(a=ROWS),
+    'no axis': saved(stamps=np.array('a'), vectors=ROWS, model='x'),
+    'more rows': saved(stamps=np.array(['a', 'b']), vectors=ROWS, model='x'),
+    'float64': saved(stamps=np.array(['a']), vectors=ROWS.astype(float), model='x'),
+    'objects': saved(stamps=np.array([1]), vectors=ROWS, model='x'),
+}
+
+
+@table(NO_INDEX)
+def test_what_is_no_index_is_refused_and_kept(row, clip, photos, tmp_path):
+    (tmp_path / 'index.npz').write_bytes(row)
     line = fails('search', clip, photos, 'a', '--index', tmp_path / 'index.npz')
-    assert 'expected an index of blox search' in line
-    assert (tmp_path / 'index.npz').read_bytes() == content
+    assert 'expected an index that blox search wrote' in line
+    assert (tmp_path / 'index.npz').read_bytes() == row
+
+
+def test_an_index_keeps_what_other_folders_hold_and_is_read_alone_if_it_has_all(
+    clip, photos, tmp_path
+):
+    index, more = tmp_path / 'kept' / 'index.npz', shutil.copytree(photos, tmp_path / 'more')
+    index.parent.mkdir()
+    for folder in (photos, more, photos):
+        printed('search', clip, folder, 'a', '--index', index)
+    with np.load(index) as arrays:
+        assert len(arrays['stamps']) == 2 * len([*photos.glob('*.png')])
+    before = index.stat().st_mtime_ns
+    printed('search', clip, more, 'a', '--index', index)
+    assert index.stat().st_mtime_ns == before
+
+
+def test_an_index_that_cannot_be_written_is_said_before_the_work(clip, photos, tmp_path):
+    line = fails('search', clip, photos, 'a', '--index', tmp_path / 'none' / 'index.npz')
+    assert 'its folder is missing or not writable' in line
+
+
+def test_what_is_no_file_is_passed_over_and_what_is_gone_is_reported(clip, photos, tmp_path):
+    (photos / 'folder.png').mkdir()
+    os.mkfifo(photos / 'pipe.png')
+    shutil.copy(photos / '3.png', photos / '._hidden.png')
+    plain = printed('search', clip, photos, 'a', '--top', 99)
+    (photos / 'broken.png').symlink_to(photos / 'nowhere.png')
+    result = blox('search', clip, photos, 'a', '--top', 99)
+    assert (result.exit_code, result.stdout) == (1, plain)
+    assert result.stderr == f'{photos / "broken.png"}: No such file or directory\n'
+
+
+def test_a_file_is_an_image_whatever_it_is_called(clip, photos, tmp_path):
+    shutil.copy(photos / '3.png', tmp_path / 'three')
+    line = printed('search', clip, photos, tmp_path / 'three', '--top', 1)
+    assert line == f' 1.000  {photos / "3.png"}\n'
+    found = json.loads(printed('embed', clip, tmp_path / 'three', photos / '3.png', '--json'))
+    np.testing.assert_array_equal(*found)
+
+
+def test_texts_of_any_length_are_texts(clip, photos):
+    for args in (('search', clip, photos), ('embed', clip)):
+        result = blox(*args, 'a ' * 1000, 'a', '')
+        assert result.exit_code == 0
+        assert 'cut to its first 40 tokens' in result.stderr
 
 
 def test_files_that_cannot_be_read_are_reported_and_tried_again(clip, photos, tmp_path):
@@ -111,6 +186,7 @@ def test_what_cannot_be_searched_is_one_line(clip, photos, tmp_path):
     line = fails('search', 'vit-digits', photos, 'a cat')
     assert "embeds images alone: expected the file of one, found 'a cat'" in line
     assert 'expected a folder of images' in fails('search', clip, photos / '3.png', 'a')
+    assert 'found the folder' in fails('search', clip, photos, photos)
     (tmp_path / 'empty').mkdir()
     assert 'holds no images' in fails('search', clip, tmp_path / 'empty', 'a')
 
@@ -179,19 +255,24 @@ def test_predict_takes_any_labels(tmp_path, photos, bias):
 
 def test_predict_reads_labels_of_a_file(clip, photos, tmp_path):
     (tmp_path / 'labels.txt').write_bytes(b'a cat, asleep\r\n\r\na dog\n')
-    args = ('predict', clip, photos / '3.png', '--top', 9, '--json')
-    (row,) = json.loads(printed(*args, '--labels', f'@{tmp_path / "labels.txt"}'))
-    assert {answer['label'] for answer in row['classes']} == {'a cat, asleep', 'a dog'}
+    args = ('predict', clip, photos / '3.png', '--top', 9, '--template', '{}', '--json')
+    more = ('--labels', f'@{tmp_path / "labels.txt"}', '--labels', 'a fox')
+    (row,) = json.loads(printed(*args, *more))
+    assert {answer['label'] for answer in row['classes']} == {'a cat, asleep', 'a dog', 'a fox'}
 
 
 @pytest.mark.parametrize(
     ('args', 'message'),
     [
         ([], 'knows no labels of its own: name some with --labels'),
-        (['--labels', ' , '], 'knows no labels of its own'),
+        (['--labels', ' , '], "--labels ' , ': expected labels, found none"),
+        (['--labels', '@'], 'expected the name of a file after @'),
+        (['--labels', 'a'], 'divides 100 % among the labels: expected two or more'),
+        (['--labels', 'a,' + 'b' * 60], 'expected a text of at most 40 tokens, found more'),
+        (['--labels', 'a,\udcff'], r"labels and templates in UTF-8, found '\udcff'"),
         (['--labels', 'a,a'], "expected each label once, found 'a' twice"),
-        (['--labels', 'a', '--template', 'b'], "templates with {} for a label, found 'b'"),
-        (['--labels', 'a', '--first', 'b'], 'is for zero-shot-image-classification'),
+        (['--labels', 'a,c', '--template', 'b'], "templates with {} for a label, found 'b'"),
+        (['--labels', 'a,c', '--first', 'b'], 'is for zero-shot-image-classification'),
         (['--labels', '@nowhere.txt'], 'nowhere.txt'),
     ],
 )
@@ -200,5 +281,6 @@ def test_predict_says_what_is_wrong_with_labels(clip, photos, args, message):
 
 
 def test_models_with_labels_of_their_own_take_no_others(photos):
-    line = fails('predict', 'vit-digits', photos / '3.png', '--labels', 'a')
-    assert 'is for image-classification, which takes no labels' in line
+    for option in ('--labels', '--template'):
+        line = fails('predict', 'vit-digits', photos / '3.png', option, 'a')
+        assert 'is for image-classification, which takes no labels and no templates' in line

@@ -1,6 +1,7 @@
 """The command of `blox` that makes embeddings of images and texts: embed."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ _MOST_IN_TABLE = 20
 @click.option('--prompt-name', metavar='NAME', help="One of the model's prompts, put before each.")
 @click.option('--prompt', metavar='TEXT', help='A prompt of your own; an empty one for none.')
 @click.option('--npy', metavar='FILE', help='Write a new .npy file, float32 [inputs, width].')
-@click.option('--csv', metavar='FILE', help='Write a new CSV file: inputs, numbers.')
+@click.option('--csv', metavar='FILE', help='Write a new CSV file; - for stdout.')
 @click.option('--json', 'as_json', is_flag=True, help='Print JSON: a list of numbers each.')
 def embed(
     model: str,
@@ -55,8 +56,8 @@ def embed(
 ) -> None:
     """Embed INPUTS, texts or files and folders of images, for comparing them.
 
-    Prints the cosine of each pair, unless it writes or prints the numbers. Where something cannot be read
-    they are NaN, null in JSON, and the exit code is 1. A CLIP takes both kinds.
+    Prints the cosine of each pair of up to 20, unless it writes or prints the numbers, in the order of INPUTS
+    and of sorted files. Where something cannot be read they are NaN, null in JSON, and the exit code is 1.
 
     \b
     Example: blox embed all-minilm-l6 'A cat sat.' 'A kitten rested.'
@@ -65,25 +66,31 @@ def embed(
     """
     for other, name in ((npy, '--npy'), (csv, '--csv')):
         check_one_output(other, as_json, name)
-        if other:
+        if other is not None and (name, other) != ('--csv', '-'):
             check_free(other)
+    if npy is not None and csv is not None and Path(npy).absolute() == Path(csv).absolute():
+        raise click.UsageError('expected --npy and --csv to name two files, found one.')
     found = find(model)
     items = _items(found.card, model, inputs, file)
-    if not (npy or csv or as_json) and len(items) > _MOST_IN_TABLE:
-        raise ValueError(f'expected --npy, --csv or --json for {len(items)} inputs, found none')
+    is_table = npy is None and csv is None and not as_json
+    if is_table and len(items) > _MOST_IN_TABLE:
+        raise ValueError(
+            f'expected --npy, --csv or --json for {len(items)} inputs, of which a table says '
+            f'nothing: it has {_MOST_IN_TABLE} at most'
+        )
     vectors = _vectors(found, model, items, prompt_name, prompt)
     sound = np.asarray(np.isfinite(vectors).all(1))
-    if npy:
-        _write_npy(npy, vectors, int((~sound).sum()))
-    if csv:
+    if npy is not None:
+        _write_npy(npy, vectors, int((~sound).sum()), err=csv == '-')
+    if csv is not None:
         head = ['input', *map(str, range(vectors.shape[1]))]
         rows = ([item.what, *map(float, row)] for item, row in zip(items, vectors))
         write_csv(csv, [head, *rows], f'{len(items)} rows')
     if as_json:
         rows = [row.tolist() if whole else None for row, whole in zip(vectors, sound)]
         say(json.dumps(rows))
-    if not (npy or csv or as_json):
-        names = [printable(item.what)[:40] for item, whole in zip(items, sound) if whole]
+    if is_table:
+        names = [_shown(item) for item, whole in zip(items, sound) if whole]
         _print_cosines(names, vectors[sound])
     if not sound.all():
         sys.exit(1)
@@ -104,7 +111,7 @@ def _items(card: Card, name: str, inputs: tuple[str, ...], file: str | None) -> 
         raise ValueError(f'{name!r} is for {card.task}, expected {known}')
     items: list[_Item] = []
     for i, given in enumerate(inputs):
-        if takes_images and (not takes_texts or is_image(given) or Path(given).is_dir()):
+        if takes_images and (not takes_texts or is_image(given) or os.path.isdir(given)):
             items += [_Item(path, printable(path)) for path in image_files((given,))]
         else:
             items.append(_Item(given, f'text {i + 1}'))
@@ -143,11 +150,17 @@ def _vectors(
     return vectors
 
 
-def _write_npy(out: str, vectors: np.ndarray, skipped: int) -> None:
+def _shown(item: _Item) -> str:
+    """Return what stands at the start of a line: a text's beginning, or a path's end."""
+    name = printable(item.what)
+    return name[-40:] if isinstance(item.what, Path) else name[:40]
+
+
+def _write_npy(out: str, vectors: np.ndarray, skipped: int, *, err: bool) -> None:
     with atomic_write(out) as stream:
         np.save(stream, vectors)
     left_out = f', {skipped} of them NaN: see above' if skipped else ''
-    say(f'{out}: float32 {list(vectors.shape)}{left_out}')
+    say(f'{out}: float32 {list(vectors.shape)}{left_out}', err=err)
 
 
 def _print_cosines(names: Sequence[str], vectors: np.ndarray) -> None:

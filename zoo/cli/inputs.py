@@ -1,7 +1,8 @@
 """What commands are given: files and folders of images, texts, lines of files."""
 
 import codecs
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -16,26 +17,42 @@ from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor
 from blox.zoo.running import batches
 
 
-def image_files(names: tuple[str, ...]) -> list[Path]:
+def image_files(names: Sequence[str]) -> list[Path]:
     """Return the files named, and the images in the folders named, sorted."""
     files: list[Path] = []
     for name in names:
-        path = Path(name)
         if not name:
             raise ValueError('expected the name of a file or folder, found nothing')
-        if path.is_dir():
-            found = sorted(f for f in path.rglob('*') if f.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise ValueError(f'{name!r} holds no images')
-            files += found
-        else:
-            files.append(path)
+        # Unlike Path's, this holds for names that no file can have.
+        if not os.path.isdir(name):
+            files.append(Path(name))
+            continue
+        found = sorted(_images_in(name))
+        if not found:
+            raise ValueError(f'{name!r} holds no images')
+        files += found
     return files
 
 
+def _images_in(folder: str) -> Iterator[Path]:
+    """Yield the files in a folder and those below it that are called as images are; report what is closed.
+
+    Hidden ones are left out, and what is no file, such as a pipe; links that lead nowhere are not.
+    """
+
+    def closed(error: OSError) -> None:
+        report(printable(error.filename), error.strerror)
+
+    for place, _, names in os.walk(folder, onerror=closed):
+        for path in (Path(place, name) for name in names):
+            is_image = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.')
+            if is_image and (path.is_file() or not path.exists()):
+                yield path
+
+
 def is_image(name: str) -> bool:
-    """Return whether this is called as the file of an image is: no text is meant."""
-    return Path(name).suffix.lower() in IMAGE_SUFFIXES
+    """Return whether this is a file, or called as an image's is: no text is meant."""
+    return os.path.isfile(name) or Path(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def over_images(
@@ -49,13 +66,18 @@ def over_images(
     with tqdm.tqdm(total=len(files), unit='image', leave=False, disable=None) as progress:
 
         def skip(i: int, error: Exception) -> None:
-            report(printable(files[i]), getattr(error, 'strerror', None) or error)
+            report_file(files[i], error)
             progress.update()
 
         for item in batches.run_images(call, params, prepare, files, skip):
             found.append(item)
             progress.update()
     return found
+
+
+def report_file(file: Path, error: Exception) -> None:
+    """Print why a file was left out."""
+    report(printable(file), getattr(error, 'strerror', None) or error)
 
 
 def read_lines(file: str) -> list[str]:

@@ -54,17 +54,15 @@ from blox.zoo.running.scoring import Answer, best, score
 @click.option(
     '--labels',
     metavar='TEXT',
-    default='',
-    help="For a CLIP: 'a cat,a dog', or @FILE with one a line.",
+    multiple=True,
+    help="For a CLIP: 'a cat,a dog', or @FILE of lines, @- stdin.",
 )
 @click.option(
     '--template',
     'templates',
     metavar='TEXT',
     multiple=True,
-    default=(TEMPLATE,),
-    show_default=True,
-    help='Says a label in the place of {}; several count alike.',
+    help=f"Says a label in the place of {{}}; else '{TEMPLATE}'",
 )
 @click.option('--csv', metavar='FILE', help='Write a new CSV file; - for stdout.')
 @AS_JSON
@@ -73,7 +71,7 @@ def predict(
     inputs: tuple[str, ...],
     top: int,
     first: str,
-    labels: str,
+    labels: tuple[str, ...],
     templates: tuple[str, ...],
     csv: str | None,
     as_json: bool,
@@ -89,19 +87,20 @@ def predict(
              blox predict org/squad 'Ann wrote it.' --first 'Who wrote it?'
     """
     check_one_output(csv, as_json, '--csv')
-    if csv and csv != '-':
+    if csv is not None and csv != '-':
         check_free(csv)
     found = find(model)
     card = found.card
-    named = _labels(model, card, labels)
+    named = _labels(model, card, labels, templates)
     if card.task in answers.TASKS:
         rows, is_whole = _answered(found, model, inputs, first, top)
     elif embeds_images(card.task) and not first:
-        rows, is_whole = _classified(found, model, inputs, named, templates, top)
+        says = templates or (TEMPLATE,)
+        rows, is_whole = _classified(found, model, inputs, named, says, top)
     else:
         what = 'a model of texts' if first else 'a model that predicts'
         raise ValueError(f'{model!r} is for {card.task}, expected {what}')
-    if csv:
+    if csv is not None:
         _write_csv(csv, rows, 'value' if card.scores == 'none' else 'probability')
     elif as_json:
         say(json.dumps([_as_json(row, card.scores) for row in rows], indent=2))
@@ -130,10 +129,14 @@ def _shown(row: _Row) -> str:
 def _said(answer: Answer, scores: str) -> str:
     label = printable(answer.label)
     return (
-        f'{label} {answer.score:.4g}'
-        if scores == 'none'
-        else f'{label} {100 * answer.score:5.1f} %'
+        f'{label} {answer.score:.4g}' if scores == 'none' else f'{label} {_percent(answer.score)}'
     )
+
+
+def _percent(score: float) -> str:
+    # Of thousands of labels the best may have less than a tenth of a percent.
+    share = 100 * score
+    return f'{share:5.1f} %' if share >= 0.1 or not share else f'{share:5.1g} %'
 
 
 def _answered(
@@ -157,15 +160,32 @@ def _answered(
     return rows, len(parts) == (1 if card.task == 'multiple-choice' else len(texts))
 
 
-def _labels(model: str, card: Card, labels: str) -> tuple[str, ...]:
+def _labels(
+    model: str, card: Card, given: Sequence[str], templates: Sequence[str]
+) -> tuple[str, ...]:
     """Return the labels that a caller names, of a model that takes them."""
-    found = read_lines(labels[1:]) if labels.startswith('@') else labels.split(',')
-    named = tuple(label for label in map(str.strip, found) if label)
-    if named and card.task != TWO_TOWERS:
-        raise ValueError(f'{model!r} is for {card.task}, which takes no labels')
-    if not named and card.task == TWO_TOWERS:
+    if (given or templates) and card.task != TWO_TOWERS:
+        raise ValueError(f'{model!r} is for {card.task}, which takes no labels and no templates')
+    if card.task != TWO_TOWERS:
+        return ()
+    if not given:
         raise ValueError(f'{model!r} knows no labels of its own: name some with --labels')
-    return named
+    labels: list[str] = []
+    for text in given:
+        if text == '@':
+            raise ValueError('expected the name of a file after @, found nothing')
+        lines = read_lines(text[1:]) if text.startswith('@') else text.split(',')
+        found = [label for label in map(str.strip, lines) if label]
+        if not found:
+            raise ValueError(f'--labels {text!r}: expected labels, found none')
+        labels += found
+    if wrong := [text for text in (*labels, *templates) if not is_utf8(text)]:
+        raise ValueError(f'expected labels and templates in UTF-8, found {wrong[0][:60]!r}')
+    if len(labels) == 1 and card.scores == 'softmax':
+        raise ValueError(
+            f'{model!r} divides 100 % among the labels: expected two or more, found {labels[0]!r}'
+        )
+    return tuple(labels)
 
 
 def _classified(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
 
 from blox.atomic import atomic_write
 from blox.wording import printable
-from blox.zoo.cli.inputs import image_files, is_image
+from blox.zoo.cli.inputs import image_files, is_image, report_file
 from blox.zoo.cli.shared import (
     AS_JSON,
     MODEL,
@@ -27,9 +27,13 @@ from blox.zoo.cli.shared import (
     tokenizer_of,
 )
 from blox.zoo.cli.vectors import embed_files, embed_texts
+from blox.zoo.loading.foreign import needed
 from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.loading.place import Place
-from blox.zoo.running.embedding import embeds_images, embeds_texts
+from blox.zoo.running.embedding import embedding_width, embeds_images, embeds_texts
+
+# Images that are embedded before what is known of them is kept.
+_PORTION = 2048
 
 
 @click.command(epilog=MODEL)
@@ -37,30 +41,26 @@ from blox.zoo.running.embedding import embeds_images, embeds_texts
 @click.argument('folder')
 @click.argument('queries', metavar='QUERY...', nargs=-1, required=True)
 @number('--top', click.IntRange(1), 'How many images for each.', 5)
-@click.option('--index', metavar='FILE', help='Keep embeddings there for the next search.')
+@click.option('--index', metavar='FILE', help='Keep embeddings there, of one model.')
 @AS_JSON
 def search(
     model: str, folder: str, queries: tuple[str, ...], top: int, index: str | None, as_json: bool
 ) -> None:
-    """Find the images in FOLDER that are most like each QUERY, a text or an image.
+    """Find the images in FOLDER that are most like each QUERY.
 
-    Prints their cosines and files. Texts are for models that embed them too, such as a CLIP. Of an index
-    only new and changed images are embedded again.
+    A QUERY is an image's file, or a text for models that embed them too, such as a CLIP. Prints cosines
+    and files. Of an index only images are embedded again that are new, or of another size or time.
 
     \b
     Example: blox search clip-b32 photos/ 'a cat asleep' --index photos.npz
              blox search dinov2-small photos/ cat.jpg --top 10
     """
     found = find(model)
-    _check(found, model, queries)
-    if not Path(folder).is_dir():
-        raise NotADirectoryError(f'expected a folder of images, found {folder!r}')
-    files = image_files((folder,))
-    kept = _Index.read(index, found) if index else _Index.empty()
+    _check(found, model, folder, queries)
+    kept = _Index(index, _model_of(found))
+    files, is_whole = _stamped(image_files((folder,)))
     asked, vectors = _embedded(found, model, queries, files, kept)
-    if index:
-        _Index([*map(_key, files)], vectors).write(index, found)
-    rows = [_best(cosines, files, top) for cosines in _cosines(asked, vectors)]
+    rows = [_best(cosines, [*files], top) for cosines in _cosines(asked, vectors)]
     if as_json:
         said = [{'query': query, 'images': row} for query, row in zip(queries, rows)]
         say(json.dumps(said, indent=2))
@@ -70,12 +70,16 @@ def search(
                 say(f'{printable(query)}:')
             for image in row:
                 say(f'{image["cosine"]:6.3f}  {printable(image["file"])}')
-    if not (np.isfinite(asked).all() and np.isfinite(vectors).all()):
+    if not (is_whole and np.isfinite(asked).all() and np.isfinite(vectors).all()):
         sys.exit(1)
 
 
-def _check(found: Place, name: str, queries: Sequence[str]) -> None:
-    """Raise ValueError where a model embeds no images, or no texts and some are asked for."""
+def _check(found: Place, name: str, folder: str, queries: Sequence[str]) -> None:
+    """Raise ValueError where there is no folder, or a model embeds no images, or no texts that are asked for."""
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(f'expected a folder of images, found {folder!r}')
+    if folders := [query for query in queries if os.path.isdir(query)]:
+        raise ValueError(f'expected texts and files of images, found the folder {folders[0]!r}')
     task = found.card.task
     if not embeds_images(task):
         raise ValueError(f'{name!r} is for {task}, expected a model of images')
@@ -88,24 +92,32 @@ def _check(found: Place, name: str, queries: Sequence[str]) -> None:
 
 
 def _embedded(
-    found: Place, name: str, queries: Sequence[str], files: Sequence[Path], kept: _Index
+    found: Place, name: str, queries: Sequence[str], files: Mapping[Path, str], kept: _Index
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the embeddings of queries, and of files; those that are kept are not made again."""
     card = found.card
     prepare = preprocessor_of(card, name)
-    texts = [query for query in queries if not is_image(query)]
+    texts = [i for i, query in enumerate(queries) if not is_image(query)]
+    images = [i for i in range(len(queries)) if i not in {*texts}]
     prepare_text = text_preprocessor_of(card, tokenizer_of(card, name)) if texts else None
     model, params = read(found, name)
-    images = [Path(query) for query in queries if is_image(query)]
-    new = [file for file in files if _key(file) not in kept.rows]
-    made = dict(zip([*images, *new], embed_files(model, params, prepare, [*images, *new])))
-    said: dict[str, np.ndarray] = {}
+    width = embedding_width(model)
+    rows = kept.rows(files.values(), width)
+    new = [file for file, stamp in files.items() if stamp not in rows]
+    if new:
+        kept.check_free()
+    for start in range(0, len(new), _PORTION):
+        portion = new[start : start + _PORTION]
+        made = embed_files(model, params, prepare, portion)
+        rows |= {files[file]: row for file, row in zip(portion, made)}
+        kept.keep(rows)
+    asked = np.empty((len(queries), width), np.float32)
+    if images:
+        asked[images] = embed_files(model, params, prepare, [Path(queries[i]) for i in images])
     if prepare_text:
-        note = lambda i, what: report(f'query {queries.index(texts[i]) + 1}', what)  # noqa: E731
-        said = dict(zip(texts, embed_texts(model, params, prepare_text, texts, note)))
-    asked = [said[query] if query in said else made[Path(query)] for query in queries]
-    rows = [kept.rows[_key(file)] if _key(file) in kept.rows else made[file] for file in files]
-    return np.stack(asked), np.stack(rows)
+        note = lambda i, what: report(f'query {texts[i] + 1}', what)  # noqa: E731
+        asked[texts] = embed_texts(model, params, prepare_text, [queries[i] for i in texts], note)
+    return asked, np.stack([rows[stamp] for stamp in files.values()])
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -122,65 +134,101 @@ def _best(cosines: np.ndarray, files: Sequence[Path], top: int) -> list[dict[str
 # The index.
 
 
-def _key(file: Path) -> str:
-    """Return what changes when a file does: where it is, its size and when it was written."""
+def _stamped(files: Sequence[Path]) -> tuple[dict[Path, str], bool]:
+    """Return files with what changes when one does: its size, its time and its place; and whether all are there.
+
+    It is asked for before a file is read, so that what changes meanwhile is read again the next time.
+    """
+    found = {}
+    for file in files:
+        try:
+            found[file] = _stamp(file)
+        except OSError as error:
+            report_file(file, error)
+    if not found:
+        raise ValueError('expected images that can be read, found none')
+    return found, len(found) == len(files)
+
+
+def _stamp(file: Path) -> str:
     about = file.stat()
     return f'{about.st_size} {about.st_mtime_ns} {file.resolve()}'
 
 
-class _Index(NamedTuple):
-    """Embeddings of files, as a .npz keeps them.
+def _place(stamp: str) -> str:
+    return stamp.split(' ', 2)[2]
 
-    Attributes:
-      keys: what `_key` says of each.
-      vectors: [files, width], NaN for those that could not be read.
-    """
 
-    keys: list[str]
-    vectors: np.ndarray
+class _Index:
+    """Embeddings by the stamps of their files, kept in a .npz if it has a name, with the model's own stamp."""
 
-    @classmethod
-    def empty(cls) -> _Index:
-        return cls([], np.empty((0, 0), np.float32))
+    def __init__(self, path: str | None, model: str) -> None:
+        self._path, self._model = path, model
+        self._found: dict[str, np.ndarray] = {}
+        if path is not None and os.path.lexists(path):
+            self._found = self._read(path)
+        elif path == '':
+            raise ValueError('expected the name of an index, found nothing')
 
-    @property
-    def rows(self) -> dict[str, np.ndarray]:
-        """Embeddings by key; those that could not be read are tried again."""
-        return {k: row for k, row in zip(self.keys, self.vectors) if np.isfinite(row).all()}
-
-    @classmethod
-    def read(cls, path: str, found: Place) -> _Index:
-        """Read an index; an empty one where there is no file. ValueError for one of another model."""
-        if not Path(path).exists():
-            return cls.empty()
+    def _read(self, path: str) -> dict[str, np.ndarray]:
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                keys, vectors, model = (arrays[name] for name in ('keys', 'vectors', 'model'))
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            with open(path, 'rb') as stream, np.load(stream, allow_pickle=False) as arrays:
+                stamps, vectors, model = (arrays[n] for n in ('stamps', 'vectors', 'model'))
+            if stamps.ndim != 1 or vectors.shape[:1] != stamps.shape or vectors.ndim != 2:
+                raise ValueError(f'arrays of {stamps.shape} and {vectors.shape}')
+            if vectors.dtype != np.float32 or stamps.dtype.kind != 'U':
+                raise ValueError(f'arrays of {stamps.dtype} and {vectors.dtype}')
+        except OSError:
+            raise
+        # NumPy, zipfile and zlib have many kinds of errors for what is no such file.
+        except Exception as error:
+            what = 'expected an index that blox search wrote'
+            raise ValueError(f'{path!r}: {what}, found another file ({error})') from error
+        if str(model) != self._model:
             raise ValueError(
-                f'{path!r}: expected an index of blox search, found: {error}'
-            ) from error
-        if str(model) != _model_of(found):
-            raise ValueError(f'{path!r} is the index of another model: name another file')
-        if vectors.ndim != 2 or len(vectors) != keys.size or vectors.dtype != np.float32:
-            raise ValueError(f'{path!r}: expected an index of blox search, found other arrays')
-        return cls([str(key) for key in keys], vectors)
+                f'{path!r} is the index of another model, or of other weights: name another file'
+            )
+        return dict(zip(map(str, stamps), vectors))
 
-    def write(self, path: str, found: Place) -> None:
-        """Write the index of a model."""
-        with atomic_write(path) as stream:
-            np.savez(stream, keys=self.keys, vectors=self.vectors, model=_model_of(found))
+    def rows(self, stamps: Sequence[str] | Any, width: int) -> dict[str, np.ndarray]:
+        """Return what is known of these files; what could not be read is tried again."""
+        found = {stamp: self._found[stamp] for stamp in stamps if stamp in self._found}
+        if wrong := [row.shape for row in found.values() if row.shape != (width,)]:
+            raise ValueError(
+                f'{self._path!r}: expected embeddings of {width} numbers, found {wrong[0]}'
+            )
+        return {stamp: row for stamp, row in found.items() if np.isfinite(row).all()}
+
+    def check_free(self) -> None:
+        """Raise OSError where nothing can be kept: better before long work than after."""
+        if self._path is not None and not os.access(Path(self._path).absolute().parent, os.W_OK):
+            raise OSError(f'cannot write {self._path!r}: its folder is missing or not writable')
+
+    def keep(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Write these rows, and those of other files, which may be of other folders."""
+        if self._path is None:
+            return
+        places = {*map(_place, rows)}
+        others = {k: row for k, row in self._found.items() if _place(k) not in places}
+        self._found = {**others, **rows}
+        with atomic_write(self._path) as stream:
+            stamps, vectors = [*self._found], np.stack([*self._found.values()])
+            np.savez(stream, stamps=stamps, vectors=vectors, model=self._model)
 
 
 def _model_of(found: Place) -> str:
     """Return what changes when a model does: its card, and its files where the card names no commit."""
     card = found.card
-    files = [] if card.commit else sorted(_files(card.weights or found.folder))
-    return json.dumps([card.fields(), *map(_key, files)], sort_keys=True)
+    files = [] if card.commit else _files(card.weights or found.folder)
+    stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    return json.dumps([card.fields(), stamps], sort_keys=True)
 
 
 def _files(path: Path) -> list[Path]:
-    return [file for file in path.rglob('*') if file.is_file()] if path.is_dir() else [path]
+    """Return the files that a model is read from."""
+    if not path.is_dir():
+        return [path]
+    return [path / name for name in needed([file.name for file in path.iterdir()])]
 
 
 COMMANDS = (search,)

@@ -20,7 +20,7 @@ from blox.zoo.models import families
 
 MODEL = (
     'MODEL is a name that `blox list` prints, a repository of the Hugging Face Hub (org/name or '
-    'org/name@revision), a folder that transformers or timm saved, or a file that blox saved.'
+    'org/name@revision), a folder that transformers, timm or open_clip saved, or a file that blox saved.'
 )
 AS_JSON = click.option('--json', 'as_json', is_flag=True, help='Print JSON.')
 DTYPE = click.option(
@@ -79,6 +79,8 @@ def status(text: str) -> tqdm.tqdm:
 
 def check_free(out: str) -> None:
     """Raise OSError unless a new file can be made at `out`: better before long work than after."""
+    if not out:
+        raise ValueError('expected the name of a file to write, found nothing')
     path = Path(out)
     if os.path.lexists(path):
         raise FileExistsError(f'{out!r} is there already: remove it, or name another')

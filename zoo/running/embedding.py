@@ -1,5 +1,6 @@
 """Embed images and texts, each with the part of a model that does it, and classify by texts alone."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,13 +78,16 @@ def label_embeddings(
     logits of images are `model.similarity(params, image_embedding, labels)`.
 
     Raises ValueError for no labels, for one that is there twice, for a template without `{}`, and for a
-    text that the model cannot take.
+    text that the model cannot take, or not as a whole.
     """
     _check_labels(labels, templates)
     texts = [template.replace('{}', label) for template in templates for label in labels]
     encoded = prepare.encode(texts)
     for text, one in zip(texts, encoded):
-        if wrong := trouble(one, model.config):
+        wrong = trouble(one, model.config)
+        if not wrong and one.is_cut:
+            wrong = f'expected a text of at most {prepare.max_tokens} tokens, found more'
+        if wrong:
             raise ValueError(f'{cut(text, 60)!r}: {wrong}')
     run = text_embedder(model, params, prepare, len(texts))
     rows = {
@@ -111,7 +115,7 @@ def _task(model: Any) -> str:
 def _check_labels(labels: Sequence[str], templates: Sequence[str]) -> None:
     if isinstance(labels, str) or not len(labels):
         raise ValueError(f'expected a list of labels, found {labels!r}')
-    if twice := sorted({label for label in labels if list(labels).count(label) > 1}):
+    if twice := [label for label, count in Counter(labels).items() if count > 1]:
         raise ValueError(f'expected each label once, found {cut(twice[0], 60)!r} twice')
     if isinstance(templates, str) or not len(templates):
         raise ValueError(f'expected a list of templates, found {templates!r}')
