@@ -42,15 +42,19 @@ def identify(path: Path, config: Mapping[str, Any]) -> Identity:
     if not config:
         fail(
             path,
-            'expected a folder with a config.json of transformers or timm; for weights alone '
+            'expected a folder with a config.json of transformers or timm, or an '
+            'open_clip_config.json; for weights alone '
             "name the model that they are of: bx.zoo.load('resnet50', source=PATH)",
         )
     library = library_of(config)
     known = {kind: one for one, table in _tables(library) for kind in table.kinds}
-    name = library.kind(config)
+    try:
+        name = library.kind(config)
+    except ValueError as error:
+        fail(path, f'{library.config}: {error}')
     if library is not TIMM:
         if name not in known:
-            what = f'expected model_type {", ".join(sorted(known))} in config.json'
+            what = f'expected model_type {", ".join(sorted(known))} in {library.config}'
             fail(path, f'{what}, found {name!r}')
         return known[name]
     if name not in timm_names():

@@ -56,9 +56,9 @@ def export(
 
 
 def _joined(fields: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `fields` with more of them, inside of objects too."""
+    """Return `fields` with more of them, inside of objects too, at any depth."""
     inner = {
-        name: {**fields[name], **value}
+        name: _joined(fields[name], value)
         for name, value in more.items()
         if isinstance(value, Mapping)
         and isinstance(fields.get(name), Mapping)

@@ -72,13 +72,13 @@ _PARTS = ('text_config', 'vision_config')
 def _flatten_hf(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a config; those of its parts are called 'text_config.hidden_size' and so on.
 
-    Early files may have a part twice, and 'text_config_dict' is what counts there.
+    Early files of CLIP may have a part twice, and 'text_config_dict' is what counts there.
     """
     flat = dict(config)
-    for part in _PARTS:
-        early = flat.pop(f'{part}_dict', None)
-        if early is not None:
-            flat[part] = early
+    if config.get('model_type') == 'clip':
+        for part in _PARTS:
+            early = flat.pop(f'{part}_dict', None)
+            flat |= {} if early is None else {part: early}
     return flattened(flat, _PARTS)
 
 

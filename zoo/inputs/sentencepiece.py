@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from blox.tensorfile import fail
+from blox.zoo.inputs.tokenizer_bounds import MAX_TOKENS, check_vocabulary
 
 _SPACE = '\u2581'
 # Kinds of pieces.
@@ -45,17 +46,20 @@ def read_sentencepiece(path: Path, content: bytes) -> Tokenizer:
         'each piece once': len({piece.text for piece in pieces}) == len(pieces),
         'finite scores': all(math.isfinite(piece.score) for piece in pieces),
         'no user-defined pieces and no bytes': not kinds,
+        'rules of nmt_nfkc': rules.get('name') == b'nmt_nfkc',
+        'no more than one space in a row': rules.get('remove_extra_whitespaces', 1) == 1,
         'a space before a text': rules.get('add_dummy_prefix', 1) == 1,
         'spaces that are escaped': rules.get('escape_whitespaces', 1) == 1,
         'spaces before words, not after': not trainer.get('treat_whitespace_as_suffix', 0),
     }
     if wrong := [condition for condition, holds in conditions.items() if not holds]:
         fail(path, f'expected {", ".join(wrong)}')
+    # The library frees a tree as deep as the longest piece, on the stack.
+    check_vocabulary(path, {piece.text: i for i, piece in enumerate(pieces)})
     vocabulary = [(piece.text, piece.score) for piece in pieces]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unknown[0], byte_fallback=False))
     steps = [normalizers.Precompiled(charsmap)] if (charsmap := rules.get('charsmap')) else []
-    if rules.get('remove_extra_whitespaces', 1):
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(' {2,}'), ' ')]
+    steps += [normalizers.Strip(), normalizers.Replace(Regex(' {2,}'), ' ')]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE, prepend_scheme='always')
     tokenizer.decoder = decoders.Metaspace(_SPACE, prepend_scheme='always')
@@ -66,6 +70,7 @@ def read_sentencepiece(path: Path, content: bytes) -> Tokenizer:
 _PIECES, _TRAINER, _RULES = 1, 2, 3
 _TRAINER_FIELDS = {3: 'model_type', 24: 'treat_whitespace_as_suffix'}
 _RULE_FIELDS = {
+    1: 'name',
     2: 'charsmap',
     3: 'add_dummy_prefix',
     4: 'remove_extra_whitespaces',
@@ -79,6 +84,8 @@ def _parse(content: bytes) -> tuple[list[_Piece], dict[str, Any], dict[str, Any]
     trainer: dict[str, Any] = {}
     rules: dict[str, Any] = {}
     for number, value in _fields(content):
+        if len(pieces) > MAX_TOKENS:
+            raise ValueError(f'more than {MAX_TOKENS} pieces')
         if number == _PIECES:
             said = dict(_fields(value))
             text, score = said.get(1, b''), said.get(2, bytes(4))

@@ -173,7 +173,7 @@ class TextPreprocessor:
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f'expected a list of texts, found {cut(repr(texts), 60)}')
         encoded = self.encode(texts, prompt_name=prompt_name, prompt=prompt)
-        length = self.padding.length or max(len(text.ids) for text in encoded)
+        length = self.padding.length or max(1, *(len(text.ids) for text in encoded))
         return pad(encoded, len(encoded), length, self.padding)
 
     def encode(

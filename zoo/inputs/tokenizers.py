@@ -72,6 +72,8 @@ _END_OF_WORD = '</w>'
 _CLIP_WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+# Of Python's spaces, which are four more than those of expressions.
+_SINGLE_SPACES = normalizers.Replace(Regex(r'[\s\x1c-\x1f]+'), ' ')
 # Classes of tokenizers that transformers takes for models of a type.
 _CLASSES = {
     'bert': 'BertTokenizer',
@@ -81,6 +83,7 @@ _CLASSES = {
 }
 # What fills texts up, and on which side, where tokenizer_config.json of a class does not say.
 _FILLED: Mapping[str, Mapping[str, str]] = {
+    'CLIPTokenizer': {'pad_token': '<|endoftext|>'},
     'SiglipTokenizer': {'pad_token': '</s>'},
     'GemmaTokenizer': {'pad_token': '<pad>', 'padding_side': 'left'},
     'Siglip2Tokenizer': {'pad_token': '<pad>', 'padding_side': 'left'},
@@ -166,6 +169,8 @@ def _as_configured(path: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) 
         if begin is not None and end is not None:
             pieces = settings['cls_token'], begin, settings['sep_token'], end
             tokenizer.post_processor = _bert_template(*pieces)
+    if kind == 'CLIPTokenizer':
+        _work_as_clip(tokenizer, _settings_of(about, config, _CLIP))
     splitter = tokenizer.pre_tokenizer
     if kind == 'GPT2Tokenizer' and isinstance(splitter, pre_tokenizers.ByteLevel):
         splitter.add_prefix_space = _settings_of(about, config, _GPT2)['add_prefix_space']
@@ -185,7 +190,7 @@ def clean_first(path: Path, text: str, way: str) -> str:
 
     Its repair of wrongly decoded texts and of HTML's entities is left out.
     """
-    spaces = [normalizers.Replace(Regex(r'\s+'), ' '), normalizers.Strip()]
+    spaces = [_SINGLE_SPACES, normalizers.Strip()]
     underscores = normalizers.Replace('_', ' ')
     ways: Mapping[str, Sequence[normalizers.Normalizer]] = {
         'whitespace': spaces,
@@ -202,7 +207,7 @@ def clean_first(path: Path, text: str, way: str) -> str:
 def _canonical(*, lower_case: bool) -> list[normalizers.Normalizer]:
     """Return what SigLIP does before all else: no capitals, no punctuation of ASCII, single spaces."""
     punctuation = Regex(f'[{re.escape(string.punctuation)}]')
-    steps = [normalizers.Replace(punctuation, ''), normalizers.Replace(Regex(r'\s+'), ' ')]
+    steps = [normalizers.Replace(punctuation, ''), _SINGLE_SPACES]
     return [*[normalizers.Lowercase()] * lower_case, *steps, normalizers.Strip()]
 
 
@@ -254,7 +259,7 @@ def _library(path: Path, expected: str) -> Iterator[None]:
 def _read_gpt2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Make a byte-level BPE of vocab.json and merges.txt."""
     settings = _read_settings(folder, config, 'GPT2Tokenizer', _GPT2)
-    tokenizer, _ = _read_bpe(folder, settings)
+    tokenizer = _read_bpe(folder, settings)
     add_space = settings['add_prefix_space']
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_space)
     tokenizer.decoder = decoders.ByteLevel()
@@ -264,9 +269,15 @@ def _read_gpt2(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
 def _read_clip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """Make a BPE of lower-case words, whose last token has a mark of its own, between two special tokens."""
     settings = _read_settings(folder, config, 'CLIPTokenizer', _CLIP)
-    tokenizer, vocabulary = _read_bpe(
+    tokenizer = _read_bpe(
         folder, settings, end_of_word_suffix=_END_OF_WORD, unk_token=settings['unk_token']
     )
+    _work_as_clip(tokenizer, settings)
+    return tokenizer
+
+
+def _work_as_clip(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
+    """Do as transformers' CLIPTokenizer around a tokenizer's vocabulary, whatever its file says."""
     spaces = normalizers.Replace(Regex(r'\s+'), ' ')
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), spaces, normalizers.Lowercase()]
@@ -277,23 +288,19 @@ def _read_clip(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    begin, end = settings['bos_token'], settings['eos_token']
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (end, vocabulary[end]),
-        (begin, vocabulary[begin]),
-        trim_offsets=False,
-        add_prefix_space=False,
-    )
     tokenizer.decoder = decoders.Sequence(
         [decoders.ByteLevel(), decoders.Replace(_END_OF_WORD, ' ')]
     )
-    return tokenizer
+    begin, end = settings['bos_token'], settings['eos_token']
+    begin_id, end_id = tokenizer.token_to_id(begin), tokenizer.token_to_id(end)
+    if begin_id is not None and end_id is not None:
+        tokenizer.post_processor = processors.RobertaProcessing(
+            (end, end_id), (begin, begin_id), trim_offsets=False, add_prefix_space=False
+        )
 
 
-def _read_bpe(
-    folder: Path, settings: Mapping[str, Any], **options: Any
-) -> tuple[Tokenizer, dict[str, int]]:
-    """Make a BPE of vocab.json and merges.txt with its special tokens; return its ids by token too."""
+def _read_bpe(folder: Path, settings: Mapping[str, Any], **options: Any) -> Tokenizer:
+    """Make a BPE of vocab.json and merges.txt with its special tokens."""
     path = folder / 'vocab.json'
     vocabulary = parse_json(path, _read_text(path), 'the file')
     check_vocabulary(path, vocabulary)
@@ -302,7 +309,7 @@ def _read_bpe(
     with _library(folder / 'merges.txt', 'expected merges of tokens in vocab.json'):
         tokenizer = Tokenizer(models.BPE(vocabulary, merges, **options))
     tokenizer.add_special_tokens(special)
-    return tokenizer, vocabulary
+    return tokenizer
 
 
 def _read_merges(path: Path, tokens: int) -> list[tuple[str, str]]:

@@ -71,20 +71,23 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
     """
     family, layout = identify(source.path, source.config)
     table = converters.layouts(family.name)[layout]
+    library = library_of(source.config)
     try:
         config = family.override(family.config(), read_config(table, source, task))
     except CheckpointError:
         raise
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        fail(source.path, f'config.json: {error}')
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        fail(source.path, f'{library.config}: {error}')
     count = family.count_classes(config)
     labels = _labels(source.config, count)
     kind = str(source.config.get('model_type'))
     preprocessor = _preprocessor(source, layout, family, config)
     tokenizer = read_tokenizer(source.path, kind)
-    if tokenizer and library_of(source.config) is OPEN_CLIP:
-        tokenizer = clean_first(source.path, tokenizer, _cleaning(source.config))
+    if tokenizer and library is OPEN_CLIP:
+        tokenizer = _cleaned(source, tokenizer)
     tokenizer_config = read_tokenizer_config(source.path, kind) if tokenizer else {}
+    # open_clip cuts texts to the model's context, whatever tokenizers say of themselves.
+    limit = 0 if library is OPEN_CLIP else tokenizer_config.get('model_max_length')
     try:
         return Card(
             name,
@@ -96,7 +99,7 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
             scores=_scores(source.config, config, family.task_of(config), count),
             tokenizer=tokenizer,
             tokenizer_config=tokenizer_config,
-            texts=_texts(source, tokenizer_config),
+            texts=_texts(source, limit),
             generation=_generation(source),
             layout=layout,
         )
@@ -106,10 +109,15 @@ def read_card(source: Source, name: str, task: str = '') -> Card:
         fail(source.path, str(error))
 
 
-def _cleaning(config: Mapping[str, Any]) -> str:
-    """Return what open_clip does with a text before its tokenizer."""
-    texts = config.get('model_cfg', {}).get('text_cfg') or {}
-    return str((texts.get('tokenizer_kwargs') or {}).get('clean', 'whitespace'))
+def _cleaned(source: Source, tokenizer: str) -> str:
+    """Return a tokenizer that begins as open_clip does; '', with a warning, if it does more than cleaning."""
+    said = OPEN_CLIP.flatten(source.config)
+    given, mode = (said.get(f'text_cfg.tokenizer_{name}') or {} for name in ('kwargs', 'mode'))
+    if mode or not isinstance(given, Mapping) or any(given[name] for name in {*given} - {'clean'}):
+        what = '%s: it prepares texts as is not known here: tokenizer_mode %r, tokenizer_kwargs %r'
+        _LOG.warning(what, source.path, mode or None, given)
+        return ''
+    return clean_first(source.path, tokenizer, str(given.get('clean', 'whitespace')))
 
 
 def _scores(said: Mapping[str, Any], config: Any, task: str, count: int) -> str:
@@ -123,12 +131,14 @@ def _scores(said: Mapping[str, Any], config: Any, task: str, count: int) -> str:
     raise ValueError(f'expected problem_type {", ".join(SCORES.values())}, found {problem!r}')
 
 
-def _texts(source: Source, tokenizer: Mapping[str, Any]) -> TextSettings:
-    """Return how sentence-transformers prepares texts, as far as the folder says."""
+def _texts(source: Source, limit: Any) -> TextSettings:
+    """Return how sentence-transformers prepares texts, as far as the folder says.
+
+    `limit` is what its tokenizer cuts texts to.
+    """
     said = source.read_object(_SENTENCES) if source.has(_SENTENCES) else {}
-    limit = said.get('max_seq_length')
-    if limit is None:
-        limit = tokenizer.get('model_max_length', 0)
+    limits = (said.get('max_seq_length'), limit, 0)
+    limit = next(limit for limit in limits if limit is not None)
     # Where there is no limit, transformers writes 1e30.
     is_limit = (
         not isinstance(limit, bool) and isinstance(limit, int | float) and limit == limit // 1
@@ -224,6 +234,8 @@ def _said_preprocessor(
         return ImagePreprocessor.from_timm(source.config.get('pretrained_cfg', source.config))
     if library_of(source.config) is OPEN_CLIP:
         said = source.config.get('preprocess_cfg') or {}
+        if not isinstance(said, Mapping):
+            raise ValueError(f'expected preprocess_cfg to be an object, found {said!r}')
         return ImagePreprocessor.from_open_clip(said, size)
     said = source.read_object(_PROCESSOR) if source.has(_PROCESSOR) else {}
     fields = said.get('image_processor')

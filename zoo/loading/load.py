@@ -224,6 +224,8 @@ def _padding(found: Card, tokenizer: Tokenizer) -> Padding:
     length = getattr(found.config, 'text_length', 0)
     if not length:
         return Padding()
+    # What cuts a text is how long it is made, too.
+    length = min(found.texts.max_tokens or length, length)
     token = special_token(found.tokenizer_config, 'pad_token', '')
     id = tokenizer.token_to_id(token)
     if id is None:

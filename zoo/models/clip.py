@@ -48,8 +48,8 @@ class CLIPConfig(Config):
       vocab_size, context: how many tokens there are, and how many of them a text may have.
       text_causal: whether each token sees only those before it.
       text_pool: which token's output stands for a text: the first 'end' token's, that of the 'highest'
-        id, which is the end's in CLIP's own vocabulary, or the 'last' one's, whatever it is: such texts
-        are all of one length, filled up to the `context`.
+        id, which is the end's in CLIP's own vocabulary, or the 'last' one's, whatever it is.
+        Where what fills a text up is seen so, or by all tokens, texts are of one length, the `context`.
       end_token: the id of the 'end'; -1 in other pools.
       text_bias: whether the projection of texts has a bias.
       logit_bias: whether similarities have one: pairs are then judged each by itself, by a sigmoid,
@@ -127,8 +127,9 @@ class CLIPConfig(Config):
 
     @property
     def text_length(self) -> int:
-        """How many tokens each text is filled up to; 0 where its own will do."""
-        return self.context if self.text_pool == 'last' else 0
+        """How many tokens each text is filled up to, where they are seen; 0 where its own will do."""
+        is_seen = self.text_pool == 'last' or not self.text_causal
+        return self.context if is_seen else 0
 
     @property
     def scores(self) -> str:
@@ -216,6 +217,8 @@ class TextTower(Module):
         )
 
     def _steps(self, params: Params, tokens: jax.Array, is_training: bool) -> Steps:
+        if tokens.ndim != 2:
+            raise ValueError(f'{self.path!r} expects ids [texts, length], found {tokens.shape}')
         check_tokens(self, tokens)
         x, params = self.token_embed(params, tokens)
         places, params = self.pos_embed(params, jnp.arange(tokens.shape[1])[None])

@@ -75,14 +75,16 @@ def _inputs(model: Any, task: str) -> dict[str, jax.ShapeDtypeStruct]:
     first, *_ = model.example_inputs()
     if task == 'image-classification':
         return {'images': _symbolic(first, 'batch')}
-    scope = export.SymbolicScope([f'length <= {model.config.context}'])
+    limits = [f'length <= {model.config.context}']
     if task == 'zero-shot-image-classification':
-        length = model.config.text_length or 'length'
-        shape = export.symbolic_shape(f'texts, {length}', scope=scope)
+        fixed = model.config.text_length
+        # A scope may speak of no axis that is not there.
+        scope = export.SymbolicScope([] if fixed else limits)
+        shape = export.symbolic_shape(f'texts, {fixed or "length"}', scope=scope)
         tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
         return {'images': _symbolic(first, 'images', scope), 'tokens': tokens}
     axes = 'batch, choices, length' if task == 'multiple-choice' else 'batch, length'
-    shape = export.symbolic_shape(axes, scope=scope)
+    shape = export.symbolic_shape(axes, constraints=limits)
     takes = {
         'text-generation': ('tokens',),
         'feature-extraction': ('tokens',),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blox import converters
-from blox.converters.mapping.libraries import OPEN_CLIP, TIMM
+from blox.converters.mapping.libraries import OPEN_CLIP, TIMM, Library
 from blox.converters.target import layouts_of, meant
 from blox.params import Params
 from blox.zoo.architecture.fit import check_fit
@@ -59,7 +59,7 @@ def _extra(card: Card, format: str) -> dict[str, Any]:
     """Return the files and fields of config.json that say what a card knows beside the weights."""
     table = converters.layouts(card.family).get(format)
     library = table.library if table else None
-    files = _of_texts(card) if card.tokenizer else {}
+    files = _of_texts(card, library) if card.tokenizer else {}
     if library is TIMM:
         return {**files, 'config.json': _for_timm(card)}
     if library is OPEN_CLIP:
@@ -84,10 +84,20 @@ def _for_timm(card: Card) -> dict[str, Any]:
 
 
 def _for_open_clip(card: Card) -> dict[str, Any]:
-    if not card.preprocessor:
-        return {}
-    prepare = dataclasses.replace(card.preprocessor, **_LIKE_TORCHVISION)
-    return {'preprocess_cfg': prepare.to_open_clip()}
+    fields: dict[str, Any] = {}
+    if card.preprocessor:
+        prepare = dataclasses.replace(card.preprocessor, **_LIKE_TORCHVISION)
+        fields['preprocess_cfg'] = prepare.to_open_clip()
+    if card.tokenizer and not _has_tokenizer_of_clip(card):
+        # Any name makes it take the tokenizer of its folder, and not its own.
+        fields['model_cfg'] = {'text_cfg': {'hf_tokenizer_name': 'tokenizer'}}
+    return fields
+
+
+def _has_tokenizer_of_clip(card: Card) -> bool:
+    """Return whether open_clip's own tokenizer, which its folders need no files for, is the card's."""
+    kind = str(card.tokenizer_config.get('tokenizer_class')).removesuffix('Fast')
+    return kind == 'CLIPTokenizer' and card.config.vocab_size == 49408
 
 
 def _for_transformers(card: Card) -> dict[str, Any]:
@@ -102,7 +112,7 @@ def _for_transformers(card: Card) -> dict[str, Any]:
     return fields
 
 
-def _of_texts(card: Card) -> dict[str, Any]:
+def _of_texts(card: Card, library: Library | None) -> dict[str, Any]:
     """Return the files of a card's tokenizer, of what it generates and of how it prepares texts."""
     tokenizer = parse_tokenizer(Path(card.name), card.tokenizer)
     ends = getattr(card.config, 'end_tokens', ())
@@ -114,7 +124,9 @@ def _of_texts(card: Card) -> dict[str, Any]:
         generation = {'bos_token_id': ends[0], **generation, 'eos_token_id': _one_or_all(ends)}
     ids = {name: id for name, id in generation.items() if name in ('bos_token_id', 'pad_token_id')}
     said = dict(card.tokenizer_config) or usual
-    if said.get('tokenizer_class') in NEEDS_SPIECE:
+    # The others do with a text what their tokenizer.json says, and more where open_clip cleaned it.
+    is_open_clip = library is OPEN_CLIP and not _has_tokenizer_of_clip(card)
+    if is_open_clip or said.get('tokenizer_class') in NEEDS_SPIECE:
         said = {**said, 'tokenizer_class': usual['tokenizer_class']}
     files = {
         'tokenizer.json': card.tokenizer,

@@ -6,7 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from blox.converters.mapping.fields import PAIR, Field, Via, fixed, one_of, read_fields, times
+from blox.converters.mapping.fields import (
+    PAIR,
+    Field,
+    Via,
+    fixed,
+    is_number,
+    one_of,
+    read_fields,
+    times,
+)
 from blox.converters.mapping.libraries import OPEN_CLIP, nested, timm_names
 from blox.converters.mapping.parts import NHWC, dense, norm
 from blox.converters.mapping.rules import Rule, Table
@@ -111,11 +120,10 @@ _TRUNK_LAYERS = (
 
 
 def _read_eps(value: Any, known: Mapping[str, Any]) -> float:
-    if value is None:
-        return 1e-5
-    if not isinstance(value, Mapping) or set(value) != {'eps'} or type(value['eps']) is not float:
-        raise ValueError('eps alone')
-    return value['eps']
+    said = value or {}
+    if not isinstance(said, Mapping) or set(said) - {'eps'} or not is_number(said.get('eps', 0)):
+        raise ValueError('eps alone, a number')
+    return float(said.get('eps', 1e-5))
 
 
 _EPS = Via(_read_eps, lambda eps, known: None if eps == 1e-5 else {'eps': eps}, takes_any=True)
@@ -127,7 +135,7 @@ def _activation(tower: str, part: str) -> tuple[Field, ...]:
     ours = f'{tower}_activation'
 
     def read(value: Any, known: Mapping[str, Any]) -> str:
-        if value is None:
+        if not value or value == {'approximate': 'none'}:
             return known[ours]
         if value != _TANH or known[ours] != 'gelu':
             raise ValueError(f'{_TANH}, and no quick_gelu')
@@ -154,8 +162,16 @@ _END = Via(
     lambda end, known: end if known['text_pool'] == 'end' else -1,
     lambda end, known: max(end, 0) if known['text_pool'] == 'end' else 2,
 )
+
+
+def _positive(width: int) -> int:
+    if width < 1:
+        raise ValueError('a positive integer')
+    return width
+
+
 _HEADS = Via(
-    lambda width, known: known['image_width'] // width,
+    lambda width, known: known['image_width'] // _positive(width),
     lambda heads, known: known['image_width'] // heads,
 )
 # What no model of ours has, in any part.
@@ -254,32 +270,42 @@ def _towers() -> dict[str, dict[str, Any]]:
     return {name: tower for name, tower, fields in forms if fields == plain}
 
 
-def _read_tower(ours: str) -> Callable[[Any, Mapping[str, Any]], Any]:
+def _of_tower(ours: str) -> Via:
+    """Read a field of ours from the name of timm's tower, and write the name of the one that has all."""
+
     def read(name: Any, known: Mapping[str, Any]) -> Any:
-        if name not in _towers():
+        if not isinstance(name, str) or name not in _towers():
             raise ValueError('one of ' + ', '.join(_towers()))
         return _towers()[name][ours]
 
-    return read
+    def write(value: Any, known: Mapping[str, Any]) -> str:
+        name, tower = _nearest_tower(known)
+        if value != tower[ours]:
+            raise ValueError(f"{tower[ours]!r} as timm's nearest tower, {name}, has it")
+        return name
+
+    return Via(read, write, takes_any=True)
 
 
-def _write_tower(value: Any, known: Mapping[str, Any]) -> str:
-    wanted = {ours: known[ours] for ours in _TOWER}
-    names = [name for name, tower in _towers().items() if tower == wanted]
+def _nearest_tower(known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name of timm's tower that is most like ours, and its fields."""
     # A name says the size of images at its end.
-    names = [name for name in names if known['image_size'] == 2 * (int(name.rpartition('_')[2]),)]
-    if not names:
-        raise ValueError('that of an image tower that timm has')
-    return names[0]
+    towers = {
+        name: {**tower, 'image_size': 2 * (int(name.rpartition('_')[2]),)}
+        for name, tower in _towers().items()
+    }
+    return max(towers.items(), key=lambda item: sum(known[n] == x for n, x in item[1].items()))
+
+
+def _write_size(size: tuple[int, int], known: Mapping[str, Any]) -> Any:
+    _of_tower('image_size').write(size, known)
+    return PAIR.write(size, known)
 
 
 _NAME = 'vision_cfg.timm_model_name'
 _TRUNK_FIELDS = (
-    Field('image_size', 'vision_cfg.image_size', 224, PAIR),
-    *(
-        Field(ours, _NAME, None, Via(_read_tower(ours), _write_tower, takes_any=True))
-        for ours in _TOWER
-    ),
+    Field('image_size', 'vision_cfg.image_size', 224, dataclasses.replace(PAIR, write=_write_size)),
+    *(Field(ours, _NAME, None, _of_tower(ours)) for ours in _TOWER),
     *_of('vision_cfg', timm_pool='map', timm_proj='none', timm_proj_bias=False),
     *_TEXT_FIELDS,
 )

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from blox.converters.mapping.fields import Field, Via, fixed, pair_of
+from blox.converters.mapping.heads import architectures
 from blox.converters.mapping.libraries import TRANSFORMERS, nested
 from blox.converters.mapping.parts import ACTIVATION_OF_TORCH, NHWC, dense, merged, norm
 from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, T, squeeze
+from blox.converters.sources.source import Source
 from blox.converters.tables.clip.parts import FORMS, ROW
 
 
@@ -180,6 +182,19 @@ def _header(kind: str, name: str) -> Callable[[Any, Mapping[str, Any]], dict[str
     return header
 
 
+def _beside(name: str, form: Mapping[str, Any]) -> Callable[[Source, Any], dict[str, Any]]:
+    """Add what a kind stands for; ValueError for a folder with a head on its towers."""
+
+    def beside(source: Source, ours: Any) -> dict[str, Any]:
+        found = architectures(source.config)
+        if found and found[0] != f'{name}Model':
+            expected = f'{name}Model, both towers without a head'
+            raise ValueError(f'architectures {found[0]!r} (expected {expected})')
+        return {**form}
+
+    return beside
+
+
 def _table(
     kind: str,
     name: str,
@@ -200,9 +215,10 @@ def _table(
         neutral=(
             'initializer_factor',
             r'(text|vision)_config\.(initializer_factor|projection_dim|dropout)',
+            '(text|vision)_config_dict',
             'logit_scale_init_value',
         ),
-        beside=lambda source, ours: dict(form),
+        beside=_beside(name, form),
         header=_header(kind, name),
         # Positions in order, in early files.
         ignored=(r'(text|vision)_model\.embeddings\.position_ids',),

@@ -1,5 +1,6 @@
 """CLIP's and SigLIP's files: settings of parts, early files, open_clip's."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,7 +83,116 @@ def test_a_siglip_of_another_head_is_as_wide_as_its_images(tmp_path):
         bx.zoo.load(tmp_path)
 
 
+def test_a_head_on_the_towers_is_refused(tmp_path):
+    written(tmp_path)
+    edit(tmp_path, lambda config: config.update(architectures=['CLIPForImageClassification']))
+    with pytest.raises(CheckpointError, match=r'ImageClassification.*expected CLIPModel'):
+        bx.zoo.load(tmp_path)
+
+
 # open_clip.
+
+
+CONFIG = 'open_clip_config.json'
+
+
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (lambda config: config.update(model_cfg=[1]), 'model_cfg to be an object'),
+        (lambda config: config['model_cfg'].update(vision_cfg=3), 'vision_cfg to be an object'),
+        (lambda config: config['model_cfg'].update(text_cfg=[1]), 'text_cfg to be an object'),
+        (lambda config: config['model_cfg']['text_cfg'].update(mlp_ratio=1e999), 'Infinity'),
+        (lambda config: config['model_cfg']['text_cfg'].update(mlp_ratio=1e308), 'infinity'),
+    ],
+)
+def test_a_malformed_config_is_refused_by_the_name_of_its_file(tmp_path, change, expected):
+    written(tmp_path, 'open_clip')
+    edit(tmp_path, change, CONFIG)
+    with pytest.raises(CheckpointError, match=CONFIG) as caught:
+        bx.zoo.load(tmp_path)
+    assert expected in str(caught.value)
+
+
+def test_settings_that_say_what_holds_anyway_change_nothing(tmp_path):
+    model, _ = written(tmp_path, 'open_clip', image_activation='gelu', text_activation='gelu')
+
+    def change(config):
+        for part in ('vision_cfg', 'text_cfg'):
+            config['model_cfg'][part] |= {'norm_kwargs': {}, 'act_kwargs': {'approximate': 'none'}}
+        config['model_cfg']['text_cfg']['norm_kwargs'] = {'eps': 1}
+
+    edit(tmp_path, change, CONFIG)
+    found = bx.zoo.load(tmp_path)[0].config
+    assert found == dataclasses.replace(model.config, text_norm_eps=1.0)
+
+
+def test_preprocessing_that_is_no_object_leaves_the_model(tmp_path, caplog):
+    written(tmp_path, 'open_clip')
+    edit(tmp_path, lambda config: config.update(preprocess_cfg=[1]), CONFIG)
+    assert bx.zoo.read_card(tmp_path).preprocessor is None
+    assert 'expected preprocess_cfg to be an object' in caplog.text
+
+
+def with_tokenizer(folder, **texts):
+    """Put a tokenizer beside an open_clip folder, with what its config says of texts."""
+    model, params = written(folder, 'open_clip', vocab_size=len(VOCABULARY))
+    edit(folder, lambda config: config['model_cfg']['text_cfg'].update(texts), CONFIG)
+    (folder / 'vocab.json').write_text(json.dumps(VOCABULARY))
+    (folder / 'merges.txt').write_text('')
+    said = {'tokenizer_class': 'CLIPTokenizer', 'model_max_length': 3}
+    (folder / 'tokenizer_config.json').write_text(json.dumps(said))
+    return model, params
+
+
+VOCABULARY = {
+    token: i
+    for i, token in enumerate(
+        [*'abc', *(f'{x}</w>' for x in 'abc'), '<|startoftext|>', '<|endoftext|>']
+    )
+}
+TEXTS = ['a b\x1c c', ' ABC ']
+
+
+def test_texts_are_cut_to_the_context_whatever_a_tokenizer_says(tmp_path):
+    model, _ = with_tokenizer(tmp_path)
+    assert model.config.context > 3
+    assert bx.zoo.text_preprocessor(tmp_path).max_tokens == model.config.context
+
+
+@pytest.mark.parametrize(
+    'texts',
+    [
+        {'tokenizer_kwargs': {'strip_sep_token': True}},
+        {'tokenizer_kwargs': [1]},
+        {'tokenizer_mode': 'clips'},
+    ],
+)
+def test_tokenizers_that_do_more_are_left_out(tmp_path, caplog, texts):
+    with_tokenizer(tmp_path, **texts)
+    assert not bx.zoo.read_card(tmp_path).tokenizer
+    assert 'prepares texts as is not known here' in caplog.text
+
+
+def test_settings_of_tokenizers_that_change_nothing_are_read_over(tmp_path):
+    with_tokenizer(tmp_path, tokenizer_kwargs={'strip_sep_token': False, 'clean': 'lower'})
+    assert bx.zoo.read_card(tmp_path).tokenizer
+
+
+def test_an_exported_tokenizer_is_the_one_that_open_clip_takes(tmp_path):
+    model, params = with_tokenizer(tmp_path / 'a')
+    card = bx.zoo.read_card(tmp_path / 'a')
+    bx.zoo.export(tmp_path / 'b', model, params, 'open_clip', card=card)
+    made = json.loads((tmp_path / 'b' / CONFIG).read_text())
+    assert made['model_cfg']['text_cfg']['hf_tokenizer_name']
+    assert made['model_cfg']['text_cfg']['context_length'] == model.config.context
+    said = json.loads((tmp_path / 'b' / 'tokenizer_config.json').read_text())
+    # Others make their own of a vocabulary, without what open_clip did before.
+    assert said['tokenizer_class'] == 'PreTrainedTokenizerFast'
+    assert said['pad_token'] == '<|endoftext|>'
+    before, after = (bx.zoo.text_preprocessor(tmp_path / name)(TEXTS) for name in 'ab')
+    np.testing.assert_array_equal(before.tokens, after.tokens)
+    np.testing.assert_array_equal(before.tokens[1, :4], [6, 0, 1, 5])
 
 
 def test_texts_may_have_a_prefix(tmp_path):
@@ -101,6 +211,8 @@ def test_texts_may_have_a_prefix(tmp_path):
     [
         ('vision_cfg', {'layers': [3, 4, 6, 3]}, 'vision_cfg.layers'),
         ('vision_cfg', {'timm_model_name': 'resnet50'}, 'expected one of vit_base_patch16_siglip'),
+        ('vision_cfg', {'timm_model_name': [1]}, 'expected one of vit_base_patch16_siglip'),
+        ('vision_cfg', {'head_width': 0}, 'vision_cfg.head_width 0 (expected a positive integer)'),
         ('vision_cfg', {'attentional_pool': True}, 'vision_cfg.attentional_pool True'),
         ('vision_cfg', {'act_kwargs': {'approximate': 'tanh'}}, 'vision_cfg.act_kwargs'),
         ('text_cfg', {'norm_kwargs': {'bias': False}}, 'text_cfg.norm_kwargs'),
@@ -130,7 +242,9 @@ def test_image_towers_of_timm_are_known_by_their_names(name):
     config = bx.zoo.create(name, **TRUNK).config
     table = layouts('clip')['open_clip_timm']
     if name != 'siglip2-giant':
-        with pytest.raises(ValueError, match='that of an image tower that timm has'):
+        with pytest.raises(
+            ValueError, match=r"expected 'gelu' as timm's nearest tower, vit_\w+_siglip_\d+, has it"
+        ):
             write_config(table, config)
         config = bx.zoo.create(name, **TRUNK, image_activation='gelu').config
     made = write_config(table, config)

@@ -294,6 +294,13 @@ def test_clip_lowers_splits_and_marks_the_ends_of_words(tmp_path, text, tokens):
         assert tokenizer.decode(found.ids).strip() == spelled
 
 
+def test_a_clip_does_around_a_tokenizer_json_what_its_class_does(tmp_path):
+    said = json.loads(clip(tmp_path).to_str())
+    said |= dict.fromkeys(('normalizer', 'pre_tokenizer', 'post_processor'))
+    read = Tokenizer.from_str(read_tokenizer(folder(tmp_path, {'tokenizer.json': said})))
+    assert read.encode('A  cat').tokens == [BEGIN, 'a</w>', 'c', 'at</w>', END]
+
+
 def test_a_clip_is_known_by_its_config_json(tmp_path):
     files = {'vocab.json': CLIP, 'merges.txt': 'a t</w>\n'}
     read = read_tokenizer(folder(tmp_path, files), 'clip')

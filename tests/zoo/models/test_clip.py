@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from families import tiny
@@ -65,6 +66,14 @@ def test_a_text_is_its_highest_token_where_the_end_is_that():
     assert not np.allclose(found[0], found[2])
 
 
+@pytest.mark.parametrize('shape', [(5,), (1, 5, 8), ()])
+def test_texts_that_are_no_rows_of_ids_are_refused(shape, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, 'jaxtyping_disable', True)
+    model, params, _ = made()
+    with pytest.raises(ValueError, match=r'expects ids \[texts, length\]'):
+        model.encode_text(params, jnp.zeros(shape, jnp.int32))
+
+
 @pytest.mark.usefixtures('x64')
 def test_all_tokens_are_seen_where_texts_are_read_both_ways():
     model, params, _ = made(**SIGLIP)
@@ -73,6 +82,9 @@ def test_all_tokens_are_seen_where_texts_are_read_both_ways():
     assert not np.allclose(found[0], found[2])
     assert model.config.text_length == model.config.context
     assert tiny('clip').text_length == 0
+    # Without a mask, what fills a text up is seen like the rest of it.
+    both_ways = tiny('clip', text_causal=False)
+    assert both_ways.text_length == both_ways.context
 
 
 def test_scores_are_as_the_model_was_trained():

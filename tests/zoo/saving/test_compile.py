@@ -85,6 +85,16 @@ def test_a_program_equals_its_model_bit_for_bit(family, dtype, tmp_path):
         compare(program(*inputs), expected(model, params, inputs))
 
 
+def test_a_program_of_texts_of_one_length_takes_no_other(tmp_path):
+    model, params = made('clip', text_pool='last')
+    bx.zoo.compile(tmp_path / 'x', model, params)
+    program = opened(tmp_path / 'x')
+    inputs = inputs_of(model, 2, model.config.context)
+    assert_same(program(*inputs), expected(model, params, inputs))
+    with pytest.raises(ValueError, match='shape'):
+        program(*inputs_of(model, 2, model.config.context - 1))
+
+
 def test_a_program_keeps_float64(x64, tmp_path):
     model, params = made('bert', jnp.float64)
     bx.zoo.compile(tmp_path / 'x', model, params)
