@@ -1,5 +1,6 @@
 """CLIP and SigLIP beside transformers: texts, real photographs and their similarities, zero-shot labels."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -260,3 +261,19 @@ def test_labels_of_float64_models_are_float64(folder, x64):
     )
     np.testing.assert_allclose(labels, outputs.text_embedding, atol=1e-12)
     assert zero_shot(model, labels)(params, images).shape == (1, 3)
+
+
+def test_open_clip_takes_the_tokenizer_of_an_export(tmp_path):
+    open_clip = pytest.importorskip('open_clip')
+    source, made = tmp_path / 'source', tmp_path / 'made'
+    source.mkdir()
+    card = dataclasses.replace(bx.zoo.read_card(clip(source)), preprocessor=None)
+    bx.zoo.export(made, *bx.zoo.load(source), format='open_clip', card=card)
+    # It repairs ligatures first, which is left out here.
+    texts = [text for text in (*SENTENCES, *ODD) if 'ﬁ' not in text]
+    wanted = open_clip.get_tokenizer(f'local-dir:{made}')(texts).numpy()
+    for folder in (source, made):
+        found = bx.zoo.text_preprocessor(folder)(texts)
+        length = found.tokens.shape[1]
+        np.testing.assert_array_equal(found.tokens[found.mask], wanted[:, :length][found.mask])
+        assert {*wanted[:, :length][~found.mask]} == {card.config.vocab_size - 1}
