@@ -114,8 +114,9 @@ def read_tokenizer(folder: Path, model_type: str = '') -> str:
     """Return the text of a tokenizer.json for a checkpoint's folder; '' if it holds no tokenizer.
 
     It is made of tokenizer.json, of GPT-2's or CLIP's vocab.json and merges.txt, of BERT's vocab.txt, or
-    of SigLIP's spiece.model, in this order; tokenizer_config.json says how, and config.json's `model_type` for whom. Padding and truncation that
-    a tokenizer.json prescribes are taken out, so that a text's tokens are its own, all of them.
+    of SigLIP's spiece.model, in this order; tokenizer_config.json says how, and config.json's
+    `model_type` for whom. Padding and truncation that a tokenizer.json prescribes are taken out, so
+    that a text's tokens are its own, all of them.
     Raises CheckpointError, which names the file, for what is malformed or cannot be followed.
     """
     config = read_tokenizer_config(folder, model_type)

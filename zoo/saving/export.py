@@ -28,9 +28,10 @@ def export(
     """Write the folder that transformers ('hf'), timm ('timm') or open_clip ('open_clip') opens.
 
     Where transformers has several classes for such a model, the `card` says in which one it came.
-    It holds weights and a config, as the library calls them, and with a `card`, as `bx.zoo.read_card` gives it,
-    the labels, preprocessing, tokenizer, prompts and settings of generation too. Where a crop leaves an odd number of pixels it
-    is as the other library rounds. Raises ValueError where that cannot express the model.
+    It holds weights and a config, as the library calls them, and with a `card`, as `bx.zoo.read_card`
+    gives it, the labels, preprocessing, tokenizer, prompts and settings of generation too. Where a crop
+    leaves an odd number of pixels it is as the other library rounds. Raises ValueError where that
+    cannot express the model.
     """
     check_fit(model, params)
     classes = family_of(model).count_classes(model.config)
