@@ -85,7 +85,10 @@ def _read_data(card: Card, model: str, data: str, *, holdout: float, seed: int, 
         sizes = card.config.context, card.config.vocab_size
         return bx.zoo.text_file(data, tokenizer_of(card, model), *sizes, holdout=holdout)
     if card.task != 'image-classification':
-        raise ValueError(f'{model!r} is for {card.task}, expected a model of images or of text')
+        raise ValueError(
+            f'{model!r} is for {card.task}, expected one for image-classification or text-generation; '
+            'others train in a loop of your own, which the page on fine-tuning shows'
+        )
     prepare = preprocessor_of(card, model)
     return bx.zoo.image_folder(
         data, prepare, holdout=holdout, seed=seed, flip=flip, labels=card.labels
