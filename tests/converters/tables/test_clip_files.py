@@ -83,6 +83,78 @@ def test_a_siglip_of_another_head_is_as_wide_as_its_images(tmp_path):
         bx.zoo.load(tmp_path)
 
 
+TOWER = {'width': 768, 'depth': 12, 'heads': 12, 'mlp_dim': 3072}
+CLIP_TEXT = {'width': 512, 'depth': 12, 'heads': 8, 'mlp_dim': 2048}
+CLIP = {
+    'image_size': (224, 224),
+    'patch_size': (32, 32),
+    'in_channels': 3,
+    **{f'image_{name}': n for name, n in TOWER.items()},
+    **{f'text_{name}': n for name, n in CLIP_TEXT.items()},
+    **{f'{tower}_activation': 'quick_gelu' for tower in ('image', 'text')},
+    **{f'{tower}_norm_eps': 1e-5 for tower in ('image', 'text')},
+    'image_pool': 'cls',
+    'image_projection': True,
+    'embed_dim': 512,
+    'vocab_size': 49408,
+    'context': 77,
+    'text_causal': True,
+    'text_pool': 'highest',
+    'end_token': -1,
+    'text_bias': False,
+    'logit_bias': False,
+    'attention_dropout_rate': 0.0,
+}
+GELU = {f'{tower}_activation': 'gelu' for tower in ('image', 'text')}
+SIGLIP = {
+    **{f'text_{name}': n for name, n in TOWER.items()},
+    **{f'{tower}_activation': 'gelu_tanh' for tower in ('image', 'text')},
+    **{f'{tower}_norm_eps': 1e-6 for tower in ('image', 'text')},
+    'patch_size': (16, 16),
+    'image_pool': 'map',
+    'image_projection': False,
+    'embed_dim': 768,
+    'vocab_size': 32000,
+    'context': 64,
+    'text_causal': False,
+    'text_pool': 'last',
+    'text_bias': True,
+    'logit_bias': True,
+}
+
+
+@pytest.mark.parametrize(
+    ('layout', 'said', 'expected'),
+    [
+        ('hf', {'model_type': 'clip'}, {'text_pool': 'end', 'end_token': 49407}),
+        ('siglip', {'model_type': 'siglip'}, SIGLIP),
+        ('open_clip', {'model_cfg': {}}, {'patch_size': (16, 16), **GELU}),
+        (
+            'open_clip',
+            {'model_cfg': {'quick_gelu': True, 'vision_cfg': {'patch_size': 32}}},
+            {},
+        ),
+    ],
+)
+def test_settings_that_are_not_said_are_the_librarys_own(layout, said, expected):
+    found = read_config(layouts('clip')[layout], Source(Path(), {}, said))
+    assert CLIP | found == CLIP | expected
+
+
+@pytest.mark.parametrize(
+    ('name', 'expected'),
+    [
+        ('clip-b32', {}),
+        ('siglip-b16', SIGLIP),
+        ('siglip2-b16', {**SIGLIP, 'vocab_size': 256000}),
+    ],
+)
+def test_published_models_are_what_their_papers_describe(name, expected):
+    assert CLIP | expected == {field: getattr(bx.zoo.card(name).config, field) for field in CLIP}
+    assert bx.zoo.card('clip-h14-laion2b').config.image_activation == 'gelu'
+    assert bx.zoo.card('clip-h14-laion2b').config.text_activation == 'gelu'
+
+
 def test_a_head_on_the_towers_is_refused(tmp_path):
     written(tmp_path)
     edit(tmp_path, lambda config: config.update(architectures=['CLIPForImageClassification']))

@@ -109,3 +109,24 @@ def test_texts_longer_than_the_context_are_refused():
     model, params, _ = made()
     with pytest.raises(ValueError, match="'clip/text' sees 1 to 6 tokens, found 7"):
         model.encode_text(params, jnp.zeros((1, 7), jnp.int32))
+
+
+def test_weights_and_logits_start_as_clip_has_them():
+    wide = {f'{tower}_{name}': 96 for tower in ('image', 'text') for name in ('width', 'mlp_dim')}
+    model = model_of(tiny('clip', **wide, text_depth=3, embed_dim=64, vocab_size=99))
+    params = bx.zoo.init(model)
+    expected = {
+        'token_embed': 0.02,
+        'pos_embed': 0.01,
+        'proj': 96**-0.5,
+        **{f'block{i}/attn/qkv': 96**-0.5 for i in range(3)},
+        **{f'block{i}/attn/proj': (2 * 96 * 3) ** -0.5 for i in range(3)},
+        **{f'block{i}/mlp/fc1': (2 * 96) ** -0.5 for i in range(3)},
+        **{f'block{i}/mlp/fc2': (2 * 96 * 3) ** -0.5 for i in range(3)},
+    }
+    for name, std in expected.items():
+        assert float(params[f'clip/text/{name}/w'].value.std()) == pytest.approx(std, rel=0.08)
+    assert float(params['clip/image_proj/w'].value.std()) == pytest.approx(96**-0.5, rel=0.05)
+    assert float(jnp.exp(params['clip/logit_scale'].value)) == pytest.approx(1 / 0.07)
+    biased = bx.zoo.init(model_of(tiny('clip', **SIGLIP)))
+    assert float(biased['clip/logit_bias'].value) == -10
