@@ -253,6 +253,18 @@ def test_predict_takes_any_labels(tmp_path, photos, bias):
         assert found == pytest.approx(dict(zip(['a cat', 'a dog'], expected)), rel=1e-4)
 
 
+def test_a_label_is_the_mean_of_its_templates(clip):
+    model, params = bx.zoo.load(clip)
+    prepare = bx.zoo.text_preprocessor(clip)
+    templates = ['a {}', 'the {} of {}', '{}']
+    found = bx.zoo.label_embeddings(model, params, prepare, ['cat', 'dog'], templates)
+    texts = [template.replace('{}', label) for label in ('cat', 'dog') for template in templates]
+    each, _ = model.encode_text(params, prepare(texts).tokens, normalize=True)
+    mean = np.asarray(each).reshape(2, 3, -1).mean(1)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, mean, rtol=0, atol=1e-6)
+
+
 def test_predict_reads_labels_of_a_file(clip, photos, tmp_path):
     (tmp_path / 'labels.txt').write_bytes(b'a cat, asleep\r\n\r\na dog\n')
     args = ('predict', clip, photos / '3.png', '--top', 9, '--template', '{}', '--json')

@@ -313,6 +313,22 @@ FILES = {
         'bilinear',
         *HALF,
     ),
+    'hf siglip by default': (
+        {'image_processor_type': 'SiglipImageProcessor'},
+        (224, 224),
+        (224, 224),
+        False,
+        'bicubic',
+        *HALF,
+    ),
+    'hf clip by default': (
+        {'image_processor_type': 'CLIPFeatureExtractor'},
+        (224, 224),
+        (224, 224),
+        True,
+        'bicubic',
+        *CLIP,
+    ),
     'hf dinov3': (
         HF_DINOV3,
         (224, 224),
@@ -361,7 +377,8 @@ def read(file):
 @table(FILES)
 def test_a_file_is_read_as_its_library_reads_it(row):
     file, size, resize, keep_ratio, mode, mean, std = row
-    rounding = 'down' if 'resample' in file else 'even'
+    is_hf = not {'resample', 'image_processor_type'}.isdisjoint(file)
+    rounding = 'down' if is_hf else 'even'
     found, expected = read(file), (size, resize, keep_ratio, mode, mean, std, rounding)
     assert found == ImagePreprocessor(*expected, resize_dtype=found.resize_dtype)
     assert (found.resize_dtype == 'float32') == ('DINOv3' in file.get('image_processor_type', ''))
