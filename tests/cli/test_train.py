@@ -94,7 +94,9 @@ def test_the_model_is_opened_once(net, photos, tmp_path):
 def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     out = ('--out', tmp_path / 'm.safetensors')
     encoder = write_encoder(tmp_path / 'encoder.safetensors')
-    assert 'images or of text' in fails('finetune', encoder, photos, *out)
+    assert 'expected one for image-classification or text' in fails(
+        'finetune', encoder, photos, *out
+    )
     assert 'No such file' in fails('finetune', net, tmp_path / 'none', *out)
     assert 'matches none' in fails('finetune', net, photos, *out, '--freeze', 'resnet/hat/**')
     assert "ends in '.safetensors'" in fails('finetune', net, photos, '--out', tmp_path / 'm.bin')
