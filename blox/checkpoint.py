@@ -29,8 +29,8 @@ def save(
     """Write Params with their flags, metadata and rng to one safetensors file.
 
     The file takes the place of an old one at once and whole, or not at all. The same Params
-    give the same bytes; stacked blocks are written one by one. `metadata` is more strings for the file's header, which has the SHA-256 of
-    each tensor too.
+    give the same bytes; stacked blocks are written one by one. `metadata` is more strings for the
+    file's header, which has the SHA-256 of each tensor too.
 
     >>> import tempfile, blox as bx
     >>> params = bx.init(bx.Linear(bx.Graph('head'), 3), jnp.ones((1, 2)), seed=1)

@@ -43,8 +43,8 @@ def convert(
 ) -> Params:
     """Make Params for a model of the zoo from a checkpoint that another library wrote.
 
-    `source` is a folder of transformers or timm, a .safetensors file, an index of shards, a
-    .npz of Google's, or a torch file. Prefixes such as 'module.', which wrappers put before all
+    `source` is a folder of transformers, timm or open_clip, a .safetensors file, an index of shards,
+    a .npz of Google's, or a torch file. Prefixes such as 'module.', which wrappers put before all
     names, are no part of them. Of a training checkpoint `state` names the state to take, such as
     'model_ema'; without it that is the plain one, as `open_source` says. `dtype` casts floating-point
     values; without it they keep theirs. The rng is made from `seed`.

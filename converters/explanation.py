@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.libraries import library_of
 from blox.converters.mapping.rules import Entry, Respelling, plan, respell
 from blox.converters.sources.source import Source, open_source
 from blox.converters.sources.stacked import unstacked
@@ -167,7 +167,7 @@ def match(source: str | os.PathLike[str] | Source, model: Any, state: str = '') 
     expected = model_spec(model)
     fits = [_fit(source, layout, model, expected) for layout in layouts_of(model)]
     # Where no name fits, as under a strange prefix, errors are in the spelling that config.json says.
-    told = TIMM if 'architecture' in source.config else TRANSFORMERS
+    told = library_of(source.config)
 
     def rank(fit: tuple[Explanation, Mapping[str, Tensor]]) -> tuple[int, int, bool]:
         found, _ = fit

@@ -20,7 +20,7 @@ from blox.zoo.loading.weights import BareWeights
 from blox.zoo.models import families
 
 _SOURCE = (
-    'SOURCE is a folder that transformers or timm saved, a repository of the Hugging Face Hub '
+    'SOURCE is a folder that transformers, timm or open_clip saved, a repository of the Hugging Face Hub '
     '(org/name or org/name@revision), or, with --as, weights alone: a .safetensors, .npz, .pth, .pt, '
     '.ckpt, .pth.tar or .bin file, or an index of shards.'
 )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ _HEADER_KEY = 'blox.conversion'
 def _version(family: str) -> str:
     """Return a digest of what converts a family's checkpoints: its table and what tables share."""
     # Sources, not the evaluated table: that needs config.json, which a kept conversion does without.
-    root, others = Path(converters.__file__).parent, families().keys() - {family}
+    root = Path(converters.__file__).parent
+    others = families().keys() - _taken(root / 'tables', family)
     digest = hashlib.sha256(b'%d' % _VERSION)
     files = [file for place in ('', 'mapping', 'sources') for file in (root / place).iterdir()]
     # A family's tables are one file, or a folder.
@@ -44,6 +46,23 @@ def _version(family: str) -> str:
         if file.suffix in ('.py', '.json') and others.isdisjoint(name.with_suffix('').parts):
             digest.update(name.as_posix().encode() + b'\0' + file.read_bytes())
     return digest.hexdigest()
+
+
+# How a table takes one of another family.
+_TABLES = re.compile(r'blox\.converters\.tables\.(\w+)')
+
+
+def _taken(tables: Path, family: str) -> set[str]:
+    """Return a family, and those whose tables its own are made of."""
+    found: set[str] = set()
+    left = {family}
+    while left:
+        name = left.pop()
+        found.add(name)
+        files = [*tables.glob(f'{name}.py'), *(tables / name).rglob('*.py')]
+        left |= {other for file in files for other in _TABLES.findall(file.read_text('utf-8'))}
+        left -= found
+    return found
 
 
 def _path(snapshot: Snapshot, family: str, task: str) -> Path:

@@ -1,4 +1,4 @@
-"""Read what folders of transformers, timm or sentence-transformers say of their model."""
+"""Read what folders of transformers, timm, open_clip or sentence-transformers say of their model."""
 
 import logging
 import re

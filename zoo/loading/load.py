@@ -67,7 +67,7 @@ def load(
     """Load a pretrained model and its Params.
 
     `name_or_path` is a name in the catalog, a repository of the Hugging Face Hub ('org/name' or
-    'org/name@revision'), a folder as transformers or timm saves it, or a file that `save` wrote.
+    'org/name@revision'), a folder as transformers, timm or open_clip saves it, or a file that `save` wrote.
     `source`, one of the latter three or a file of weights alone, takes the place of a catalog
     entry's own weights. If it is a training checkpoint, `state` names the one of its states to take,
     such as 'model_ema'; without it that is the plain one, as `bx.converters.open_source` says.

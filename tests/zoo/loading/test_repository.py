@@ -297,6 +297,17 @@ def test_what_converts_a_family_makes_its_conversions_anew_and_nothing_else_does
     assert bits(params) == bits(bx.zoo.load(REPO)[1])
 
 
+def test_a_table_that_another_family_takes_makes_its_conversions_anew(server, repos, tmp_path):
+    load = copied(server, tmp_path, 'org/clip-open_clip')
+    load()
+    (first,) = conversions(tmp_path)
+    load('converters/tables/swin.py')
+    assert conversions(tmp_path) == [first]
+    # The image tower of some open_clip models is a ViT of timm.
+    load('converters/tables/vit/timm.py')
+    assert conversions(tmp_path) != [first]
+
+
 def test_a_repository_is_explained_without_being_converted(server, repos, tmp_path):
     params = repos[REPO][1]
     fields = json.loads(printed('explain', REPO, '--json'))
@@ -313,8 +324,8 @@ def test_weights_alone_in_a_repository_are_explained_by_name(server, repos, publ
     assert 'name it, as in --as resnet50' in fails('explain', 'org/bare')
 
 
-def copied(server, folder):
-    """Call it to have these files of a copy of blox changed, and REPO loaded by it."""
+def copied(server, folder, repo=REPO):
+    """Call it to have these files of a copy of blox changed, and a repository loaded by it."""
     code = folder / 'code' / 'blox'
     skipped = shutil.ignore_patterns('__pycache__', 'weights')
     shutil.copytree(Path(bx.__file__).parent, code, ignore=skipped)
@@ -323,7 +334,7 @@ def copied(server, folder):
         for name in names:
             (code / name).write_text((code / name).read_text('utf-8') + '\n# Changed.\n', 'utf-8')
         subprocess.run(
-            [sys.executable, '-c', f'import blox as bx; bx.zoo.load({REPO!r})'],
+            [sys.executable, '-c', f'import blox as bx; bx.zoo.load({repo!r})'],
             env={**os.environ, **server.environment(folder)},
             cwd=code.parent,
             check=True,
