@@ -71,7 +71,10 @@ class Repository(Place):
         name = config_in(self._needed)
         if not name:
             self._check_whole('config.json')
-            fail(Path(str(self)), 'expected a config.json of transformers or timm, found none')
+            fail(
+                Path(str(self)),
+                'expected a config.json of transformers or timm, or of open_clip, found none',
+            )
         return converters.read_object(fetch(self._snapshot, [name]) / name)
 
     @functools.cached_property

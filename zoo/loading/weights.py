@@ -18,7 +18,7 @@ from blox.zoo.models import families
 
 
 class ForeignFolder(LocalPlace):
-    """A folder that transformers or timm saved, read for a task if it has a head for that.
+    """A folder that transformers, timm or open_clip saved, read for a task if it has a head for that.
 
     `origin` has fields of its card that it lacks.
     """

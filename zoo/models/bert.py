@@ -339,7 +339,8 @@ class BERT(TextModel):
     ) -> tuple[dict[str, jax.Array], Params]:
         """Return intermediates by name: states [batch, length, width], embeddings [batch, width].
 
-        Of multiple choice the batch has a row for each choice. Nothing is run that comes after the last of `names`; None stands for all.
+        Of multiple choice the batch has a row for each choice. Nothing is run that comes after the
+        last of `names`; None stands for all.
         """
         steps = self._steps(params, tokens, False, mask, types)
         found, params = collect(steps, self.feature_info(), names)

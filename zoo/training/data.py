@@ -30,8 +30,8 @@ class Data:
     Attributes:
       training, held_out: the examples, each of any kind that `read` takes.
       read: from an example to its inputs and targets, without the batch axis. Inputs are an array, or a
-        tuple of those that the model takes; targets classes as integers, or a floating-point value of each class. In training it gets a random generator, to augment with;
-        in measuring None.
+        tuple of those that the model takes; targets classes as integers, or a floating-point value of
+        each class. In training it gets a random generator, to augment with; in measuring None.
       labels: names of the classes, in the order of the targets; () where those are tokens.
       fingerprint: tells these data from others.
       summary: for people.

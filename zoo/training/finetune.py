@@ -38,9 +38,10 @@ def finetune(
 ) -> tuple[Params, tuple[Epoch, ...]]:
     """Train what is trainable in `params`; return the best of it, and what each epoch came to.
 
-    The loss is what `card.scores` are trained by: cross entropy for a softmax, which it is without a card
-    and several classes, binary cross entropy for a sigmoid, squared error for values. The best has the highest accuracy on the held-out examples, then the lowest loss; for text the
-    lowest loss. What is frozen gets no gradient and no optimizer state: freeze a part, or pass
+    The loss is what `card.scores` are trained by: cross entropy for a softmax, which it is without a
+    card and several classes, binary cross entropy for a sigmoid, squared error for values. The best
+    has the highest accuracy on the held-out examples, then the lowest loss; for text the lowest
+    loss. What is frozen gets no gradient and no optimizer state: freeze a part, or pass
     `bx.lora(params, ...)`, to train the rest. AdamW takes the steps, with a warmup and a cosine.
     `epochs`, `batch_size` and `learning_rate` are chosen by how much data and how many trainable
     parameters there are. `dtype` is what the model computes in; parameters and optimizer keep
@@ -48,9 +49,10 @@ def finetune(
     which stay, unless `freeze_statistics` is False.
 
     With `out`, a name ending in .safetensors, the best is saved there as `bx.zoo.save` does, adapters
-    merged; `card` says more of it, and so do its scores on `data.test`, if there is any. Beside it come a .csv and a .png of the epochs, and the adapters
-    alone as .lora.safetensors. Until then a folder, .training, holds the state: the same call, repeated
-    after an interruption, goes on from there, to the very same result.
+    merged; `card` says more of it, and so do its scores on `data.test`, if there is any. Beside it
+    come a .csv and a .png of the epochs, and the adapters alone as .lora.safetensors. Until then a
+    folder, .training, holds the state: the same call, repeated after an interruption, goes on from
+    there, to the very same result.
 
     Raises ValueError for data that do not fit the model, for a folder of another training, and if
     the loss is no longer finite, after saving the best so far; MemoryError if memory does not suffice.
