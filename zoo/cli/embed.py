@@ -26,10 +26,10 @@ from blox.zoo.cli.shared import (
     tokenizer_of,
 )
 from blox.zoo.cli.spreadsheet import write_csv
-from blox.zoo.cli.vectors import embed_files, embed_texts
+from blox.zoo.cli.vectors import cosines, embed_inputs
 from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.loading.place import Place
-from blox.zoo.running.embedding import embedding_width, embeds_images, embeds_texts
+from blox.zoo.running.embedding import embeds_images, embeds_texts
 
 # A table of the pairs of more inputs than these tells nothing.
 _MOST_IN_TABLE = 20
@@ -129,25 +129,23 @@ def _vectors(
 ) -> np.ndarray:
     """Return a row for each item, of NaN where there is trouble, which is reported."""
     card = found.card
-    texts = {i: item.what for i, item in enumerate(items) if isinstance(item.what, str)}
-    files = {i: item.what for i, item in enumerate(items) if isinstance(item.what, Path)}
+    has_texts = any(isinstance(item.what, str) for item in items)
+    has_files = any(isinstance(item.what, Path) for item in items)
     prompts = {'prompt_name': prompt_name, 'prompt': prompt}
-    if not texts and (prompt_name or prompt):
+    if not has_texts and (prompt_name or prompt):
         raise ValueError('expected texts to put a prompt before, found none')
-    prepare_text = text_preprocessor_of(card, tokenizer_of(card, name)) if texts else None
+    prepare_text = text_preprocessor_of(card, tokenizer_of(card, name)) if has_texts else None
     if prepare_text:
         # What is wrong with a prompt shows before the model is read.
         prepare_text.encode([''], **prompts)
-    prepare_image = preprocessor_of(card, name) if files else None
-    model, params = read(found, name)
-    vectors = np.empty((len(items), embedding_width(model)), np.float32)
-    if prepare_image:
-        vectors[[*files]] = embed_files(model, params, prepare_image, [*files.values()])
-    if prepare_text:
-        keys = [*texts]
-        note = lambda i, what: report(items[keys[i]].place, what)  # noqa: E731
-        vectors[keys] = embed_texts(model, params, prepare_text, [*texts.values()], note, **prompts)
-    return vectors
+    prepare_image = preprocessor_of(card, name) if has_files else None
+
+    def note(i: int, what: str) -> None:
+        report(items[i].place, what)
+
+    prepare = prepare_image, prepare_text
+    given = [item.what for item in items]
+    return embed_inputs(*read(found, name), *prepare, given, note, **prompts)
 
 
 def _shown(item: _Item) -> str:
@@ -164,9 +162,8 @@ def _write_npy(out: str, vectors: np.ndarray, skipped: int, *, err: bool) -> Non
 
 
 def _print_cosines(names: Sequence[str], vectors: np.ndarray) -> None:
-    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     width = max(map(len, names), default=0)
-    for name, row in zip(names, unit @ unit.T):
+    for name, row in zip(names, cosines(vectors, vectors)):
         say(f'{name:<{width}}  ' + ' '.join(f'{cosine:6.3f}' for cosine in row))
 
 

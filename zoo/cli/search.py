@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from blox.zoo.cli.shared import (
     say,
     tokenizer_of,
 )
-from blox.zoo.cli.vectors import embed_files, embed_texts
+from blox.zoo.cli.vectors import cosines, embed_files, embed_inputs
 from blox.zoo.loading.foreign import needed
 from blox.zoo.loading.load import text_preprocessor_of
 from blox.zoo.loading.place import Place
@@ -60,7 +60,7 @@ def search(
     kept = _Index(index, _model_of(found))
     files, is_whole = _stamped(image_files((folder,)))
     asked, vectors = _embedded(found, model, queries, files, kept)
-    rows = [_best(cosines, [*files], top) for cosines in _cosines(asked, vectors)]
+    rows = [_best(row, [*files], top) for row in cosines(asked, vectors)]
     if as_json:
         said = [{'query': query, 'images': row} for query, row in zip(queries, rows)]
         say(json.dumps(said, indent=2))
@@ -97,9 +97,9 @@ def _embedded(
     """Return the embeddings of queries, and of files; those that are kept are not made again."""
     card = found.card
     prepare = preprocessor_of(card, name)
-    texts = [i for i, query in enumerate(queries) if not is_image(query)]
-    images = [i for i in range(len(queries)) if i not in {*texts}]
-    prepare_text = text_preprocessor_of(card, tokenizer_of(card, name)) if texts else None
+    given = [Path(query) if is_image(query) else query for query in queries]
+    has_texts = any(isinstance(query, str) for query in given)
+    prepare_text = text_preprocessor_of(card, tokenizer_of(card, name)) if has_texts else None
     model, params = read(found, name)
     width = embedding_width(model)
     rows = kept.rows(files.values(), width)
@@ -111,18 +111,12 @@ def _embedded(
         made = embed_files(model, params, prepare, portion)
         rows |= {files[file]: row for file, row in zip(portion, made)}
         kept.keep(rows)
-    asked = np.empty((len(queries), width), np.float32)
-    if images:
-        asked[images] = embed_files(model, params, prepare, [Path(queries[i]) for i in images])
-    if prepare_text:
-        note = lambda i, what: report(f'query {texts[i] + 1}', what)  # noqa: E731
-        asked[texts] = embed_texts(model, params, prepare_text, [queries[i] for i in texts], note)
+
+    def note(i: int, what: str) -> None:
+        report(f'query {i + 1}', what)
+
+    asked = embed_inputs(model, params, prepare, prepare_text, given, note)
     return asked, np.stack([rows[stamp] for stamp in files.values()])
-
-
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-    return a @ b.T
 
 
 def _best(cosines: np.ndarray, files: Sequence[Path], top: int) -> list[dict[str, Any]]:
@@ -190,7 +184,7 @@ class _Index:
             )
         return dict(zip(map(str, stamps), vectors))
 
-    def rows(self, stamps: Sequence[str] | Any, width: int) -> dict[str, np.ndarray]:
+    def rows(self, stamps: Iterable[str], width: int) -> dict[str, np.ndarray]:
         """Return what is known of these files; what could not be read is tried again."""
         found = {stamp: self._found[stamp] for stamp in stamps if stamp in self._found}
         if wrong := [row.shape for row in found.values() if row.shape != (width,)]:

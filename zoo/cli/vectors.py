@@ -19,6 +19,42 @@ from blox.zoo.running.embedding import embedding_width, image_embedder, text_emb
 _WINDOW = 4096
 
 
+def embed_inputs(
+    model: Any,
+    params: bx.Params,
+    prepare_image: ImagePreprocessor | None,
+    prepare_text: TextPreprocessor | None,
+    inputs: Sequence[Path | str],
+    note: Callable[[int, str], None],
+    **prompts: str | None,
+) -> np.ndarray:
+    """Return a row for each image's file or text, float32, of NaN where there is trouble.
+
+    `note` is told what is wrong with a text; that of a file is reported. A way to prepare is missing
+    only where nothing needs it.
+    """
+    vectors = _empty(model, inputs)
+    files = {i: given for i, given in enumerate(inputs) if isinstance(given, Path)}
+    texts = {i: given for i, given in enumerate(inputs) if isinstance(given, str)}
+    if files and prepare_image:
+        vectors[[*files]] = embed_files(model, params, prepare_image, [*files.values()])
+    if texts and prepare_text:
+        keys = [*texts]
+
+        def note_text(i: int, what: str) -> None:
+            note(keys[i], what)
+
+        made = _embed_texts(model, params, prepare_text, [*texts.values()], note_text, **prompts)
+        vectors[keys] = made
+    return vectors
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return how alike each row of `a` and each of `b` are."""
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    return a @ b.T
+
+
 def embed_files(
     model: Any, params: bx.Params, prepare: ImagePreprocessor, files: Sequence[Path]
 ) -> np.ndarray:
@@ -29,7 +65,7 @@ def embed_files(
     return vectors
 
 
-def embed_texts(
+def _embed_texts(
     model: Any,
     params: bx.Params,
     prepare: TextPreprocessor,
