@@ -23,24 +23,39 @@ from blox.params import Params
 _trunc_normal = TruncatedNormal(0.02)
 
 
-class Heads(Module):
-    """Attention of what one projection made: queries, keys and values side by side."""
+class _Heads(Module):
+    """What all attention of projected queries and keys has: their norms, and dropout of its weights."""
 
     def __init__(self, graph: Graph, config: Any) -> None:
         super().__init__(graph)
         self.heads = config.heads
-        self.implementation = config.attention
         has_norms = config.qk_norm
         self.q_norm = config.make_norm(graph.child('q_norm')) if has_norms else None
         self.k_norm = config.make_norm(graph.child('k_norm')) if has_norms else None
         self.dropout = Dropout(graph.child('dropout'), config.attention_dropout_rate)
+
+    def _normalize(
+        self, params: Params, q: jax.Array, k: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array], Params]:
+        if self.q_norm is not None and self.k_norm is not None:
+            q, params = self.q_norm(params, q)
+            k, params = self.k_norm(params, k)
+        return (q, k), params
+
+
+class Heads(_Heads):
+    """Attention of what one projection made: queries, keys and values side by side."""
+
+    def __init__(self, graph: Graph, config: Any) -> None:
+        super().__init__(graph, config)
+        self.implementation = config.attention
 
     def __call__(
         self, params: Params, qkv: Float[Array, 'batch tokens three_widths'], *, is_training: bool
     ) -> tuple[Float[Array, 'batch tokens width'], Params]:
         shape = (*qkv.shape[:2], self.heads, qkv.shape[-1] // (3 * self.heads))
         q, k, v = (part.reshape(shape) for part in jnp.split(qkv, 3, axis=-1))
-        (q, k), params = _normalize(self, params, q, k)
+        (q, k), params = self._normalize(params, q, k)
         scale = shape[-1] ** -0.5
         if self.dropout.is_active(is_training):
             weights, params = self.dropout(params, weigh(q, k, None, scale), is_training=True)
@@ -51,21 +66,16 @@ class Heads(Module):
         return x.reshape(*shape[:2], -1), params
 
 
-class DifferentialHeads(Module):
+class DifferentialHeads(_Heads):
     """Attention less another one, both of the same values (Ye et al., 2024, arXiv:2410.05258).
 
     Queries and keys of a head are halved, one half for each.
     """
 
     def __init__(self, graph: Graph, config: Any, index: int) -> None:
-        super().__init__(graph)
-        self.heads = config.heads
+        super().__init__(graph, config)
         # How much of the second is taken away at first.
         self.start = 0.8 - 0.6 * math.exp(-0.3 * index)
-        has_norms = config.qk_norm
-        self.q_norm = config.make_norm(graph.child('q_norm')) if has_norms else None
-        self.k_norm = config.make_norm(graph.child('k_norm')) if has_norms else None
-        self.dropout = Dropout(graph.child('dropout'), config.attention_dropout_rate)
         self.norm = RMSNorm(graph.child('norm'), eps=1e-5)
 
     def __call__(
@@ -75,7 +85,7 @@ class DifferentialHeads(Module):
         size = width // (2 * self.heads)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         halves = (*qkv.shape[:2], self.heads, 2, size)
-        (q, k), params = _normalize(self, params, q.reshape(halves), k.reshape(halves))
+        (q, k), params = self._normalize(params, q.reshape(halves), k.reshape(halves))
         v = v.reshape(*qkv.shape[:2], self.heads, 2 * size)
         both = []
         for i in range(2):
@@ -95,15 +105,6 @@ class DifferentialHeads(Module):
             k, params = self.get_param(params, f'lambda_k{i}', (size,), Normal(0.1))
             logs.append((widen(q) * widen(k)).sum())
         return jnp.exp(logs[0]) - jnp.exp(logs[1]) + self.start, params
-
-
-def _normalize(
-    heads: Heads | DifferentialHeads, params: Params, q: jax.Array, k: jax.Array
-) -> tuple[tuple[jax.Array, jax.Array], Params]:
-    if heads.q_norm is not None and heads.k_norm is not None:
-        q, params = heads.q_norm(params, q)
-        k, params = heads.k_norm(params, k)
-    return (q, k), params
 
 
 class DifferentialAttention(Module):

@@ -213,9 +213,8 @@ def rope_angles(config: EvaConfig) -> Float[np.ndarray, 'tokens pairs']:
     frequencies = config.rope_base ** -(np.arange(pairs) / pairs)
     if config.rope == 'centered':
         frequencies = 2 * math.pi * frequencies
-    angles = (
-        np.stack(_grid_places(config), -1)[..., None] * frequencies
-    )  # [rows, columns, 2, pairs]
+    # [rows, columns, 2, pairs]
+    angles = np.stack(_grid_places(config), -1)[..., None] * frequencies
     patches = angles.reshape(-1, 2 * pairs)
     return np.concatenate([np.zeros((config.prefix_length, 2 * pairs)), patches])
 
