@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blox.converters.mapping.fields import equal
+from blox.converters.sources.source import CONFIGS
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Library:
       flatten: its config.json as one level of fields; ValueError where it is none of its own.
       is_neutral: whether a field with this value has no say in what a model computes.
       kind: what its config.json calls a model.
-      config, weights: the names of its files.
+      config: the name of the file that holds it.
     """
 
     name: str
@@ -29,7 +30,11 @@ class Library:
     is_neutral: Callable[[str, Any], bool]
     kind: Callable[[Mapping[str, Any]], str]
     config: str = 'config.json'
-    weights: str = 'model.safetensors'
+
+    @property
+    def weights(self) -> str:
+        """Return the name of the file that its weights are written to."""
+        return CONFIGS[self.config][0]
 
 
 # Fields of transformers' configs that may say anything: all models have them, none computes by them.
@@ -226,9 +231,7 @@ OPEN_CLIP = Library(
     lambda name, value: False,
     _kind_of_open_clip,
     'open_clip_config.json',
-    'open_clip_model.safetensors',
 )
-LIBRARIES = (TRANSFORMERS, TIMM, OPEN_CLIP)
 
 
 def library_of(config: Mapping[str, Any]) -> Library:
