@@ -42,6 +42,8 @@ class MultiHeadAttention(Module):
     """Self-attention of `heads` heads; `qkv` is one projection to queries, keys and values.
 
     Attributes:
+      kv_heads: how many heads keys and values have, each for as many heads of queries one after another
+        (grouped-query attention, arXiv:2305.13245); as many as queries if None.
       is_causal: each position sees itself and those before it.
       scale: what inner products are multiplied by; 1 / sqrt(head_dim) if None.
       k_bias: whether keys have a bias where queries and values do, as `qkv_bias` says.
@@ -67,6 +69,7 @@ class MultiHeadAttention(Module):
         width: int,
         heads: int,
         *,
+        kv_heads: int | None = None,
         is_causal: bool = False,
         qkv_bias: bool = True,
         k_bias: bool = True,
@@ -83,6 +86,9 @@ class MultiHeadAttention(Module):
     ) -> None:
         if heads < 1 or width % heads:
             raise ValueError(f'{graph.path!r}: heads {heads} must divide the width {width}')
+        kv_heads = heads if kv_heads is None else kv_heads
+        if kv_heads < 1 or heads % kv_heads:
+            raise ValueError(f'{graph.path!r}: kv_heads {kv_heads} must divide heads {heads}')
         if implementation not in IMPLEMENTATIONS:
             raise ValueError(
                 f'{graph.path!r}: expected implementation {" or ".join(IMPLEMENTATIONS)}, '
@@ -95,15 +101,18 @@ class MultiHeadAttention(Module):
         super().__init__(graph)
         self.width = width
         self.heads = heads
+        self.kv_heads = kv_heads
         self.is_causal = is_causal
         self.qkv_bias = qkv_bias
         self.k_bias = k_bias
         self.rotary_pairs = rotary_pairs
         self.head_dim = width // heads
+        self.kv_width = kv_heads * self.head_dim
         self.scale = scale
         self.implementation = implementation
         node = graph.child('qkv')
-        self.qkv = Linear(node, 3 * width, use_bias=qkv_bias and k_bias, w_init=qkv_init)
+        size = width + 2 * self.kv_width
+        self.qkv = Linear(node, size, use_bias=qkv_bias and k_bias, w_init=qkv_init)
         self.q_norm = qk_norm(graph.child('q_norm')) if qk_norm else None
         self.k_norm = qk_norm(graph.child('k_norm')) if qk_norm else None
         self.norm = norm(graph.child('norm')) if norm else None
@@ -128,6 +137,8 @@ class MultiHeadAttention(Module):
         if rotary is not None:
             self._check_rotary(rotary, inputs.shape[1])
             q, k = (rotate(x, rotary, self.rotary_pairs) for x in (q, k))
+        if self.kv_heads < self.heads:
+            k, v = (jnp.repeat(x, self.heads // self.kv_heads, axis=2) for x in (k, v))
         scale = self._scale
         if not isinstance(scale, float | int):
             # `bx.scan` gives it where blocks differ in it, and kernels take no such number.
@@ -145,7 +156,7 @@ class MultiHeadAttention(Module):
 
     def initial_state(self, batch_size: int, room: int, dtype: Any) -> KVCache:
         """Return an empty cache for `room` tokens."""
-        shape = (batch_size * self.heads, room + 1, self.head_dim)
+        shape = (batch_size * self.kv_heads, room + 1, self.head_dim)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
     def step(
@@ -161,18 +172,17 @@ class MultiHeadAttention(Module):
         room are not kept. Nothing is turned by rotary positions here.
         """
         batch, length, _ = inputs.shape
-        parts = (batch, length, 3, self.heads, self.head_dim)
-        qkv, params = self._qkv(params, inputs)
-        # [3, batch, heads, length, head_dim], then batch and heads in one as the cache has them
-        qkv = jnp.moveaxis(qkv.reshape(parts), (2, 3), (0, 2))
-        q, k, v = qkv.reshape(3, batch * self.heads, length, self.head_dim)
-        (q, k), params = self._normalize(params, q, k)
+        (q, k, v), params = self._project(params, inputs)
+        # Batch and heads in one, as the cache has them; the queries of a group one after another.
+        rows = batch * self.kv_heads
+        q, k, v = (x.swapaxes(1, 2).reshape(rows, -1, self.head_dim) for x in (q, k, v))
         places = position[:, None] + jnp.arange(length, dtype=position.dtype)[None]
-        places = jnp.repeat(places, self.heads, axis=0)
+        places = jnp.repeat(places, self.kv_heads, axis=0)
         state = KVCache(*(_write(old, new, places, batch) for old, new in zip(state, (k, v))))
         # Keys first: so the product reads them as they lie, and they are not transposed for it.
         logits = widen(jnp.einsum('rkd,rqd->rkq', state.keys, q * self._scale)).swapaxes(1, 2)
         keys = jnp.arange(state.room + 1, dtype=position.dtype)
+        places = jnp.tile(places, (1, self.heads // self.kv_heads))
         mask = keys[None, None] <= jnp.minimum(places, state.room - 1)[:, :, None]
         logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
         x = jax.nn.softmax(logits).astype(v.dtype) @ state.values
@@ -184,17 +194,23 @@ class MultiHeadAttention(Module):
         self, params: Params, inputs: jax.Array
     ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], Params]:
         qkv, params = self._qkv(params, inputs)
-        parts = (*inputs.shape[:2], self.heads, self.head_dim)
-        q, k, v = (part.reshape(parts) for part in jnp.split(qkv, 3, axis=-1))
+        ends = (self.width, self.width + self.kv_width)
+        q, k, v = (
+            part.reshape(*inputs.shape[:2], heads, self.head_dim)
+            for part, heads in zip(
+                jnp.split(qkv, ends, axis=-1), (self.heads, self.kv_heads, self.kv_heads)
+            )
+        )
         (q, k), params = self._normalize(params, q, k)
         return (q, k, v), params
 
     def _qkv(self, params: Params, inputs: jax.Array) -> tuple[jax.Array, Params]:
         qkv, params = self.qkv(params, inputs)
         if self.qkv_bias and not self.k_bias:
-            b, params = self.get_param(params, 'qv_bias', (2 * self.width,), Zeros())
-            q, v = jnp.split(b, 2)
-            qkv = qkv + jnp.concatenate([q, jnp.zeros_like(q), v])[None, None]
+            size = self.width + self.kv_width
+            b, params = self.get_param(params, 'qv_bias', (size,), Zeros())
+            q, v = jnp.split(b, [self.width])
+            qkv = qkv + jnp.concatenate([q, jnp.zeros_like(v), v])[None, None]
         return qkv, params
 
     def _normalize(
@@ -208,7 +224,8 @@ class MultiHeadAttention(Module):
     def _check_rotary(self, rotary: Rotation, length: int) -> None:
         """Raise ValueError for what would not broadcast, or should not."""
         pairs, found = self.head_dim / 2, {rotary.cos.shape, rotary.sin.shape}
-        if found not in ({(length, pairs)}, {(length, self.heads, pairs)}):
+        by_head = {(length, self.heads, pairs)} if self.kv_heads == self.heads else None
+        if found not in ({(length, pairs)}, by_head):
             raise ValueError(
                 f'{self.path!r} expects a rotation of {length} places, and of half of the '
                 f'{self.head_dim} numbers of a head, found one of {rotary.cos.shape}'

@@ -159,9 +159,13 @@ def _value(name: str, value: Any, default: Any, via: Via) -> Any:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Return whether `value` has the type of `default`; an int may stand for a float."""
+    """Return whether `value` has the type of `default`; an int may stand for a float.
+
+    An empty list is one of integers.
+    """
     if isinstance(default, list | tuple):
-        return isinstance(value, list | tuple) and all(_is_like(item, default[0]) for item in value)
+        one = default[0] if default else 0
+        return isinstance(value, list | tuple) and all(_is_like(item, one) for item in value)
     return is_number(value) if type(default) is float else type(value) is type(default)
 
 

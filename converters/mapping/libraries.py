@@ -130,8 +130,9 @@ class TimmName(NamedTuple):
     arguments: Mapping[str, Any] | None
 
 
-# A setting of timm's DeiT, which is no argument but a class of its own.
-DISTILLED = 'distilled'
+# Settings that are no arguments of timm's: a class of DeiT, and what a file beside its code says of
+# pruned ResNets, the channels of all convolutions of all blocks.
+DISTILLED, PRUNED_WIDTHS = 'distilled', 'pruned_widths'
 _IMPLIED = {'VisionTransformerDistilled': {DISTILLED: True}}
 
 
@@ -195,8 +196,9 @@ def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     if made_with is None:
         raise ValueError(f'expected a model whose arguments are known here, found {name}')
     arguments = _object(config, 'model_args')
-    if DISTILLED in arguments:
-        raise ValueError(f'expected no {DISTILLED} in model_args, which timm has a class for')
+    for name in (DISTILLED, PRUNED_WIDTHS):
+        if name in arguments:
+            raise ValueError(f'expected no {name} in model_args, which is no argument of timm')
     return {**made_with, **said, **arguments}
 
 

@@ -64,7 +64,8 @@ _NORM_LAYERS: Mapping[tuple[str, float], Any] = {
 
 def read_class(classes: Mapping[Any, Any], value: Any) -> Any:
     """Return what timm's class is of ours. ValueError if it is none of these."""
-    value = 'rmsnorm' if value == 'RmsNorm' else value
+    if value in ('RmsNorm', {'name': 'RmsNorm', 'eps': 1e-6}):
+        value = 'rmsnorm'
     for ours, theirs in classes.items():
         if theirs == value:
             return ours

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from blox.converters.mapping.fields import TUPLE, Field, Via, fixed, one_of, stages
-from blox.converters.mapping.libraries import TIMM, TRANSFORMERS
+from blox.converters.mapping.libraries import PRUNED_WIDTHS, TIMM, TRANSFORMERS
 from blox.converters.mapping.parts import (
     FROM_CONV,
     NHWC,
@@ -94,17 +94,12 @@ def hf(config: Any) -> tuple[Rule, ...]:
 
 
 def _convs(config: Any) -> range:
-    return range(1, 3 if config.block == 'basic' else 4)
+    return range(1, 4 if 'bottleneck' in config.blocks else 3)
 
 
 def _has_shortcuts(config: Any) -> bool:
     """Return whether any block has one: where there are several stages, their first blocks do."""
-    return len(config.depths) > 1 or config.stem_width != _outputs(config)[0]
-
-
-def _outputs(config: Any) -> list[int]:
-    """Return the channels that each stage gives."""
-    return [width * (1 if config.block == 'basic' else 4) for width in config.widths]
+    return len(config.depths) > 1 or config.stem_width != config.outputs[0]
 
 
 def _timm_layers(config: Any) -> tuple[Rule, ...]:
@@ -165,6 +160,20 @@ _HF_FIELDS = (
 )
 
 
+_BLOCKS = one_of({'Bottleneck': 'bottleneck', 'BasicBlock': 'basic'})
+
+
+def _read_block(value: Any, known: Mapping[str, Any]) -> str:
+    """Return the kind of all blocks, or of each stage's."""
+    kinds = value if isinstance(value, list) and len(value) == 4 else [value]
+    return ','.join(_BLOCKS.read(kind, known) for kind in kinds)
+
+
+def _write_block(block: str, known: Mapping[str, Any]) -> str | list[str]:
+    kinds = [_BLOCKS.write(kind, known) for kind in block.split(',')]
+    return kinds[0] if len(kinds) == 1 else kinds
+
+
 def _is_deep(known: Mapping[str, Any]) -> bool:
     return known['stem'].startswith('deep')
 
@@ -205,14 +214,14 @@ _ATTENTION_RATIO = Via(lambda value, known: _read_attention(value)[1], _write_at
 
 _TIMM_FIELDS = (
     *TIMM_IMAGES,
-    Field(
-        'block', 'block', 'Bottleneck', one_of({'Bottleneck': 'bottleneck', 'BasicBlock': 'basic'})
-    ),
+    Field('block', 'block', 'Bottleneck', Via(_read_block, _write_block, takes_any=True)),
     Field('depths', 'layers', [3, 4, 6, 3], stages(4)),
     Field('widths', 'channels', [64, 128, 256, 512], stages(4)),
     Field('groups', 'cardinality', 1),
     Field('group_width', 'base_width', 64),
     Field('reduce_first', 'block_reduce_first', 1),
+    Field('pruned_widths', PRUNED_WIDTHS, [], TUPLE),
+    Field((), 'pruned', lambda known: bool(known['pruned_widths'])),
     Field(
         'stem',
         'stem_type',
@@ -244,7 +253,6 @@ _TIMM_FIELDS = (
         act_layer='relu',
         drop_rate=0.0,
         drop_block_rate=0.0,
-        pruned=False,
     ),
 )
 TABLES = {
@@ -260,15 +268,17 @@ TABLES = {
         header=timm_header(
             lambda config: _timm_stem(config)['resnet/stem'][0],
             'fc',
-            lambda config: _outputs(config)[-1],
+            lambda config: config.outputs[-1],
             # These are classes of timm's code, which its config.json cannot say.
-            implied=('img_size', 'block', 'aa_layer'),
+            implied=('img_size', 'block', 'aa_layer', PRUNED_WIDTHS),
         ),
     ),
     'hf': Table(
         hf,
         limits={
+            'block': ('basic', 'bottleneck'),
             'reduce_first': (1,),
+            'pruned_widths': ((),),
             'stem': ('imagenet', 'small'),
             'stem_pool': ('max',),
             'shortcut_kernel': (1,),

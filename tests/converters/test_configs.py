@@ -246,8 +246,7 @@ def test_folders_of_timm_that_are_not_ours_are_refused(family, change, message):
 @pytest.mark.parametrize(
     ('family', 'name', 'needs'),
     [
-        ('resnet', 'ecaresnet50d_pruned', ['pruned True (expected False)']),
-        ('resnet', 'test_resnet', ["block ['BasicBlock', 'BasicBlock', 'Bottleneck'"]),
+        ('vit', 'vit_small_r26_s32_224', ["'HybridEmbed'"]),
         ('vit', 'vit_base_r50_s16_224', ["'HybridEmbed'", "'ResNetV2'"]),
     ],
 )

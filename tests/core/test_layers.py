@@ -591,6 +591,44 @@ def test_keys_may_be_the_only_ones_without_a_bias(x64, is_stepped):
     np.testing.assert_allclose(run(some, params), run(whole, same), atol=1e-12)
 
 
+@pytest.mark.parametrize('k_bias', [True, False])
+@pytest.mark.parametrize('run', ['whole', 'tapped', 'steps'])
+def test_heads_of_queries_may_share_keys_and_values(x64, run, k_bias):
+    """Two and two of four: as if each had a copy of its own."""
+    options = {'is_causal': True, 'k_bias': k_bias, 'rotary_pairs': 'halves'}
+    shared = bx.MultiHeadAttention(layer(), 8, 4, kv_heads=2, **options)
+    whole = bx.MultiHeadAttention(layer(), 8, 4, **options)
+    x = jnp.asarray(normal(2, 5, 8))
+    params, same = random_params(shared, x), random_params(whole, x)
+    assert params['layer/qkv/w'].shape == (8, 16)
+    wide = ('layer/qkv/w', 'layer/qkv/b', 'layer/qv_bias')
+    for path in params.keys() & same.keys():
+        value = params[path].value
+        if path in wide:
+            q, *others = jnp.split(value, [*range(8, value.shape[-1], 4)], axis=-1)
+            copies = [
+                jnp.repeat(part.reshape(*part.shape[:-1], 2, 2), 2, axis=-2).reshape(q.shape)
+                for part in others
+            ]
+            value = jnp.concatenate([q, *copies], axis=-1)
+        same = same.set(path, value)
+
+    def outputs(attention, params):
+        if run == 'whole':
+            return attention(params, x, rotary=rotation(normal(5, 1), x.dtype))[0]
+        if run == 'tapped':
+            return bx.tap(attention, 'layer/attention_dropout')(params, x)[0]
+        state = attention.initial_state(2, 5, x.dtype)
+        (_, state), _ = attention.step(params, x[:, :3], state, jnp.zeros(2, int))
+        return attention.step(params, x[:, 3:], state, jnp.full(2, 3))[0][0]
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-12),
+        outputs(shared, params),
+        outputs(whole, same),
+    )
+
+
 @pytest.mark.parametrize('pairs', ['halves', 'neighbours'])
 def test_a_rotation_multiplies_complex_numbers(x64, pairs):
     x, angles = normal(2, 5, 3, 8), normal(5, 4)
@@ -863,6 +901,10 @@ ERRORS = {
     ),
     'group-norm-groups': (lambda: call(bx.GroupNorm(layer(), 4)), "'layer'.*groups 4.*6 channels"),
     'heads': (lambda: bx.MultiHeadAttention(layer(), 6, 4), "'layer'.*heads 4.*width 6"),
+    'kv-heads': (
+        lambda: bx.MultiHeadAttention(layer(), 6, 2, kv_heads=0),
+        "'layer'.*kv_heads 0.*heads 2",
+    ),
     'negative-rate': (lambda: bx.Dropout(layer(), -0.1), r"'layer'.*rate.*\[0, 1\].*-0.1"),
     'large-rate': (lambda: bx.DropPath(layer(), 1.5), r"'layer'.*rate.*\[0, 1\].*1.5"),
     'mlp-rate': (

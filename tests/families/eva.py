@@ -66,6 +66,18 @@ ODD = [
         'k_bias': True,
         'qkv_apart': True,
     },
+    # Sapiens2.
+    {
+        **_DINOV3,
+        'kv_heads': (2, 1),
+        'qk_norm': True,
+        'k_bias': True,
+        'qkv_apart': True,
+        'norm': 'rms',
+        'norm_eps': 1e-6,
+        'scaled': 'attention',
+        'num_classes': 3,
+    },
 ]
 TOLD = [
     {'dropout_rate': 0.25, 'attention_dropout_rate': 0.5, 'drop_path_rate': 0.25},
@@ -98,6 +110,21 @@ BROKEN = [
     ({'rope_pairs': 'all'}, 'rope_pairs of halves, neighbours'),
     ({'final_norm': 'first'}, "final_norm 'tokens', 'pooled' or 'none'"),
     ({'post_norm': True, 'layer_scale': 0.1}, 'no layer_scale with post_norm'),
+    *(
+        (fields, 'kv_heads that divide heads, one for each block')
+        for fields in (
+            {'kv_heads': (12,)},
+            {'kv_heads': (5,) * 12},
+            {'kv_heads': (0,) * 12},
+            {'kv_heads': (6,) * 12, 'rope': 'mixed'},
+        )
+    ),
+    ({'kv_heads': (6,) * 11 + (12,), 'scan': True}, 'no scan where kv_heads differ'),
+    *(
+        (fields, "scaled 'both', or 'attention' with layer_scale")
+        for fields in ({'scaled': 'attention'}, {'scaled': 'mlp', 'layer_scale': 0.1})
+    ),
+    ({'norm': 'batch'}, 'norm one of layer, rms'),
 ]
 NUM_PARAMS = {
     'dinov3-small': 21_586_944,
@@ -153,6 +180,9 @@ REFERENCES = {
     'timm mixed rope, positions': _TIMM.of(
         'vit_small_patch16_rope_mixed_ape_224', rope_grid_indexing='ij'
     ),
+    'timm sapiens2': _TIMM.of('vit_large_patch16_sapiens2', num_kv_heads=(4, 2)),
+    'timm sapiens2, shared': _TIMM.of('vit_base_patch16_sapiens2', num_kv_heads=1),
+    'timm qk norm': _TIMM.of('eva02_base_patch14_224', qk_norm=True),
     'timm pe core': _TIMM.of('vit_pe_core_base_patch16_224', ref_feat_shape=(4, 4)),
     'timm pe lang': _TIMM.of('vit_pe_lang_large_patch14_448', ref_feat_shape=(4, 4)),
     'hf': _HF,
@@ -194,6 +224,16 @@ HONOURED = {
         ({'ref_feat_shape': 16}, {'rope_grid': (16, 16)}),
         ({'ref_feat_shape': 16, 'rope_type': 'dinov3'}, {'rope': 'centered'}),
         ({'init_values': 1}, {'layer_scale': 1.0}),
+        (
+            {'init_values': 1, 'attn_only_layer_scale': True},
+            {'layer_scale': 1.0, 'scaled': 'attention'},
+        ),
+        ({'attn_only_layer_scale': True, 'num_kv_heads': [2, None]}, {}),
+        ({'qk_norm': True}, {'qk_norm': True}),
+        (
+            {'attn_type': 'rope', 'qkv_fused': False, 'num_kv_heads': 1},
+            {'k_bias': True, 'qkv_apart': True, 'kv_heads': (1, 1)},
+        ),
         ({'init_values': 1, 'use_post_norm': True}, {'post_norm': True}),
         (
             {'swiglu_mlp': True, 'swiglu_align_to': 8, 'use_post_norm': True},
@@ -218,8 +258,8 @@ REFUSED = {
         'use_post_transformer_norm': 0,
         'attn_pool_mlp_ratio': 'wide',
         'num_kv_heads': 1,
-        'qk_norm': True,
-        'attn_only_layer_scale': True,
+        'qk_norm': 'rms',
+        'attn_only_layer_scale': 1,
         'attn_type': 'diff',
         'swiglu_align_to': -8,
         'use_post_norm': 1,

@@ -40,6 +40,13 @@ ODD = [
         'depths': (1, 1),
         'widths': (16, 32),
     },
+    {
+        'block': 'basic,bottleneck',
+        'depths': (1, 2),
+        'widths': (4, 8),
+        'pruned_widths': (3, 5, 4, 6, 7, 5, 3, 7),
+        'channel_attention': 'eca',
+    },
 ]
 TOLD = [
     {'drop_path_rate': 0.25},
@@ -47,7 +54,29 @@ TOLD = [
     {'image_size': (32, 16), 'widths': (8, 16, 8, 16)},
 ]
 BROKEN = [
-    ({'block': 'wide'}, "block 'basic' or 'bottleneck'"),
+    *(
+        ({'block': block}, "block 'basic' or 'bottleneck', or one of them for each stage")
+        for block in ('wide', 'basic,basic', 'basic,basic,bottleneck,wide')
+    ),
+    *(
+        (
+            {'block': 'basic', 'depths': (1,), 'widths': (64,), 'pruned_widths': widths, **more},
+            'pruned_widths of each convolution',
+        )
+        for widths, more in (
+            ((8,), {}),
+            ((8, 8, 8), {}),
+            ((0, 8), {}),
+            ((8, 8, 8, 9), {'depths': (2,)}),
+            ((8, 8), {'reduce_first': 0}),
+            ((8, 8), {'norm': 'group'}),
+            ((8, 8), {'channel_attention': 'se'}),
+        )
+    ),
+    (
+        {'block': 'basic', 'depths': (1,), 'pruned_widths': (8, 8), 'scan': True},
+        'no scan with pruned_widths',
+    ),
     ({'depths': (2, 2)}, 'as many depths as widths'),
     ({'block': 'basic', 'groups': 2}, 'groups and group_width only with bottlenecks'),
     ({'groups': 0}, 'groups and group_width that leave each 3x3 some channels'),
@@ -129,6 +158,7 @@ REFERENCES = {
     # timm's takes even maps alone.
     'timm average': _TIMM.of('resnetaa50d').saying(image_size=(32, 64)),
     'timm blur': _TIMM.of('resnetblur18'),
+    'timm blocks of two kinds': _TIMM.of('test_resnet'),
     'timm senet': _TIMM.of('senet154', cardinality=4, base_width=32),
     'timm num_classes=0': _TIMM.but(num_classes=0),
     'torchvision basic': torchvision('BasicBlock', 'resnet18', (1, 2, 1, 1)).saying(

@@ -44,8 +44,8 @@ Names that need what is not here yet are refused, by what they need.
 """
 # Arguments that say only how large a model is, or where its training starts.
 SIZES = """
-    embed_dim depth num_heads mlp_ratio img_size patch_size dynamic_img_size weight_init fix_init
-    layers channels cardinality base_width stem_width depths dims ls_init_value num_heads
+    embed_dim depth num_heads num_kv_heads mlp_ratio img_size patch_size dynamic_img_size weight_init fix_init
+    layers channels pruned_widths cardinality base_width stem_width depths dims ls_init_value num_heads
 """
 
 
@@ -87,6 +87,8 @@ def small(name: str) -> dict[str, Any]:
     """Return the arguments that make a small model of a name."""
     made_with = timm_names()[name].arguments or {}
     match timm_names()[name].kind:
+        case 'ResNet' if made_with.get('pruned'):
+            return {'num_classes': 5}
         case 'ResNet':
             return {'num_classes': 5, 'layers': [1, 2, 1, 1]}
         case 'ConvNeXt':
@@ -95,7 +97,9 @@ def small(name: str) -> dict[str, Any]:
             sizes = {'embed_dim': 16, 'depths': [1, 2, 1, 1], 'num_heads': [1, 2, 4, 8]}
             return {'num_classes': 5, **sizes}
     patch = made_with.get('patch_size', 16)
-    sizes = {'embed_dim': 48, 'depth': 2, 'num_heads': 4}
+    sizes: dict[str, Any] = {'embed_dim': 48, 'depth': 2, 'num_heads': 4}
+    if 'num_kv_heads' in made_with:
+        sizes['num_kv_heads'] = [4, 2]
     return {'num_classes': 5, 'img_size': [2 * patch, 3 * patch], **sizes}
 
 

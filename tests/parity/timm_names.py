@@ -7,11 +7,14 @@ where those are a few plain values.
 import importlib
 import inspect
 import json
+import pkgutil
+import re
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from blox.converters.mapping.libraries import PRUNED_WIDTHS
 from blox.zoo.comparing.parity import import_reference
 
 # Longer arguments spell out every block.
@@ -43,7 +46,15 @@ def collect() -> dict[str, Any]:
             kind, arguments = asked.args
             known = {k: v for k, v in arguments.items() if k not in own}
             names[name] = [kind.__name__, _plain(known)]
+            if kind.__name__ == 'ResNet' and known.get('pruned'):
+                names[name][1][PRUNED_WIDTHS] = _pruned_widths(name)
     return {'version': timm.__version__, 'names': names}
+
+
+def _pruned_widths(name: str) -> list[int]:
+    """The channels of all convolutions of blocks, in the file that timm's code has for a name."""
+    shapes = pkgutil.get_data('timm.models', f'_pruned/{name}.txt') or b''
+    return [int(n) for n in re.findall(r'layer\d\.\d+\.conv\d\.weight:\[(\d+)', shapes.decode())]
 
 
 def _plain(value: Any) -> Any:

@@ -69,9 +69,13 @@ class Config:
 
 
 def _is_like(value: Any, default: Any) -> bool:
-    """Return whether `value` has the type of `default`; an int may stand for a float."""
+    """Return whether `value` has the type of `default`; an int may stand for a float.
+
+    An empty tuple is one of integers.
+    """
     if type(default) is tuple:
-        return type(value) is tuple and all(_is_like(item, default[0]) for item in value)
+        one = default[0] if default else 0
+        return type(value) is tuple and all(_is_like(item, one) for item in value)
     if type(default) is int:
         # Larger ones overflow somewhere on the way to a shape, each time in another place.
         return type(value) is int and abs(value) < 2**31

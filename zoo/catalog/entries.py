@@ -67,6 +67,7 @@ def _card_of(row: Published) -> Card:
         summary=row.summary,
         license=row.license,
         paper=row.paper,
+        metrics=row.metrics,
         preprocessor=row.preprocessor,
         source=row.source,
         layout=row.layout,

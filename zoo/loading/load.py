@@ -131,7 +131,8 @@ def read_card(
 ) -> Card:
     """Read the card of what `load` gives for the same arguments, from the checkpoint itself.
 
-    Its `changes` say what the overrides start anew or resize. Pass it to `save` to keep it.
+    Its `changes` say what the overrides start anew or resize; what was measured without them is left
+    out. Pass it to `save` to keep it.
 
     >>> read_card('vit-digits', num_classes=3).changes
     ('num_classes 10 -> 3: vit/head*/* started anew',)
@@ -140,18 +141,20 @@ def read_card(
     family = families()[found.family]
     config = family.override(found.config, overrides)
     count = family.count_classes(config)
-    changes = found.changes + _changes(found, config)
+    changes = _changes(found, config)
+    prepare = _preprocessor(found, config, {*overrides})
     labels = found.labels if len(found.labels) == count else ()
     return dataclasses.replace(
         found,
         config=config,
-        changes=changes,
+        changes=found.changes + changes,
+        metrics={} if changes or prepare != found.preprocessor else found.metrics,
         labels=labels,
         task=family.task_of(config),
         scores=found.scores
         if count == family.count_classes(found.config)
         else default_scores(config, family.task_of(config), count),
-        preprocessor=_preprocessor(found, config, {*overrides}),
+        preprocessor=prepare,
     )
 
 

@@ -60,6 +60,8 @@ def _resolve_entry(entry: Card, revision: str | None, task: str) -> Place:
             f'bx.zoo.init(model); or name weights with bx.zoo.load({entry.name!r}, source=PATH)'
         )
     known = ('summary', 'license', 'paper', 'preprocessor')
+    # Of another revision nothing was measured.
+    known += ('metrics',) if revision is None else ()
     return Named(_repository(entry.source, revision, task or entry.task), entry, known)
 
 

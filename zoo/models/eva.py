@@ -4,11 +4,11 @@ Papers: Fang et al., 2022 and 2023, "EVA" and "EVA-02" (arXiv:2211.07636, arXiv:
 timm.models.eva, transformers.DINOv3ViTModel.
 
 Among its configs are DINOv3 (arXiv:2508.10104), the towers of EVA-CLIP (arXiv:2303.15389), ViTs with rotary
-positions (arXiv:2403.13298), and Perception Encoders (arXiv:2504.13181).
+positions (arXiv:2403.13298), Perception Encoders (arXiv:2504.13181), and Sapiens2 (arXiv:2604.21681).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from blox.layers import (
     Linear,
     Mlp,
     MultiHeadAttention,
+    RMSNorm,
 )
 from blox.layers.initializers import TruncatedNormal
 from blox.layers.precision import widen
@@ -54,10 +55,13 @@ class EvaConfig(Config):
 
     Attributes:
       image_size, patch_size: height and width; what patches leave of an image at its end is not seen.
+      kv_heads: of each block, how many heads keys and values have, where several of queries share one;
+        () where each has its own.
       mlp: 'plain', or 'gated' by its own first half (SwiGLU, if the activation is silu); 'gated_apart' is
         the same function, of files that have gate and value as two matrices.
       mlp_dim: how many hidden values go into the MLP's last layer.
       mlp_norm, attn_norm: whether MLP and attention normalize what goes into their last layers.
+      qk_norm: whether queries and keys are normalized, by head.
       qkv_bias, k_bias: whether queries and values have biases, and keys too.
       qkv_apart: whether files have queries, keys and values as three matrices; timm's may.
       pool: 'cls' (the class token's output), 'avg' (the mean over patches) or 'map' (an attention pool
@@ -77,6 +81,8 @@ class EvaConfig(Config):
       final_norm: what the last norm is of: all 'tokens', the 'pooled' ones, or 'none' at all.
       post_norm: whether blocks normalize what they add instead of what they see.
       layer_scale: what each channel of what a block adds is multiplied by at first; 0 for no LayerScale.
+      scaled: whether 'both' attention and MLP have that, or the 'attention' alone.
+      norm: 'layer' or 'rms'.
       drop_path_rate: the last block's; it grows from 0 with depth.
       attention: 'auto', by the platform's own kernel where that is right, or 'exact'.
     """
@@ -88,10 +94,12 @@ class EvaConfig(Config):
     width: int = 768
     depth: int = 12
     heads: int = 12
+    kv_heads: tuple[int, ...] = ()
     mlp: str = 'plain'
     mlp_dim: int = 3072
     mlp_norm: bool = False
     attn_norm: bool = False
+    qk_norm: bool = False
     qkv_bias: bool = True
     k_bias: bool = False
     qkv_apart: bool = False
@@ -111,6 +119,8 @@ class EvaConfig(Config):
     final_norm: str = 'tokens'
     post_norm: bool = False
     layer_scale: float = 0.0
+    scaled: str = 'both'
+    norm: str = 'layer'
     activation: str = 'gelu'
     norm_eps: float = 1e-6
     dropout_rate: float = 0.0
@@ -123,6 +133,13 @@ class EvaConfig(Config):
         return {
             **patches_fit_image(self),
             **heads_divide_width(self),
+            "kv_heads that divide heads, one for each block, without rope 'mixed'": not self.kv_heads
+            or (
+                len(self.kv_heads) == self.depth
+                and all(n > 0 and self.heads % n == 0 for n in self.kv_heads)
+                and self.rope != 'mixed'
+            ),
+            'no scan where kv_heads differ': not self.scan or len({*self.kv_heads}) < 2,
             "mlp 'plain', 'gated' or 'gated_apart'": self.mlp in ('plain', 'gated', 'gated_apart'),
             "mlp_norm with mlp 'plain' or 'gated_apart'": not self.mlp_norm or self.mlp != 'gated',
             'registers >= 0': self.registers >= 0,
@@ -147,6 +164,9 @@ class EvaConfig(Config):
             "final_norm 'tokens', 'pooled' or 'none'": self.final_norm
             in ('tokens', 'pooled', 'none'),
             'no layer_scale with post_norm': not (self.post_norm and self.layer_scale),
+            "scaled 'both', or 'attention' with layer_scale": self.scaled == 'both'
+            or (self.scaled == 'attention' and self.layer_scale != 0),
+            f'norm one of {", ".join(_NORMS)}': self.norm in _NORMS,
         }
 
     @property
@@ -160,11 +180,12 @@ class EvaConfig(Config):
         """Count the learned tokens that stand before the patches."""
         return int(self.class_token) + self.registers
 
-    def make_norm(self, graph: Graph) -> LayerNorm:
-        """Make a norm of the model's eps."""
-        return LayerNorm(graph, eps=self.norm_eps)
+    def make_norm(self, graph: Graph) -> LayerNorm | RMSNorm:
+        """Make a norm of the model's kind and eps."""
+        return _NORMS[self.norm](graph, eps=self.norm_eps)
 
 
+_NORMS: Mapping[str, Callable[..., LayerNorm | RMSNorm]] = {'layer': LayerNorm, 'rms': RMSNorm}
 _ROPES = ('index', 'mixed', 'centered', 'none')
 _trunc_normal = TruncatedNormal(0.02)
 
@@ -243,10 +264,12 @@ class Block(Module):
             graph.child('attn'),
             config.width,
             config.heads,
+            kv_heads=config.kv_heads[index] if config.kv_heads else None,
             implementation=config.attention,
             qkv_bias=config.qkv_bias,
             k_bias=config.k_bias,
             rotary_pairs=config.rope_pairs,
+            qk_norm=config.make_norm if config.qk_norm else None,
             norm=config.make_norm if config.attn_norm else None,
             attention_dropout_rate=config.attention_dropout_rate,
             dropout_rate=config.dropout_rate,
@@ -266,9 +289,11 @@ class Block(Module):
             fc1_init=_trunc_normal,
             fc2_init=_trunc_normal,
         )
-        has_scale = config.layer_scale != 0
-        self.ls1 = LayerScale(graph.child('ls1'), config.layer_scale) if has_scale else None
-        self.ls2 = LayerScale(graph.child('ls2'), config.layer_scale) if has_scale else None
+        self.ls1 = self.ls2 = None
+        if config.layer_scale:
+            self.ls1 = LayerScale(graph.child('ls1'), config.layer_scale)
+            if config.scaled == 'both':
+                self.ls2 = LayerScale(graph.child('ls2'), config.layer_scale)
         self.drop_path1 = DropPath(graph.child('drop_path1'), drop_path_rate)
         self.drop_path2 = DropPath(graph.child('drop_path2'), drop_path_rate)
 

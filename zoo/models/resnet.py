@@ -4,11 +4,13 @@ Papers: He et al., 2015, "Deep Residual Learning for Image Recognition" (arXiv:1
 Xie et al., 2016, ResNeXt (arXiv:1611.05431); Zagoruyko and Komodakis, 2016, wide ResNets
 (arXiv:1605.07146); Hu et al., 2017, SENet (arXiv:1709.01507); He et al., 2018, ResNet-C and -D
 (arXiv:1812.01187); Wang et al., 2019, ECA-Net (arXiv:1910.03151); Zhang, 2019, blur pooling
-(arXiv:1904.11486); Bello et al., 2021, ResNet-RS (arXiv:2103.07579). References:
+(arXiv:1904.11486); Aflalo et al., 2020, pruned ones (arXiv:2002.08258); Bello et al., 2021,
+ResNet-RS (arXiv:2103.07579). References:
 torchvision.models.resnet, timm.models.resnet.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,11 +37,14 @@ class ResNetConfig(Config):
 
     Attributes:
       image_size: height and width of the images it was made for; others work too.
-      block: 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1, four times wider outputs).
+      block: 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1, four times wider outputs); or one for
+        each stage, as 'basic,bottleneck'.
       depths: blocks in each stage; `widths` are the channels of their 3x3 at base width 64.
       groups, group_width: those of the bottleneck's 3x3, which has
         `width * group_width // 64 * groups` channels.
       reduce_first: how many times narrower the first convolution of a block is.
+      pruned_widths: channels of the convolutions of all blocks, one after another, where pruning left
+        fewer than `widths` say; () where it did not.
       stem: 'imagenet' (7x7 of stride 2, then a pool of stride 2), 'deep' (three 3x3 instead of the
         7x7), 'deep_tiered' (the same, the first with three quarters of the second's channels) or
         'small' (one 3x3, no pool).
@@ -68,6 +73,7 @@ class ResNetConfig(Config):
     groups: int = 1
     group_width: int = 64
     reduce_first: int = 1
+    pruned_widths: tuple[int, ...] = ()
     stem: str = 'imagenet'
     stem_width: int = 64
     stem_pool: str = 'max'
@@ -84,12 +90,16 @@ class ResNetConfig(Config):
 
     def conditions(self) -> Mapping[str, bool]:
         is_plain = self.groups == 1 and self.group_width == 64
-        inner_widths = [self.inner_width(width) for width in self.widths]
+        inner_widths = [
+            self.inner_width(kind, width) for kind, width in zip(self.blocks, self.widths)
+        ]
         return {
-            "block 'basic' or 'bottleneck'": self.block in ('basic', 'bottleneck'),
+            "block 'basic' or 'bottleneck', or one of them for each stage": {*self.blocks}
+            <= {*_BLOCKS}
+            and len(self.blocks) == len(self.depths),
             'as many depths as widths': len(self.depths) == len(self.widths),
             'stem_width > 0': self.stem_width > 0,
-            'groups and group_width only with bottlenecks': self.block == 'bottleneck' or is_plain,
+            'groups and group_width only with bottlenecks': 'basic' not in self.blocks or is_plain,
             'groups and group_width that leave each 3x3 some channels': self.groups > 0
             and min(self.widths) * self.group_width >= 64,
             'reduce_first that divides each 3x3 and leaves its groups some channels': all(
@@ -97,6 +107,9 @@ class ResNetConfig(Config):
                 and width % (self.reduce_first * self.groups) == 0
                 for width in inner_widths
             ),
+            'pruned_widths of each convolution, the last ones of a stage alike, with no groups, '
+            'group_width, reduce_first, norm or se': not self.pruned_widths or self._is_pruning(),
+            'no scan with pruned_widths': not (self.scan and self.pruned_widths),
             "stem 'imagenet', 'deep', 'deep_tiered' or 'small'": self.stem
             in ('imagenet', 'deep', 'deep_tiered', 'small'),
             'an even stem_width of at least 8 with a deep stem': not self.stem.startswith('deep')
@@ -123,9 +136,45 @@ class ResNetConfig(Config):
             '0 <= bn_decay <= 1': 0 <= self.bn_decay <= 1,
         }
 
-    def inner_width(self, width: int) -> int:
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Return the kind of each stage's blocks."""
+        kinds = tuple(self.block.split(','))
+        return kinds * len(self.depths) if len(kinds) == 1 else kinds
+
+    def inner_width(self, kind: str, width: int) -> int:
         """Return the channels of the 3x3 in a stage of this width."""
-        return width if self.block == 'basic' else width * self.group_width // 64 * self.groups
+        return width if kind == 'basic' else width * self.group_width // 64 * self.groups
+
+    def conv_widths(self) -> list[list[tuple[int, ...]]]:
+        """Return the channels of each convolution of each block of each stage."""
+        pruned = iter(self.pruned_widths)
+        stages = []
+        for kind, depth, width in zip(self.blocks, self.depths, self.widths):
+            inner = self.inner_width(kind, width)
+            whole = (inner // self.reduce_first, inner)
+            whole += (width * Bottleneck.expansion,) if kind == 'bottleneck' else ()
+            stages.append(
+                [tuple(itertools.islice(pruned, len(whole))) or whole for _ in range(depth)]
+            )
+        return stages
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Return the channels that each stage gives."""
+        return tuple(blocks[-1][-1] for blocks in self.conv_widths())
+
+    def _is_pruning(self) -> bool:
+        """Return whether pruned_widths says of each block what one without other options needs."""
+        others = (self.groups, self.group_width, self.reduce_first, self.norm)
+        if others != (1, 64, 1, 'batch') or self.channel_attention == 'se':
+            return False
+        count = sum(
+            depth * (3 if kind == 'bottleneck' else 2)
+            for kind, depth in zip(self.blocks, self.depths)
+        )
+        ends_alike = all(len({convs[-1] for convs in blocks}) == 1 for blocks in self.conv_widths())
+        return len(self.pruned_widths) == count and min(self.pruned_widths) > 0 and ends_alike
 
 
 # He initialization for the outputs' side, as in the paper and torchvision.
@@ -239,7 +288,10 @@ class EfficientChannelAttention(Module):
 
 
 class Residual(Module):
-    """Convolutions with relus between them, around a shortcut."""
+    """Convolutions with relus between them, around a shortcut.
+
+    `width` is the stage's, `channels` are those of each convolution.
+    """
 
     expansion: int
     convs: tuple[ConvNorm, ...]
@@ -249,20 +301,21 @@ class Residual(Module):
         graph: Graph,
         config: ResNetConfig,
         width: int,
+        channels: tuple[int, ...],
         *,
         stride: int,
         has_shortcut: bool,
         drop_path_rate: float,
     ) -> None:
         super().__init__(graph)
-        self.width = width
-        channels = width * self.expansion
-        self.convs = self._convs(config, stride)
+        self.convs = self._convs(config, channels, stride)
         self.attention = None
         if config.channel_attention == 'se':
-            self.attention = SqueezeExcite(graph.child('se'), channels, config.se_ratio)
+            self.attention = SqueezeExcite(graph.child('se'), channels[-1], config.se_ratio)
         elif config.channel_attention == 'eca':
-            self.attention = EfficientChannelAttention(graph.child('eca'), channels)
+            # Pruning leaves its reach as it was.
+            whole = width * self.expansion
+            self.attention = EfficientChannelAttention(graph.child('eca'), whole)
         self.drop_path = DropPath(graph.child('drop_path'), drop_path_rate)
         self.pools_shortcut = config.shortcut_pool and stride > 1
         self.shortcut = None
@@ -271,9 +324,11 @@ class Residual(Module):
                 (1, 1) if stride == 1 or config.shortcut_pool else (config.shortcut_kernel, 2)
             )
             node = graph.child('shortcut')
-            self.shortcut = ConvNorm(node, config, channels, size, stride=step)
+            self.shortcut = ConvNorm(node, config, channels[-1], size, stride=step)
 
-    def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
+    def _convs(
+        self, config: ResNetConfig, channels: tuple[int, ...], stride: int
+    ) -> tuple[ConvNorm, ...]:
         raise NotImplementedError
 
     def __call__(
@@ -316,12 +371,11 @@ class BasicBlock(Residual):
 
     expansion = 1
 
-    def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
+    def _convs(
+        self, config: ResNetConfig, channels: tuple[int, ...], stride: int
+    ) -> tuple[ConvNorm, ...]:
         make = functools.partial(_conv_norm, self.graph, config)
-        return (
-            make('conv1', self.width // config.reduce_first, 3, stride=stride),
-            make('conv2', self.width, 3),
-        )
+        return make('conv1', channels[0], 3, stride=stride), make('conv2', channels[1], 3)
 
 
 class Bottleneck(Residual):
@@ -329,14 +383,15 @@ class Bottleneck(Residual):
 
     expansion = 4
 
-    def _convs(self, config: ResNetConfig, stride: int) -> tuple[ConvNorm, ...]:
+    def _convs(
+        self, config: ResNetConfig, channels: tuple[int, ...], stride: int
+    ) -> tuple[ConvNorm, ...]:
         make = functools.partial(_conv_norm, self.graph, config)
-        inner = config.inner_width(self.width)
         first, second = (stride, 1) if config.stride_on == 'conv1' else (1, stride)
         return (
-            make('conv1', inner // config.reduce_first, 1, stride=first),
-            make('conv2', inner, 3, stride=second, groups=config.groups),
-            make('conv3', self.width * self.expansion, 1),
+            make('conv1', channels[0], 1, stride=first),
+            make('conv2', channels[1], 3, stride=second, groups=config.groups),
+            make('conv3', channels[2], 1),
         )
 
 
@@ -410,26 +465,27 @@ class ResNet(ImageModel):
         return max_pool(x, 3, stride=2, padding=1), params
 
     def _stages(self) -> list[list[BasicBlock | Bottleneck]]:
-        config, block = self.config, _BLOCKS[self.config.block]
+        config = self.config
         rates = iter(drop_path_rates(config.drop_path_rate, sum(config.depths)))
-        channels = config.stem_width
+        inputs = config.stem_width
         stages = []
-        for s, (depth, width) in enumerate(zip(config.depths, config.widths)):
-            node = self.graph.child(f'stage{s + 1}')
+        for s, all_channels in enumerate(config.conv_widths()):
+            node, block = self.graph.child(f'stage{s + 1}'), _BLOCKS[config.blocks[s]]
             blocks = []
-            for b in range(depth):
+            for b, channels in enumerate(all_channels):
                 stride = 2 if b == 0 and s > 0 else 1
                 blocks.append(
                     block(
                         node.child(f'block{b}'),
                         config,
-                        width,
+                        config.widths[s],
+                        channels,
                         stride=stride,
-                        has_shortcut=stride > 1 or channels != width * block.expansion,
+                        has_shortcut=stride > 1 or inputs != channels[-1],
                         drop_path_rate=next(rates),
                     )
                 )
-                channels = width * block.expansion
+                inputs = channels[-1]
             stages.append(blocks)
         return stages
 
@@ -438,9 +494,8 @@ class ResNet(ImageModel):
         config = self.config
         stride, later = (1, 1) if config.stem == 'small' else (2, 2)
         found = [Feature('stem', config.stem_width, (stride, stride))]
-        for s, width in enumerate(config.widths):
+        for s, channels in enumerate(config.outputs):
             stride *= later if s == 0 else 2
-            channels = width * _BLOCKS[config.block].expansion
             found.append(Feature(f'stage{s + 1}', channels, (stride, stride)))
         return (*found, Feature('pre_logits', found[-1].channels))
 

@@ -18,11 +18,23 @@ def tokens(config: Any, first: str, registers: str) -> tuple[Rule, ...]:
 
 
 def apart(config: Any, theirs: str) -> tuple[Rule, ...]:
-    """Map queries, keys and values of three matrices."""
+    """Map queries, keys and values of three matrices; where keys are of fewer heads, block by block."""
     q, k, v = (f'{theirs}.{name}_proj' for name in 'qkv')
-    return (
-        *merged(f'{BLOCK}/attn/qkv', (q, k, v), bias=config.qkv_bias and config.k_bias),
-        *qv_bias(config, (f'{q}.bias', f'{v}.bias')),
+    has_bias = config.qkv_bias and config.k_bias
+    if not config.kv_heads:
+        return (
+            *merged(f'{BLOCK}/attn/qkv', (q, k, v), bias=has_bias),
+            *qv_bias(config, (f'{q}.bias', f'{v}.bias')),
+        )
+    return tuple(
+        rule
+        for i, heads in enumerate(config.kv_heads)
+        for rule in merged(
+            f'{BLOCK}/attn/qkv'.replace('{i}', str(i)),
+            tuple(name.replace('{i}', str(i)) for name in (q, k, v)),
+            (config.heads, heads, heads),
+            bias=has_bias,
+        )
     )
 
 
@@ -34,7 +46,8 @@ def qv_bias(config: Any, theirs: tuple[str, str]) -> tuple[Rule, ...]:
 
 
 def scales(config: Any, *theirs: str) -> tuple[Rule, ...]:
-    """Map the two LayerScales of a block."""
+    """Map the LayerScales of a block: of attention, and mostly of the MLP."""
     if not config.layer_scale:
         return ()
-    return tuple(Rule(f'{BLOCK}/ls{n}/scale', name) for n, name in enumerate(theirs, 1))
+    scaled = theirs if config.scaled == 'both' else theirs[:1]
+    return tuple(Rule(f'{BLOCK}/ls{n}/scale', name) for n, name in enumerate(scaled, 1))

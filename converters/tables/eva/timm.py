@@ -1,5 +1,6 @@
 """EVA, as timm has it."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,27 +26,33 @@ def timm(config: Any) -> tuple[Rule, ...]:
     """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
     theirs = 'blocks.{i}'
     last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
+    own_norm = functools.partial(norm, offset=config.norm == 'layer')
+    attention_norms = (*(('q_norm', 'k_norm') * config.qk_norm), *(('norm',) * config.attn_norm))
     return (
         *tokens(config, 'cls_token', 'reg_token'),
         *((Rule('eva/pos_embed', 'pos_embed'),) if config.positions != 'none' else ()),
         *((Rule('eva/rope_freqs', 'rope.freqs'),) if config.rope == 'mixed' else ()),
         *dense('eva/patch_embed', 'patch_embed.proj', HWIO, bias=not config.pre_norm),
-        *(norm('eva/pre_norm', 'norm_pre') if config.pre_norm else ()),
-        *norm(f'{BLOCK}/norm1', f'{theirs}.norm1'),
+        *(own_norm('eva/pre_norm', 'norm_pre') if config.pre_norm else ()),
+        *own_norm(f'{BLOCK}/norm1', f'{theirs}.norm1'),
         *(apart if config.qkv_apart else _fused)(config, f'{theirs}.attn'),
-        *(norm(f'{BLOCK}/attn/norm', f'{theirs}.attn.norm') if config.attn_norm else ()),
+        *(
+            rule
+            for name in attention_norms
+            for rule in own_norm(f'{BLOCK}/attn/{name}', f'{theirs}.attn.{name}')
+        ),
         *dense(f'{BLOCK}/attn/proj', f'{theirs}.attn.proj'),
-        *norm(f'{BLOCK}/norm2', f'{theirs}.norm2'),
+        *own_norm(f'{BLOCK}/norm2', f'{theirs}.norm2'),
         *(
             merged(f'{BLOCK}/mlp/fc1', (f'{theirs}.mlp.fc1_g', f'{theirs}.mlp.fc1_x'))
             if config.mlp == 'gated_apart'
             else dense(f'{BLOCK}/mlp/fc1', f'{theirs}.mlp.fc1')
         ),
-        *(norm(f'{BLOCK}/mlp/norm', f'{theirs}.mlp.norm') if config.mlp_norm else ()),
+        *(own_norm(f'{BLOCK}/mlp/norm', f'{theirs}.mlp.norm') if config.mlp_norm else ()),
         *dense(f'{BLOCK}/mlp/fc2', f'{theirs}.mlp.fc2'),
         *scales(config, 'blocks.{i}.gamma_1', 'blocks.{i}.gamma_2'),
-        *(norm('eva/norm', last_norm) if last_norm else ()),
-        *(timm_pool('eva/pool') if config.pool == 'map' else ()),
+        *(own_norm('eva/norm', last_norm) if last_norm else ()),
+        *(timm_pool('eva/pool', own_norm) if config.pool == 'map' else ()),
         *(dense('eva/head', 'head') if config.num_classes else ()),
     )
 
@@ -175,11 +182,46 @@ def _read_scale(value: Any, known: Mapping[str, Any]) -> float:
     return start
 
 
-def _read_norm_eps(value: Any, known: Mapping[str, Any]) -> float:
-    kind, eps = read_timm_norm(value)
-    if kind != 'layer' or not (value is None or isinstance(value, Mapping)):
-        raise ValueError("a LayerNorm, which the architecture's name says")
-    return eps
+def _read_norm(value: Any) -> tuple[str, float]:
+    """Return kind and eps of norms."""
+    if not (value is None or isinstance(value, Mapping)):
+        raise ValueError("a norm that the architecture's name says")
+    return read_timm_norm(value)
+
+
+def _read_kv_heads(value: Any, known: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the heads of keys and values, () where all blocks have as many as of queries."""
+    counts = [value] * known['depth'] if value is None or type(value) is int else value
+    if not isinstance(counts, list) or any(type(n) not in (int, type(None)) for n in counts):
+        raise ValueError('an integer, null, or a list of these')
+    heads = tuple(n or known['heads'] for n in counts)
+    if {*heads} == {known['heads']}:
+        return ()
+    if not (known['k_bias'] and known['qkv_apart']):
+        raise ValueError("null, without attn_type 'rope' and with qkv_fused")
+    return heads
+
+
+def _write_kv_heads(value: tuple[int, ...], known: Mapping[str, Any]) -> list[int] | None:
+    if value and not (known['k_bias'] and known['qkv_apart'] and not known['post_norm']):
+        raise ValueError('(), without k_bias and qkv_apart, or with post_norm')
+    return list(value) or None
+
+
+def _write_qk_norm(value: bool, known: Mapping[str, Any]) -> bool:
+    if value and known['post_norm']:
+        raise ValueError('False, which blocks have there with post_norm')
+    return value
+
+
+_SCALED = Via(
+    lambda value, known: 'attention' if value and known['layer_scale'] else 'both',
+    lambda scaled, known: scaled == 'attention',
+)
+
+
+def _unwritten(value: Any, known: Mapping[str, Any]) -> None:
+    """Leave to the architecture's name what no argument can say."""
 
 
 _RATIO = times('width')
@@ -206,9 +248,11 @@ _FIELDS = (
         Via(lambda gated, known: 'silu' if gated else 'gelu', _write_timm_activation),
     ),
     Field('attn_norm', 'scale_attn_inner', False),
+    Field('qk_norm', 'qk_norm', False, Via(write=_write_qk_norm)),
     Field('qkv_bias', 'qkv_bias', True),
     Field('k_bias', 'attn_type', 'eva', one_of({'eva': False, 'rope': True})),
     Field('qkv_apart', 'qkv_fused', True, one_of({True: False, False: True})),
+    Field('kv_heads', 'num_kv_heads', None, Via(_read_kv_heads, _write_kv_heads)),
     Field('class_token', 'class_token', True),
     Field('registers', 'num_reg_tokens', 0),
     Field(
@@ -260,18 +304,19 @@ _FIELDS = (
         Via(_read_last_norm, lambda name, known: name == 'tokens', takes_null=True),
     ),
     Field('layer_scale', 'init_values', None, Via(_read_scale, _or_none)),
+    Field('scaled', 'attn_only_layer_scale', False, _SCALED),
     # It takes no name of a norm there: the architecture's own says which.
-    Field('norm_eps', 'norm_layer', None, Via(_read_norm_eps, lambda eps, known: None)),
+    Field('norm', 'norm_layer', None, Via(lambda value, known: _read_norm(value)[0], _unwritten)),
+    Field(
+        'norm_eps', 'norm_layer', None, Via(lambda value, known: _read_norm(value)[1], _unwritten)
+    ),
     Field('dropout_rate', ('pos_drop_rate', 'proj_drop_rate'), 0.0),
     Field('attention_dropout_rate', 'attn_drop_rate', 0.0),
     Field('drop_path_rate', 'drop_path_rate', 0.0),
     *fixed(
-        attn_only_layer_scale=False,
         drop_rate=0.0,
         dynamic_img_pad=False,
-        num_kv_heads=None,
         patch_drop_rate=0.0,
-        qk_norm=False,
     ),
 )
 

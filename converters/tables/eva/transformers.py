@@ -102,8 +102,10 @@ _FIELDS = (
 # What all models of that class have.
 _ONLY: Mapping[str, Any] = {
     'num_classes': 0,
+    'kv_heads': (),
     'mlp_norm': False,
     'attn_norm': False,
+    'qk_norm': False,
     'pool': 'cls',
     'class_token': True,
     'positions': 'none',
@@ -115,6 +117,8 @@ _ONLY: Mapping[str, Any] = {
     'pre_norm': False,
     'final_norm': 'tokens',
     'post_norm': False,
+    'scaled': 'both',
+    'norm': 'layer',
     'dropout_rate': 0.0,
 }
 

@@ -194,3 +194,20 @@ def test_its_layout_can_say_its_config():
             name: getattr(config, name) for name in table.unsaid(config) if name in row.overrides
         }
         assert family.override(family.config(), read | apart) == config
+
+
+def test_accuracies_are_those_of_classifiers_of_imagenet_as_measured():
+    measured = {row.name: row.metrics for row in ROWS if row.metrics}
+    assert measured['resnet50'] == {
+        'imagenet_top1_at_288': 0.81214,
+        'imagenet_top5_at_288': 0.95102,
+    }
+    assert measured['vit-b16-augreg'] == {'imagenet_top1': 0.84532, 'imagenet_top5': 0.97292}
+    assert measured['clip-b32'] == {'imagenet_zero_shot_top1': 0.6332}
+    for row in ROWS:
+        assert all(0.6 < value < 1 for value in row.metrics.values())
+        if any(name.startswith('imagenet_top') for name in row.metrics):
+            config = config_of(row)
+            assert FAMILY_OF[row.variant].task_of(config) == 'image-classification'
+            assert config.num_classes == 1000
+    assert len(measured) == 92

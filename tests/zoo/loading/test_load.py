@@ -303,6 +303,15 @@ def test_the_card_says_what_overrides_change(exported):
     assert sorted(found) == sorted(line for _, line in CHANGES.values())
 
 
+def test_what_was_measured_holds_only_of_the_model_as_it_was():
+    measured = bx.zoo.card('resnet-digits').metrics
+    assert measured
+    assert bx.zoo.read_card('resnet-digits').metrics == measured
+    assert bx.zoo.read_card('resnet-digits', drop_path_rate=0.5).metrics == measured
+    for field, value in {'num_classes': 3, 'in_channels': 3, 'image_size': (16, 16)}.items():
+        assert bx.zoo.read_card('resnet-digits', **{field: value}).metrics == {}
+
+
 @pytest.mark.parametrize('field', CHANGES)
 def test_the_logger_says_what_overrides_change(exported, caplog, field):
     folder, (value, line) = exported['vit-hf'][3], CHANGES[field]

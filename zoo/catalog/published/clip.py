@@ -4,14 +4,15 @@
 and timm load by their repositories' names.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-from blox.zoo.catalog.published.row import CLIP, HALF, Published, group, square
+from blox.zoo.catalog.published.row import CLIP, HALF, Own, Published, group, square, zero_shot
 
 _GELU = {'image_activation': 'gelu', 'text_activation': 'gelu'}
 
 
-def _clip(rows: dict[str, tuple[str, str]], size: int = 224, **more: Any) -> tuple[Published, ...]:
+def _clip(rows: Mapping[str, Own], size: int = 224, **more: Any) -> tuple[Published, ...]:
     return group(
         rows,
         layout='hf',
@@ -21,9 +22,7 @@ def _clip(rows: dict[str, tuple[str, str]], size: int = 224, **more: Any) -> tup
     )
 
 
-def _siglip(
-    size: int, rows: dict[str, tuple[str, str]], is_second: bool = False
-) -> tuple[Published, ...]:
+def _siglip(size: int, rows: Mapping[str, Own], is_second: bool = False) -> tuple[Published, ...]:
     """Return rows of one size of images, for which positions were trained."""
     return group(
         rows,
@@ -42,31 +41,68 @@ _OPENAI: dict[str, Any] = {
 }
 _LAION: dict[str, Any] = {'paper': 'arXiv:2212.07143', 'summary': 'LAION-2B, in English'}
 _LAION_B = {
-    'clip-b32-laion2b': ('clip-b32', 'laion/CLIP-ViT-B-32-laion2B-s34B-b79K'),
-    'clip-b16-laion2b': ('clip-b16', 'laion/CLIP-ViT-B-16-laion2B-s34B-b88K'),
-    'clip-l14-laion2b': ('clip-l14', 'laion/CLIP-ViT-L-14-laion2B-s32B-b82K'),
+    'clip-b32-laion2b': ('clip-b32', 'laion/CLIP-ViT-B-32-laion2B-s34B-b79K', zero_shot(66.56)),
+    'clip-b16-laion2b': ('clip-b16', 'laion/CLIP-ViT-B-16-laion2B-s34B-b88K', zero_shot(70.23)),
+    'clip-l14-laion2b': ('clip-l14', 'laion/CLIP-ViT-L-14-laion2B-s32B-b82K', zero_shot(75.25)),
 }
 
 ROWS: tuple[Published, ...] = (
     *_clip(
         {
-            'clip-b32': ('clip-b32', 'openai/clip-vit-base-patch32'),
-            'clip-b16': ('clip-b16', 'openai/clip-vit-base-patch16'),
-            'clip-l14': ('clip-l14', 'openai/clip-vit-large-patch14'),
+            'clip-b32': ('clip-b32', 'openai/clip-vit-base-patch32', zero_shot(63.32)),
+            'clip-b16': ('clip-b16', 'openai/clip-vit-base-patch16', zero_shot(68.34)),
+            'clip-l14': ('clip-l14', 'openai/clip-vit-large-patch14', zero_shot(75.54)),
         },
         **_OPENAI,
     ),
-    *_clip({'clip-l14-336': ('clip-l14-336', 'openai/clip-vit-large-patch14-336')}, 336, **_OPENAI),
+    *_clip(
+        {'clip-l14-336': ('clip-l14-336', 'openai/clip-vit-large-patch14-336', zero_shot(76.56))},
+        336,
+        **_OPENAI,
+    ),
     *_clip(_LAION_B, overrides=_GELU, **_LAION),
-    *_clip({'clip-h14-laion2b': ('clip-h14', 'laion/CLIP-ViT-H-14-laion2B-s32B-b79K')}, **_LAION),
-    *_siglip(224, {'siglip-b16': ('siglip-b16', 'google/siglip-base-patch16-224')}),
-    *_siglip(256, {'siglip-b16-256': ('siglip-b16', 'google/siglip-base-patch16-256')}),
-    *_siglip(384, {'siglip-b16-384': ('siglip-b16', 'google/siglip-base-patch16-384')}),
-    *_siglip(512, {'siglip-b16-512': ('siglip-b16', 'google/siglip-base-patch16-512')}),
-    *_siglip(256, {'siglip-l16': ('siglip-l16', 'google/siglip-large-patch16-256')}),
-    *_siglip(384, {'siglip-l16-384': ('siglip-l16', 'google/siglip-large-patch16-384')}),
-    *_siglip(384, {'siglip-so400m': ('siglip-so400m', 'google/siglip-so400m-patch14-384')}),
-    *_siglip(224, {'siglip-so400m-224': ('siglip-so400m', 'google/siglip-so400m-patch14-224')}),
+    *_clip(
+        {
+            'clip-h14-laion2b': (
+                'clip-h14',
+                'laion/CLIP-ViT-H-14-laion2B-s32B-b79K',
+                zero_shot(77.96),
+            )
+        },
+        **_LAION,
+    ),
+    *_siglip(
+        224, {'siglip-b16': ('siglip-b16', 'google/siglip-base-patch16-224', zero_shot(76.04))}
+    ),
+    *_siglip(
+        256, {'siglip-b16-256': ('siglip-b16', 'google/siglip-base-patch16-256', zero_shot(76.53))}
+    ),
+    *_siglip(
+        384, {'siglip-b16-384': ('siglip-b16', 'google/siglip-base-patch16-384', zero_shot(78.49))}
+    ),
+    *_siglip(
+        512, {'siglip-b16-512': ('siglip-b16', 'google/siglip-base-patch16-512', zero_shot(79.14))}
+    ),
+    *_siglip(
+        256, {'siglip-l16': ('siglip-l16', 'google/siglip-large-patch16-256', zero_shot(80.45))}
+    ),
+    *_siglip(
+        384, {'siglip-l16-384': ('siglip-l16', 'google/siglip-large-patch16-384', zero_shot(82.07))}
+    ),
+    *_siglip(
+        384,
+        {'siglip-so400m': ('siglip-so400m', 'google/siglip-so400m-patch14-384', zero_shot(83.08))},
+    ),
+    *_siglip(
+        224,
+        {
+            'siglip-so400m-224': (
+                'siglip-so400m',
+                'google/siglip-so400m-patch14-224',
+                zero_shot(82.03),
+            )
+        },
+    ),
     *_siglip(224, {'siglip2-b16': ('siglip2-b16', 'google/siglip2-base-patch16-224')}, True),
     *_siglip(256, {'siglip2-b16-256': ('siglip2-b16', 'google/siglip2-base-patch16-256')}, True),
     *_siglip(384, {'siglip2-b16-384': ('siglip2-b16', 'google/siglip2-base-patch16-384')}, True),

@@ -3,7 +3,7 @@
 `-facebook` has the layout of transformers, and for ConvNeXt V1 no training on ImageNet-22k.
 """
 
-from blox.zoo.catalog.published.row import IMAGENET, Published, group, square
+from blox.zoo.catalog.published.row import IMAGENET, Published, group, imagenet, square
 
 _V1, _V2 = 'arXiv:2201.03545', 'arXiv:2301.00808'
 _TIMM = square(224, 256, 'bicubic', IMAGENET, keep_ratio=True)
@@ -12,9 +12,21 @@ _HF = square(224, 256, 'bicubic', IMAGENET, keep_ratio=True, crop_rounding='down
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'convnext-atto': ('convnext-atto', 'timm/convnext_atto.d2_in1k'),
-            'convnext-femto': ('convnext-femto', 'timm/convnext_femto.d1_in1k'),
-            'convnext-pico': ('convnext-pico', 'timm/convnext_pico.d1_in1k'),
+            'convnext-atto': (
+                'convnext-atto',
+                'timm/convnext_atto.d2_in1k',
+                imagenet(77.008, 93.702, at=288),
+            ),
+            'convnext-femto': (
+                'convnext-femto',
+                'timm/convnext_femto.d1_in1k',
+                imagenet(78.716, 94.43, at=288),
+            ),
+            'convnext-pico': (
+                'convnext-pico',
+                'timm/convnext_pico.d1_in1k',
+                imagenet(80.414, 95.05, at=288),
+            ),
         },
         layout='timm',
         preprocessor=_TIMM,
@@ -24,11 +36,31 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'convnext-tiny': ('convnext-tiny', 'timm/convnext_tiny.fb_in22k_ft_in1k'),
-            'convnext-small': ('convnext-small', 'timm/convnext_small.fb_in22k_ft_in1k'),
-            'convnext-base': ('convnext-base', 'timm/convnext_base.fb_in22k_ft_in1k'),
-            'convnext-large': ('convnext-large', 'timm/convnext_large.fb_in22k_ft_in1k'),
-            'convnext-xlarge': ('convnext-xlarge', 'timm/convnext_xlarge.fb_in22k_ft_in1k'),
+            'convnext-tiny': (
+                'convnext-tiny',
+                'timm/convnext_tiny.fb_in22k_ft_in1k',
+                imagenet(78.898, 94.674, at=288),
+            ),
+            'convnext-small': (
+                'convnext-small',
+                'timm/convnext_small.fb_in22k_ft_in1k',
+                imagenet(85.262, 97.682, at=288),
+            ),
+            'convnext-base': (
+                'convnext-base',
+                'timm/convnext_base.fb_in22k_ft_in1k',
+                imagenet(86.274, 98.092, at=288),
+            ),
+            'convnext-large': (
+                'convnext-large',
+                'timm/convnext_large.fb_in22k_ft_in1k',
+                imagenet(87.026, 98.204, at=288),
+            ),
+            'convnext-xlarge': (
+                'convnext-xlarge',
+                'timm/convnext_xlarge.fb_in22k_ft_in1k',
+                imagenet(87.33, 98.328, at=288),
+            ),
         },
         layout='timm',
         preprocessor=_TIMM,
@@ -38,14 +70,46 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'convnextv2-atto': ('convnextv2-atto', 'timm/convnextv2_atto.fcmae_ft_in1k'),
-            'convnextv2-femto': ('convnextv2-femto', 'timm/convnextv2_femto.fcmae_ft_in1k'),
-            'convnextv2-pico': ('convnextv2-pico', 'timm/convnextv2_pico.fcmae_ft_in1k'),
-            'convnextv2-nano': ('convnextv2-nano', 'timm/convnextv2_nano.fcmae_ft_in1k'),
-            'convnextv2-tiny': ('convnextv2-tiny', 'timm/convnextv2_tiny.fcmae_ft_in1k'),
-            'convnextv2-base': ('convnextv2-base', 'timm/convnextv2_base.fcmae_ft_in1k'),
-            'convnextv2-large': ('convnextv2-large', 'timm/convnextv2_large.fcmae_ft_in1k'),
-            'convnextv2-huge': ('convnextv2-huge', 'timm/convnextv2_huge.fcmae_ft_in1k'),
+            'convnextv2-atto': (
+                'convnextv2-atto',
+                'timm/convnextv2_atto.fcmae_ft_in1k',
+                imagenet(77.76, 93.726, at=288),
+            ),
+            'convnextv2-femto': (
+                'convnextv2-femto',
+                'timm/convnextv2_femto.fcmae_ft_in1k',
+                imagenet(79.338, 94.56, at=288),
+            ),
+            'convnextv2-pico': (
+                'convnextv2-pico',
+                'timm/convnextv2_pico.fcmae_ft_in1k',
+                imagenet(81.086, 95.48, at=288),
+            ),
+            'convnextv2-nano': (
+                'convnextv2-nano',
+                'timm/convnextv2_nano.fcmae_ft_in1k',
+                imagenet(82.486, 96.226, at=288),
+            ),
+            'convnextv2-tiny': (
+                'convnextv2-tiny',
+                'timm/convnextv2_tiny.fcmae_ft_in1k',
+                imagenet(83.464, 96.718, at=288),
+            ),
+            'convnextv2-base': (
+                'convnextv2-base',
+                'timm/convnextv2_base.fcmae_ft_in1k',
+                imagenet(85.474, 97.384, at=288),
+            ),
+            'convnextv2-large': (
+                'convnextv2-large',
+                'timm/convnextv2_large.fcmae_ft_in1k',
+                imagenet(86.118, 97.822, at=288),
+            ),
+            'convnextv2-huge': (
+                'convnextv2-huge',
+                'timm/convnextv2_huge.fcmae_ft_in1k',
+                imagenet(86.58, 97.972, at=288),
+            ),
         },
         layout='timm',
         preprocessor=_TIMM,

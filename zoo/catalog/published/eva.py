@@ -4,7 +4,7 @@
 with `pool='cls'`. Those of transformers load by their repositories' names.
 """
 
-from blox.zoo.catalog.published.row import CLIP, IMAGENET, Published, group, square
+from blox.zoo.catalog.published.row import CLIP, IMAGENET, Published, group, imagenet, square
 
 ROWS: tuple[Published, ...] = (
     *group(
@@ -31,8 +31,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'eva02-tiny': ('eva02-tiny', 'timm/eva02_tiny_patch14_336.mim_in22k_ft_in1k'),
-            'eva02-small': ('eva02-small', 'timm/eva02_small_patch14_336.mim_in22k_ft_in1k'),
+            'eva02-tiny': (
+                'eva02-tiny',
+                'timm/eva02_tiny_patch14_336.mim_in22k_ft_in1k',
+                imagenet(80.63, 95.526),
+            ),
+            'eva02-small': (
+                'eva02-small',
+                'timm/eva02_small_patch14_336.mim_in22k_ft_in1k',
+                imagenet(85.716, 97.632),
+            ),
         },
         layout='timm',
         preprocessor=square(336, 336, 'bicubic', CLIP, keep_ratio=True),
@@ -42,8 +50,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'eva02-base': ('eva02-base', 'timm/eva02_base_patch14_448.mim_in22k_ft_in22k_in1k'),
-            'eva02-large': ('eva02-large', 'timm/eva02_large_patch14_448.mim_in22k_ft_in22k_in1k'),
+            'eva02-base': (
+                'eva02-base',
+                'timm/eva02_base_patch14_448.mim_in22k_ft_in22k_in1k',
+                imagenet(88.692, 98.724),
+            ),
+            'eva02-large': (
+                'eva02-large',
+                'timm/eva02_large_patch14_448.mim_in22k_ft_in22k_in1k',
+                imagenet(89.966, 99.012),
+            ),
         },
         layout='timm',
         preprocessor=square(448, 448, 'bicubic', CLIP),

@@ -4,14 +4,14 @@
 and second where those are not the same, `-microsoft` is in the layout of transformers.
 """
 
-from blox.zoo.catalog.published.row import IMAGENET, Published, group, square
+from blox.zoo.catalog.published.row import IMAGENET, Published, group, imagenet, square
 
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'resnet18': ('resnet18', 'timm/resnet18.a1_in1k'),
-            'resnet34': ('resnet34', 'timm/resnet34.a1_in1k'),
-            'resnet50': ('resnet50', 'timm/resnet50.a1_in1k'),
+            'resnet18': ('resnet18', 'timm/resnet18.a1_in1k', imagenet(73.158, 91.026, at=288)),
+            'resnet34': ('resnet34', 'timm/resnet34.a1_in1k', imagenet(77.918, 93.766, at=288)),
+            'resnet50': ('resnet50', 'timm/resnet50.a1_in1k', imagenet(81.214, 95.102, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -22,11 +22,11 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnet18-tv': ('resnet18', 'timm/resnet18.tv_in1k'),
+            'resnet18-tv': ('resnet18', 'timm/resnet18.tv_in1k', imagenet(69.76, 89.07)),
             'resnet34-tv': ('resnet34', 'timm/resnet34.tv_in1k'),
-            'resnet50-tv': ('resnet50', 'timm/resnet50.tv_in1k'),
-            'resnet101-tv': ('resnet101', 'timm/resnet101.tv_in1k'),
-            'resnet152-tv': ('resnet152', 'timm/resnet152.tv_in1k'),
+            'resnet50-tv': ('resnet50', 'timm/resnet50.tv_in1k', imagenet(76.13, 92.858)),
+            'resnet101-tv': ('resnet101', 'timm/resnet101.tv_in1k', imagenet(77.376, 93.542)),
+            'resnet152-tv': ('resnet152', 'timm/resnet152.tv_in1k', imagenet(78.322, 94.048)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -37,9 +37,17 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnet50-tv2': ('resnet50', 'timm/resnet50.tv2_in1k'),
-            'resnet101-tv2': ('resnet101', 'timm/resnet101.tv2_in1k'),
-            'resnet152-tv2': ('resnet152', 'timm/resnet152.tv2_in1k'),
+            'resnet50-tv2': ('resnet50', 'timm/resnet50.tv2_in1k', imagenet(80.85, 95.434, at=224)),
+            'resnet101-tv2': (
+                'resnet101',
+                'timm/resnet101.tv2_in1k',
+                imagenet(81.89, 95.768, at=224),
+            ),
+            'resnet152-tv2': (
+                'resnet152',
+                'timm/resnet152.tv2_in1k',
+                imagenet(82.288, 96.004, at=224),
+            ),
         },
         layout='timm',
         overrides={'image_size': (176, 176)},
@@ -50,8 +58,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnet101': ('resnet101', 'timm/resnet101.a1h_in1k'),
-            'resnet152': ('resnet152', 'timm/resnet152.a1h_in1k'),
+            'resnet101': ('resnet101', 'timm/resnet101.a1h_in1k', imagenet(82.778, 96.31, at=288)),
+            'resnet152': ('resnet152', 'timm/resnet152.a1h_in1k', imagenet(83.45, 96.538, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -62,7 +70,11 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'wide-resnet50-2': ('wide-resnet50-2', 'timm/wide_resnet50_2.racm_in1k'),
+            'wide-resnet50-2': (
+                'wide-resnet50-2',
+                'timm/wide_resnet50_2.racm_in1k',
+                imagenet(82.28, 96.064, at=288),
+            ),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -73,8 +85,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'wide-resnet50-2-tv': ('wide-resnet50-2', 'timm/wide_resnet50_2.tv_in1k'),
-            'wide-resnet101-2': ('wide-resnet101-2', 'timm/wide_resnet101_2.tv_in1k'),
+            'wide-resnet50-2-tv': (
+                'wide-resnet50-2',
+                'timm/wide_resnet50_2.tv_in1k',
+                imagenet(78.48, 94.086),
+            ),
+            'wide-resnet101-2': (
+                'wide-resnet101-2',
+                'timm/wide_resnet101_2.tv_in1k',
+                imagenet(78.838, 94.282),
+            ),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -85,8 +105,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'wide-resnet50-2-tv2': ('wide-resnet50-2', 'timm/wide_resnet50_2.tv2_in1k'),
-            'wide-resnet101-2-tv2': ('wide-resnet101-2', 'timm/wide_resnet101_2.tv2_in1k'),
+            'wide-resnet50-2-tv2': (
+                'wide-resnet50-2',
+                'timm/wide_resnet50_2.tv2_in1k',
+                imagenet(81.606, 95.762, at=224),
+            ),
+            'wide-resnet101-2-tv2': (
+                'wide-resnet101-2',
+                'timm/wide_resnet101_2.tv2_in1k',
+                imagenet(82.498, 96.018, at=224),
+            ),
         },
         layout='timm',
         overrides={'image_size': (176, 176)},
@@ -97,7 +125,11 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext50-32x4d': ('resnext50-32x4d', 'timm/resnext50_32x4d.a1h_in1k'),
+            'resnext50-32x4d': (
+                'resnext50-32x4d',
+                'timm/resnext50_32x4d.a1h_in1k',
+                imagenet(82.014, 95.934, at=288),
+            ),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -108,9 +140,21 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext50-32x4d-tv': ('resnext50-32x4d', 'timm/resnext50_32x4d.tv_in1k'),
-            'resnext101-32x8d': ('resnext101-32x8d', 'timm/resnext101_32x8d.tv_in1k'),
-            'resnext101-64x4d-tv': ('resnext101-64x4d', 'timm/resnext101_64x4d.tv_in1k'),
+            'resnext50-32x4d-tv': (
+                'resnext50-32x4d',
+                'timm/resnext50_32x4d.tv_in1k',
+                imagenet(77.618, 93.696),
+            ),
+            'resnext101-32x8d': (
+                'resnext101-32x8d',
+                'timm/resnext101_32x8d.tv_in1k',
+                imagenet(79.31, 94.52),
+            ),
+            'resnext101-64x4d-tv': (
+                'resnext101-64x4d',
+                'timm/resnext101_64x4d.tv_in1k',
+                imagenet(82.992, 96.244),
+            ),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -121,8 +165,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext50-32x4d-tv2': ('resnext50-32x4d', 'timm/resnext50_32x4d.tv2_in1k'),
-            'resnext101-32x8d-tv2': ('resnext101-32x8d', 'timm/resnext101_32x8d.tv2_in1k'),
+            'resnext50-32x4d-tv2': (
+                'resnext50-32x4d',
+                'timm/resnext50_32x4d.tv2_in1k',
+                imagenet(81.182, 95.34, at=224),
+            ),
+            'resnext101-32x8d-tv2': (
+                'resnext101-32x8d',
+                'timm/resnext101_32x8d.tv2_in1k',
+                imagenet(82.832, 96.232, at=224),
+            ),
         },
         layout='timm',
         overrides={'image_size': (176, 176)},
@@ -133,7 +185,11 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext101-64x4d': ('resnext101-64x4d', 'timm/resnext101_64x4d.c1_in1k'),
+            'resnext101-64x4d': (
+                'resnext101-64x4d',
+                'timm/resnext101_64x4d.c1_in1k',
+                imagenet(83.156, 96.374, at=288),
+            ),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from blox.zoo.inputs.images import ImagePreprocessor
 
@@ -20,6 +20,7 @@ class Published(NamedTuple):
       summary: what it was trained on, in a line.
       overrides: config fields in which it differs from the variant.
       preprocessor: how images become its inputs, None if it takes none.
+      metrics: what was measured by others, fractions by name.
     """
 
     name: str
@@ -31,11 +32,38 @@ class Published(NamedTuple):
     summary: str
     overrides: Mapping[str, Any] = MappingProxyType({})
     preprocessor: ImagePreprocessor | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
 
 
-def group(rows: Mapping[str, tuple[str, str]], **shared: Any) -> tuple[Published, ...]:
-    """Make rows of name to (variant, source), which have all else in common."""
-    return tuple(Published(name, *row, **shared) for name, row in rows.items())
+# Variant and source, and what was measured if anything was.
+Own: TypeAlias = tuple[str, str] | tuple[str, str, Mapping[str, float]]
+
+
+def group(rows: Mapping[str, Own], **shared: Any) -> tuple[Published, ...]:
+    """Make rows by name, which have all else in common."""
+    return tuple(
+        Published(name, variant, source, metrics=metrics[0] if metrics else {}, **shared)
+        for name, (variant, source, *metrics) in rows.items()
+    )
+
+
+def imagenet(top1: float, top5: float, *, at: int | None = None) -> Mapping[str, float]:
+    """Return accuracies on the validation images of ImageNet-1k, given in percent, as timm measured them.
+
+    `at` is the side of its images where that is not the model's own. Source:
+    results/results-imagenet.csv of huggingface/pytorch-image-models, commit 0173a13.
+    """
+    end = f'_at_{at}' if at else ''
+    return {f'imagenet_top{n}{end}': round(x / 100, 5) for n, x in ((1, top1), (5, top5))}
+
+
+def zero_shot(top1: float) -> Mapping[str, float]:
+    """Return the accuracy on ImageNet-1k by names of its classes alone, given in percent.
+
+    open_clip measured it, with many templates: docs/openclip_results.csv of
+    mlfoundations/open_clip, commit f862f86.
+    """
+    return {'imagenet_zero_shot_top1': round(top1 / 100, 5)}
 
 
 class Statistics(NamedTuple):

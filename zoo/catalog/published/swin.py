@@ -1,6 +1,6 @@
 """Published Swins: Microsoft's, as timm has them. Those of transformers load by their repositories' names."""
 
-from blox.zoo.catalog.published.row import IMAGENET, Published, group, square
+from blox.zoo.catalog.published.row import IMAGENET, Published, group, imagenet, square
 
 _224 = square(224, 248, 'bicubic', IMAGENET, keep_ratio=True)
 _384 = square(384, 384, 'bicubic', IMAGENET, keep_ratio=True)
@@ -8,8 +8,16 @@ _384 = square(384, 384, 'bicubic', IMAGENET, keep_ratio=True)
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'swin-tiny': ('swin-tiny', 'timm/swin_tiny_patch4_window7_224.ms_in1k'),
-            'swin-small': ('swin-small', 'timm/swin_small_patch4_window7_224.ms_in1k'),
+            'swin-tiny': (
+                'swin-tiny',
+                'timm/swin_tiny_patch4_window7_224.ms_in1k',
+                imagenet(81.376, 95.544),
+            ),
+            'swin-small': (
+                'swin-small',
+                'timm/swin_small_patch4_window7_224.ms_in1k',
+                imagenet(83.208, 96.316),
+            ),
         },
         layout='timm',
         preprocessor=_224,
@@ -19,8 +27,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'swin-base': ('swin-base', 'timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k'),
-            'swin-large': ('swin-large', 'timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k'),
+            'swin-base': (
+                'swin-base',
+                'timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k',
+                imagenet(85.272, 97.564),
+            ),
+            'swin-large': (
+                'swin-large',
+                'timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k',
+                imagenet(86.312, 97.902),
+            ),
         },
         layout='timm',
         preprocessor=_224,
@@ -47,9 +63,21 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'swin-s3-tiny': ('swin-s3-tiny', 'timm/swin_s3_tiny_224.ms_in1k'),
-            'swin-s3-small': ('swin-s3-small', 'timm/swin_s3_small_224.ms_in1k'),
-            'swin-s3-base': ('swin-s3-base', 'timm/swin_s3_base_224.ms_in1k'),
+            'swin-s3-tiny': (
+                'swin-s3-tiny',
+                'timm/swin_s3_tiny_224.ms_in1k',
+                imagenet(82.144, 95.954),
+            ),
+            'swin-s3-small': (
+                'swin-s3-small',
+                'timm/swin_s3_small_224.ms_in1k',
+                imagenet(83.756, 96.452),
+            ),
+            'swin-s3-base': (
+                'swin-s3-base',
+                'timm/swin_s3_base_224.ms_in1k',
+                imagenet(83.92, 96.672),
+            ),
         },
         layout='timm',
         preprocessor=_224,

@@ -8,7 +8,7 @@ timm's copy of Facebook's with a teacher.
 `-reg4` has four registers.
 """
 
-from blox.zoo.catalog.published.row import HALF, IMAGENET, Published, group, square
+from blox.zoo.catalog.published.row import HALF, IMAGENET, Published, group, imagenet, square
 
 ROWS: tuple[Published, ...] = (
     *group(
@@ -74,13 +74,41 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'vit-ti16-augreg': ('vit-ti16', 'timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k'),
-            'vit-s16-augreg': ('vit-s16', 'timm/vit_small_patch16_224.augreg_in21k_ft_in1k'),
-            'vit-s32-augreg': ('vit-s32', 'timm/vit_small_patch32_224.augreg_in21k_ft_in1k'),
-            'vit-b8-augreg': ('vit-b8', 'timm/vit_base_patch8_224.augreg_in21k_ft_in1k'),
-            'vit-b16-augreg': ('vit-b16', 'timm/vit_base_patch16_224.augreg_in21k_ft_in1k'),
-            'vit-b32-augreg': ('vit-b32', 'timm/vit_base_patch32_224.augreg_in21k_ft_in1k'),
-            'vit-l16-augreg': ('vit-l16', 'timm/vit_large_patch16_224.augreg_in21k_ft_in1k'),
+            'vit-ti16-augreg': (
+                'vit-ti16',
+                'timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k',
+                imagenet(75.454, 92.844),
+            ),
+            'vit-s16-augreg': (
+                'vit-s16',
+                'timm/vit_small_patch16_224.augreg_in21k_ft_in1k',
+                imagenet(81.384, 96.136),
+            ),
+            'vit-s32-augreg': (
+                'vit-s32',
+                'timm/vit_small_patch32_224.augreg_in21k_ft_in1k',
+                imagenet(75.994, 93.27),
+            ),
+            'vit-b8-augreg': (
+                'vit-b8',
+                'timm/vit_base_patch8_224.augreg_in21k_ft_in1k',
+                imagenet(85.798, 97.79),
+            ),
+            'vit-b16-augreg': (
+                'vit-b16',
+                'timm/vit_base_patch16_224.augreg_in21k_ft_in1k',
+                imagenet(84.532, 97.292),
+            ),
+            'vit-b32-augreg': (
+                'vit-b32',
+                'timm/vit_base_patch32_224.augreg_in21k_ft_in1k',
+                imagenet(80.716, 95.566),
+            ),
+            'vit-l16-augreg': (
+                'vit-l16',
+                'timm/vit_large_patch16_224.augreg_in21k_ft_in1k',
+                imagenet(85.834, 97.818),
+            ),
         },
         layout='timm',
         overrides={'num_classes': 1000, 'image_size': (224, 224)},
@@ -91,12 +119,36 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'vit-ti16-augreg-384': ('vit-ti16', 'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k'),
-            'vit-s16-augreg-384': ('vit-s16', 'timm/vit_small_patch16_384.augreg_in21k_ft_in1k'),
-            'vit-s32-augreg-384': ('vit-s32', 'timm/vit_small_patch32_384.augreg_in21k_ft_in1k'),
-            'vit-b16-augreg-384': ('vit-b16', 'timm/vit_base_patch16_384.augreg_in21k_ft_in1k'),
-            'vit-b32-augreg-384': ('vit-b32', 'timm/vit_base_patch32_384.augreg_in21k_ft_in1k'),
-            'vit-l16-augreg-384': ('vit-l16', 'timm/vit_large_patch16_384.augreg_in21k_ft_in1k'),
+            'vit-ti16-augreg-384': (
+                'vit-ti16',
+                'timm/vit_tiny_patch16_384.augreg_in21k_ft_in1k',
+                imagenet(78.424, 94.54),
+            ),
+            'vit-s16-augreg-384': (
+                'vit-s16',
+                'timm/vit_small_patch16_384.augreg_in21k_ft_in1k',
+                imagenet(83.802, 97.098),
+            ),
+            'vit-s32-augreg-384': (
+                'vit-s32',
+                'timm/vit_small_patch32_384.augreg_in21k_ft_in1k',
+                imagenet(80.486, 95.596),
+            ),
+            'vit-b16-augreg-384': (
+                'vit-b16',
+                'timm/vit_base_patch16_384.augreg_in21k_ft_in1k',
+                imagenet(85.996, 98.002),
+            ),
+            'vit-b32-augreg-384': (
+                'vit-b32',
+                'timm/vit_base_patch32_384.augreg_in21k_ft_in1k',
+                imagenet(83.35, 96.838),
+            ),
+            'vit-l16-augreg-384': (
+                'vit-l16',
+                'timm/vit_large_patch16_384.augreg_in21k_ft_in1k',
+                imagenet(87.084, 98.302),
+            ),
         },
         layout='timm',
         overrides={'num_classes': 1000, 'image_size': (384, 384)},
@@ -124,8 +176,16 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'vit-b8-augreg2': ('vit-b8', 'timm/vit_base_patch8_224.augreg2_in21k_ft_in1k'),
-            'vit-b16-augreg2': ('vit-b16', 'timm/vit_base_patch16_224.augreg2_in21k_ft_in1k'),
+            'vit-b8-augreg2': (
+                'vit-b8',
+                'timm/vit_base_patch8_224.augreg2_in21k_ft_in1k',
+                imagenet(86.218, 97.832),
+            ),
+            'vit-b16-augreg2': (
+                'vit-b16',
+                'timm/vit_base_patch16_224.augreg2_in21k_ft_in1k',
+                imagenet(85.096, 97.53),
+            ),
         },
         layout='timm',
         overrides={'num_classes': 1000, 'image_size': (224, 224)},
@@ -160,9 +220,21 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'deit-ti16-distilled': ('vit-ti16', 'timm/deit_tiny_distilled_patch16_224.fb_in1k'),
-            'deit-s16-distilled': ('vit-s16', 'timm/deit_small_distilled_patch16_224.fb_in1k'),
-            'deit-b16-distilled': ('vit-b16', 'timm/deit_base_distilled_patch16_224.fb_in1k'),
+            'deit-ti16-distilled': (
+                'vit-ti16',
+                'timm/deit_tiny_distilled_patch16_224.fb_in1k',
+                imagenet(74.5, 91.892),
+            ),
+            'deit-s16-distilled': (
+                'vit-s16',
+                'timm/deit_small_distilled_patch16_224.fb_in1k',
+                imagenet(81.218, 95.384),
+            ),
+            'deit-b16-distilled': (
+                'vit-b16',
+                'timm/deit_base_distilled_patch16_224.fb_in1k',
+                imagenet(83.386, 96.488),
+            ),
         },
         layout='timm',
         overrides={'distilled': True, 'image_size': (224, 224)},
@@ -187,10 +259,26 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'deit3-s16': ('vit-s16', 'timm/deit3_small_patch16_224.fb_in22k_ft_in1k'),
-            'deit3-b16': ('vit-b16', 'timm/deit3_base_patch16_224.fb_in22k_ft_in1k'),
-            'deit3-l16': ('vit-l16', 'timm/deit3_large_patch16_224.fb_in22k_ft_in1k'),
-            'deit3-h14': ('vit-h14', 'timm/deit3_huge_patch14_224.fb_in22k_ft_in1k'),
+            'deit3-s16': (
+                'vit-s16',
+                'timm/deit3_small_patch16_224.fb_in22k_ft_in1k',
+                imagenet(83.074, 96.776),
+            ),
+            'deit3-b16': (
+                'vit-b16',
+                'timm/deit3_base_patch16_224.fb_in22k_ft_in1k',
+                imagenet(85.7, 97.746),
+            ),
+            'deit3-l16': (
+                'vit-l16',
+                'timm/deit3_large_patch16_224.fb_in22k_ft_in1k',
+                imagenet(86.982, 98.236),
+            ),
+            'deit3-h14': (
+                'vit-h14',
+                'timm/deit3_huge_patch14_224.fb_in22k_ft_in1k',
+                imagenet(87.186, 98.26),
+            ),
         },
         layout='timm',
         overrides={'positions': 'patches', 'layer_scale': 1e-6, 'image_size': (224, 224)},
@@ -201,9 +289,21 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'deit3-s16-384': ('vit-s16', 'timm/deit3_small_patch16_384.fb_in22k_ft_in1k'),
-            'deit3-b16-384': ('vit-b16', 'timm/deit3_base_patch16_384.fb_in22k_ft_in1k'),
-            'deit3-l16-384': ('vit-l16', 'timm/deit3_large_patch16_384.fb_in22k_ft_in1k'),
+            'deit3-s16-384': (
+                'vit-s16',
+                'timm/deit3_small_patch16_384.fb_in22k_ft_in1k',
+                imagenet(84.824, 97.488),
+            ),
+            'deit3-b16-384': (
+                'vit-b16',
+                'timm/deit3_base_patch16_384.fb_in22k_ft_in1k',
+                imagenet(86.738, 98.114),
+            ),
+            'deit3-l16-384': (
+                'vit-l16',
+                'timm/deit3_large_patch16_384.fb_in22k_ft_in1k',
+                imagenet(87.72, 98.512),
+            ),
         },
         layout='timm',
         overrides={'positions': 'patches', 'layer_scale': 1e-6, 'image_size': (384, 384)},
