@@ -82,3 +82,27 @@ def format_bytes(count: float) -> str:
             return f'{count:.1f} {unit}'
         count /= 1024
     return f'{count:.1f} TB'
+
+
+def format_count(count: int) -> str:
+    """Write a large number in few characters.
+
+    >>> format_count(950), format_count(22_713_216), format_count(6_716_030_976)
+    ('950', '22.7M', '6.7B')
+    """
+    for unit, size in (('B', 10**9), ('M', 10**6), ('K', 10**3)):
+        if count >= size:
+            return f'{count / size:.1f}{unit}'
+    return str(count)
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows of texts below each other, two spaces between the columns.
+
+    >>> print(in_columns([('a', 'bcd'), ('ef', 'g')]))
+    a   bcd
+    ef  g
+    """
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ('  '.join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows)
+    return '\n'.join(line.rstrip() for line in lines)

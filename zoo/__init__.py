@@ -1,10 +1,11 @@
 """Pretrained models: `model, params = bx.zoo.load('vit-digits')`."""
 
 from blox.zoo.catalog.card import Card
-from blox.zoo.catalog.entries import card, list_models
+from blox.zoo.catalog.entries import card
 from blox.zoo.comparing.diff import diff
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.text import TextBatch, TextPreprocessor, TextSettings
+from blox.zoo.loading.listing import list_models
 from blox.zoo.loading.load import (
     create,
     init,

@@ -39,6 +39,16 @@ class Config:
     remat: bool = dataclasses.field(default=False, kw_only=True)
     scan: bool = dataclasses.field(default=False, kw_only=True)
 
+    def __init_subclass__(cls) -> None:
+        # In the class itself, where dataclass leaves it alone.
+        cls.__repr__ = Config.__repr__
+
+    def __repr__(self) -> str:
+        """Return the call that makes this config: fields with their default are left out."""
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        said = (f'{field.name}={value!r}' for field, value in fields if value != field.default)
+        return f'{type(self).__name__}({", ".join(said)})'
+
     def __post_init__(self) -> None:
         """Raise ValueError that names what does not hold.
 

@@ -102,13 +102,35 @@ class Family(NamedTuple):
         names = [field.name for field in dataclasses.fields(self.config)]
         unknown = sorted(set(overrides) - set(names))
         if unknown:
+            meant = [
+                f'{own} is called {name}' for own in unknown if (name := _CALLED.get(own)) in names
+            ]
             raise TypeError(
-                f'{self.name} has no config field {", ".join(unknown)}; it has {", ".join(names)}'
+                f'{self.name} has no config field {", ".join(unknown)}; '
+                f'{"".join(f"{text} here; " for text in meant)}it has {", ".join(names)}'
             )
         values = {name: _like_field(getattr(config, name), v) for name, v in overrides.items()}
         if self.head and values.get('task', self.task_of(config)) != self.task_of(config):
             values = {self.head.field: 0, **values}
         return dataclasses.replace(config, **values)
+
+
+# What transformers and timm call our fields.
+_CALLED = {
+    'num_labels': 'num_classes',
+    'img_size': 'image_size',
+    'in_chans': 'in_channels',
+    'num_channels': 'in_channels',
+    'n_positions': 'context',
+    'max_position_embeddings': 'context',
+    **dict.fromkeys(('embed_dim', 'hidden_size', 'n_embd'), 'width'),
+    **dict.fromkeys(('num_hidden_layers', 'n_layer'), 'depth'),
+    **dict.fromkeys(('num_attention_heads', 'num_heads', 'n_head'), 'heads'),
+    **dict.fromkeys(('intermediate_size', 'n_inner'), 'mlp_dim'),
+    'hidden_dropout_prob': 'dropout_rate',
+    'attention_probs_dropout_prob': 'attention_dropout_rate',
+    'gradient_checkpointing': 'remat',
+}
 
 
 def _like_field(current: Any, value: Any) -> Any:

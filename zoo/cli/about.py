@@ -8,69 +8,34 @@ import click
 import blox as bx
 from blox.converters.target import model_spec
 from blox.wording import format_bytes, printable, some
+from blox.zoo.catalog.card import Card
+from blox.zoo.catalog.entries import names, own_name
 from blox.zoo.cli.shared import AS_JSON, MODEL, find, say
+from blox.zoo.loading.listing import ModelList, describe, measured
 from blox.zoo.models import families
-
-# The facts that `info` prints, in its order.
-FACTS = (
-    'name',
-    'family',
-    'task',
-    'parameters',
-    'bytes',
-    'summary',
-    'config',
-    'metrics',
-    'preprocessor',
-    'tokenizer',
-    'labels',
-    'scores',
-    'texts',
-    'generation',
-    'training',
-    'data',
-    'license',
-    'paper',
-    'source',
-    'layout',
-    'commit',
-    'sha256',
-    'changes',
-)
 
 
 @click.command('list')
-@click.argument('pattern', default='*')
+@click.argument('words', nargs=-1)
+@click.option('--here', is_flag=True, help='Only models that are on this machine.')
 @AS_JSON
-def list_command(pattern: str, as_json: bool) -> None:
-    """List the models whose names fit PATTERN.
+def list_command(words: tuple[str, ...], here: bool, as_json: bool) -> None:
+    """List the models that fit all WORDS: parts of their names, tasks, data, licenses, sizes of images.
 
-    Each comes with its task and where its weights are: included, in a repository of the Hugging
-    Face Hub, or nowhere, for an architecture alone.
+    A word with `*`, `?` or `[` is a pattern of the whole name.
 
     \b
-    Example: blox list 'vit-b*'
+    Example: blox list vit 384
     """
-    rows = []
-    for name in bx.zoo.list_models(pattern):
-        found = bx.zoo.card(name)
-        rows.append(
-            {
-                'name': name,
-                'task': found.task,
-                'weights': found.weights is not None,
-                'source': found.source,
-            }
-        )
+    found = bx.zoo.list_models(*words)
+    rows = [row for row in found.rows if row.is_here or not here]
     if not rows:
-        raise ValueError(f'no model fits {pattern!r}')
+        what = f'no model fits {" ".join(words)!r}' if words else 'no model is there'
+        raise ValueError(f'{what}{" on this machine" if here else ""}; `blox list` prints all')
     if as_json:
-        say(json.dumps(rows, indent=2))
+        say(json.dumps([row._asdict() for row in rows], indent=2))
         return
-    width = max(len(row['name']) for row in rows)
-    for row in rows:
-        kind = 'weights included' if row['weights'] else row['source'] or 'architecture'
-        say(f'{row["name"]:<{width}}  {row["task"]:<20}  {kind}')
+    say(str(ModelList(row.name for row in rows)))
 
 
 @click.command(epilog=MODEL)
@@ -84,23 +49,69 @@ def info(model: str, as_json: bool) -> None:
     \b
     Example: blox info vit-b16
     """
-    in_catalog = model in bx.zoo.list_models()
-    found = bx.zoo.card(model) if in_catalog else find(model).card
+    entry = in_catalog(model)
+    found = entry or find(model).card
     params = model_spec(families()[found.family].build(found.config))
-    fields = found.fields()
-    fields['tokenizer'] = bool(found.tokenizer)
-    fields = {'parameters': params.num_params, 'bytes': params.nbytes, **fields}
     if as_json:
-        say(json.dumps(fields, indent=2))
+        fields = {**found.fields(), 'tokenizer': bool(found.tokenizer)}
+        sizes = {'parameters': params.num_params, 'bytes': params.nbytes}
+        say(json.dumps({**sizes, **fields}, indent=2))
         return
-    fields['parameters'], fields['bytes'] = f'{params.num_params:,}', format_bytes(params.nbytes)
-    fields['tokenizer'] = 'included' if found.tokenizer else ''
-    # What all models of texts have unless they say more, and models of images never.
-    fields['texts'] = fields['texts'] if found.texts != bx.zoo.TextSettings() else {}
-    fields['scores'] = found.scores if found.labels else ''
-    for name in FACTS:
-        if fields[name]:
-            say(f'{name + ":":<13} {printable(plain(fields[name]))}')
+    lines = facts(found, params)
+    if entry:
+        lines |= _weights(entry)
+    for name, text in lines.items():
+        say(f'{name + ":":<13} {printable(text)}')
+
+
+def in_catalog(model: str) -> Card | None:
+    """Return the card of a name in the catalog, None for any other MODEL."""
+    return bx.zoo.card(model) if own_name(model) in names() else None
+
+
+def facts(card: Card, params: bx.Params) -> dict[str, str]:
+    """Return what is known of a model, by what it is called, each on one line; what is not is left out."""
+    lines = {name: plain(value) for name, value in card.fields().items()}
+    lines |= {
+        'parameters': f'{params.num_params:,}',
+        'bytes': format_bytes(params.nbytes),
+        'config': repr(card.config),
+        'preprocessor': _prepared(card.preprocessor) if card.preprocessor else '',
+        'tokenizer': 'included' if card.tokenizer else '',
+        'metrics': ', '.join(measured({name: value}) for name, value in card.metrics.items()),
+        'scores': card.scores if card.labels else '',
+        # What all models of texts have unless they say more, and models of images never.
+        'texts': lines['texts'] if card.texts != bx.zoo.TextSettings() else '',
+    }
+    return {name: lines[name] for name in _FACTS if lines[name]}
+
+
+# In the order of printing.
+_FACTS = (
+    *('name', 'family', 'task', 'summary', 'parameters', 'bytes', 'config', 'preprocessor'),
+    *('tokenizer', 'metrics', 'labels', 'scores', 'texts', 'generation', 'training', 'data'),
+    *('license', 'paper', 'source', 'layout', 'commit', 'sha256', 'changes'),
+)
+
+
+def _prepared(by: bx.zoo.ImagePreprocessor) -> str:
+    """Say how images become inputs."""
+    (height, width), (tall, wide) = by.size, by.resize
+    how = 'covering' if by.keep_ratio else 'stretched to'
+    numbers = [' '.join(f'{x:g}' for x in values) for values in (by.mean, by.std)]
+    return (
+        f'{height} x {width} pixels from the centre, {how} {tall} x {wide} ({by.interpolation}); '
+        f'mean {numbers[0]}, std {numbers[1]}'
+    )
+
+
+def _weights(entry: Card) -> dict[str, str]:
+    """Say where the weights of a name in the catalog are, and how it is loaded."""
+    listed = describe(entry.name)
+    if not listed.source:
+        return {'weights': f'none; bx.zoo.create({entry.name!r}) makes the model alone'}
+    where = 'on this machine' if listed.is_here else f'{listed.source}, downloaded at the first use'
+    return {'weights': where, 'python': f'model, params = bx.zoo.load({entry.name!r})'}
 
 
 def plain(value: Any) -> str:

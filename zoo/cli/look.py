@@ -11,7 +11,7 @@ from blox.atomic import atomic_write
 from blox.converters.target import model_spec
 from blox.wording import format_bytes
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.about import FACTS, plain
+from blox.zoo.cli.about import facts, in_catalog
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, say, status
 from blox.zoo.models import families
 
@@ -38,7 +38,7 @@ def show(model: str, html: str | None) -> None:
     check_free(html)
     card, net, params = _opened(model, download=True)
     with status(f'writing {html}'):
-        page = bx.to_html(net, params, about=_about(card, params)).encode()
+        page = bx.to_html(net, params, about=facts(card, params)).encode()
         with atomic_write(html) as file:
             file.write(page)
     say(f'{html}: {format_bytes(len(page))}, {params.num_params:,} parameters')
@@ -46,23 +46,12 @@ def show(model: str, html: str | None) -> None:
 
 def _opened(model: str, *, download: bool) -> tuple[Card, Any, bx.Params]:
     """Return card, model and Params of MODEL; a spec for a name without weights at hand."""
-    entry = bx.zoo.card(model) if model in bx.zoo.list_models() else None
+    entry = in_catalog(model)
     if entry and not entry.weights and not (download and entry.source):
         net = families()[entry.family].build(entry.config)
         return entry, net, model_spec(net)
     found = find(model)
     return found.card, *read(found, model)
-
-
-def _about(card: Card, params: bx.Params) -> dict[str, str]:
-    """Return what is known of a model, in the order of `blox info`."""
-    facts = {
-        **card.fields(),
-        'parameters': f'{params.num_params:,}',
-        'bytes': f'{params.nbytes:,} ({format_bytes(params.nbytes)})',
-        'tokenizer': 'included' if card.tokenizer else '',
-    }
-    return {name: plain(facts[name]) for name in FACTS if facts[name]}
 
 
 @click.command(epilog=f'{MODEL} Exit codes: 0 the same; 1 they differ; 2 trouble.')

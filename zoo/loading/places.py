@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blox import converters
 from blox.zoo.catalog.card import Card
-from blox.zoo.catalog.entries import card, list_models
+from blox.zoo.catalog.entries import card, names, own_name
 from blox.zoo.loading.named import Named
 from blox.zoo.loading.own import OWN_FILE, OwnFile, says_own
 from blox.zoo.loading.place import Place
@@ -42,8 +42,10 @@ def resolve(
         _check_no_state(str(source), state)
         return Named(place, entry, ('paper', 'preprocessor'))
     _check_no_state(name, state)
-    if isinstance(name_or_path, str) and name in list_models():
-        return _resolve_entry(card(name), revision, task)
+    if isinstance(name_or_path, str):
+        own = name if os.path.lexists(name) else own_name(name)
+        if own in names():
+            return _resolve_entry(card(own), revision, task)
     return _resolve(name_or_path, revision, task)
 
 
@@ -52,7 +54,8 @@ def _resolve_entry(entry: Card, revision: str | None, task: str) -> Place:
         _check_no_revision(entry.name, revision)
         return OwnFile(entry.weights)
     if not entry.source:
-        near = [name for name in list_models(f'{entry.name}-*') if card(name).source]
+        start = f'{entry.name}-'
+        near = [name for name in names() if name.startswith(start) and card(name).source]
         published = f'load one of {", ".join(near)}; ' if near else ''
         raise ValueError(
             f'{entry.name!r} is an architecture without weights of its own: {published}start from '

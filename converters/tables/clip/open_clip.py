@@ -22,6 +22,7 @@ from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, T
 from blox.converters.tables.clip.parts import FORMS, ROW
 from blox.converters.tables.vit.timm import TABLES as VIT
+from blox.wording import some
 
 
 def own(config: Any) -> tuple[Rule, ...]:
@@ -275,7 +276,7 @@ def _of_tower(ours: str) -> Via:
 
     def read(name: Any, known: Mapping[str, Any]) -> Any:
         if not isinstance(name, str) or name not in _towers():
-            raise ValueError('one of ' + ', '.join(_towers()))
+            raise ValueError(f'one of timm with an attention pool: {some([*_towers()], 3)}')
         return _towers()[name][ours]
 
     def write(value: Any, known: Mapping[str, Any]) -> str:

@@ -282,8 +282,16 @@ def test_texts_may_have_a_prefix(tmp_path):
     ('part', 'more', 'expected'),
     [
         ('vision_cfg', {'layers': [3, 4, 6, 3]}, 'vision_cfg.layers'),
-        ('vision_cfg', {'timm_model_name': 'resnet50'}, 'expected one of vit_base_patch16_siglip'),
-        ('vision_cfg', {'timm_model_name': [1]}, 'expected one of vit_base_patch16_siglip'),
+        (
+            'vision_cfg',
+            {'timm_model_name': 'resnet50'},
+            'expected one of timm with an attention pool: vit_base_patch16_siglip',
+        ),
+        (
+            'vision_cfg',
+            {'timm_model_name': [1]},
+            'expected one of timm with an attention pool: vit_base_patch16_siglip',
+        ),
         ('vision_cfg', {'head_width': 0}, 'vision_cfg.head_width 0 (expected a positive integer)'),
         ('vision_cfg', {'attentional_pool': True}, 'vision_cfg.attentional_pool True'),
         ('vision_cfg', {'act_kwargs': {'approximate': 'tanh'}}, 'vision_cfg.act_kwargs'),

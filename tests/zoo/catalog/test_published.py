@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from families import declared
 
+import blox as bx
 from blox.converters import Source, layouts
 from blox.converters.configs import read_config, write_config
 from blox.converters.sources.tensor import Tensor
+from blox.converters.target import model_spec
 from blox.zoo.catalog.published import published
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.models import families
@@ -211,3 +213,25 @@ def test_accuracies_are_those_of_classifiers_of_imagenet_as_measured():
             assert FAMILY_OF[row.variant].task_of(config) == 'image-classification'
             assert config.num_classes == 1000
     assert len(measured) == 92
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: row.name)
+def test_parameters_are_counted_as_the_model_has_them(row):
+    family, plain = FAMILY_OF[row.variant], {'norm_eps', 'image_activation', 'text_activation'}
+    if {*row.overrides} <= plain:
+        expected = declared()[family.name].num_params[row.variant]
+    else:
+        expected = model_spec(family.build(config_of(row))).num_params
+    assert row.parameters == expected
+
+
+def test_names_of_sources_stand_for_entries():
+    for row in ROWS:
+        assert bx.zoo.card(row.source.partition('/')[2]).name == row.name
+    assert bx.zoo.card('deit3_base_patch16_224').name == 'deit3-b16'
+    assert bx.zoo.card('bert-base-uncased').name == 'bert-base'
+    several = 'vit-b16-augreg, vit-b16-augreg-in21k, vit-b16-augreg2'
+    with pytest.raises(
+        ValueError, match=f"'vit_base_patch16_224' is several models here: {several}$"
+    ):
+        bx.zoo.load('vit_base_patch16_224')

@@ -5,8 +5,8 @@ from blox.zoo.catalog.published.row import Published, group
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'bert-base': ('bert-base', 'google-bert/bert-base-uncased'),
-            'bert-large': ('bert-large', 'google-bert/bert-large-uncased'),
+            'bert-base': ('bert-base', 'google-bert/bert-base-uncased', 109_482_240),
+            'bert-large': ('bert-large', 'google-bert/bert-large-uncased', 335_141_888),
         },
         layout='hf',
         license='apache-2.0',
@@ -15,8 +15,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'all-minilm-l6': ('minilm-l6', 'sentence-transformers/all-MiniLM-L6-v2'),
-            'all-minilm-l12': ('minilm-l12', 'sentence-transformers/all-MiniLM-L12-v2'),
+            'all-minilm-l6': ('minilm-l6', 'sentence-transformers/all-MiniLM-L6-v2', 22_713_216),
+            'all-minilm-l12': ('minilm-l12', 'sentence-transformers/all-MiniLM-L12-v2', 33_360_000),
         },
         layout='hf',
         license='apache-2.0',

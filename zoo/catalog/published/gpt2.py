@@ -5,10 +5,10 @@ from blox.zoo.catalog.published.row import Published, group
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'gpt2': ('gpt2', 'openai-community/gpt2'),
-            'gpt2-medium': ('gpt2-medium', 'openai-community/gpt2-medium'),
-            'gpt2-large': ('gpt2-large', 'openai-community/gpt2-large'),
-            'gpt2-xl': ('gpt2-xl', 'openai-community/gpt2-xl'),
+            'gpt2': ('gpt2', 'openai-community/gpt2', 124_439_808),
+            'gpt2-medium': ('gpt2-medium', 'openai-community/gpt2-medium', 354_823_168),
+            'gpt2-large': ('gpt2-large', 'openai-community/gpt2-large', 774_030_080),
+            'gpt2-xl': ('gpt2-xl', 'openai-community/gpt2-xl', 1_557_611_200),
         },
         layout='hf',
         license='mit',
@@ -17,7 +17,7 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'distilgpt2': ('distilgpt2', 'distilbert/distilgpt2'),
+            'distilgpt2': ('distilgpt2', 'distilbert/distilgpt2', 81_912_576),
         },
         layout='hf',
         license='apache-2.0',

@@ -14,6 +14,7 @@ class Published(NamedTuple):
       name: in the catalog.
       variant: a key of its family's VARIANTS.
       source: the repository, 'org/name'.
+      parameters: how many the model has.
       layout: 'hf' or 'timm', whose names and shapes its tensors have.
       license: of the weights, as the source states it.
       paper: of the architecture or of how it was trained, an arXiv id or an address.
@@ -26,6 +27,7 @@ class Published(NamedTuple):
     name: str
     variant: str
     source: str
+    parameters: int
     layout: str
     license: str
     paper: str
@@ -35,15 +37,15 @@ class Published(NamedTuple):
     metrics: Mapping[str, float] = MappingProxyType({})
 
 
-# Variant and source, and what was measured if anything was.
-Own: TypeAlias = tuple[str, str] | tuple[str, str, Mapping[str, float]]
+# Variant, source, how many parameters, and what was measured if anything was.
+Own: TypeAlias = tuple[str, str, int] | tuple[str, str, int, Mapping[str, float]]
 
 
 def group(rows: Mapping[str, Own], **shared: Any) -> tuple[Published, ...]:
     """Make rows by name, which have all else in common."""
     return tuple(
-        Published(name, variant, source, metrics=metrics[0] if metrics else {}, **shared)
-        for name, (variant, source, *metrics) in rows.items()
+        Published(name, *own[:3], metrics=own[3] if len(own) > 3 else {}, **shared)
+        for name, own in rows.items()
     )
 
 
