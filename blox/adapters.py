@@ -19,7 +19,7 @@ from blox.params import Params
 from blox.product import product
 
 TAG = 'lora'
-# The thirds of an attention's fused projection, in their order.
+# The parts of an attention's fused projection, in their order.
 PARTS = ('q', 'k', 'v')
 _MAX_SCALE = float(np.finfo(np.float32).max)
 
@@ -61,6 +61,21 @@ class Adapter(NamedTuple):
         if added.shape == outputs.shape:
             return outputs + added
         return outputs.at[..., self.start : self.start + added.shape[-1]].add(added)
+
+
+def part_columns(inputs: int, outputs: int) -> dict[str, range]:
+    """Return which outputs of an attention's fused projection are queries, keys and values.
+
+    There are as many queries as inputs; keys and values are halves of the rest. {} if it is none.
+
+    >>> part_columns(4, 8)
+    {'q': range(0, 4), 'k': range(4, 6), 'v': range(6, 8)}
+    """
+    rest = outputs - inputs
+    if rest < 2 or rest % 2:
+        return {}
+    ends = (0, inputs, inputs + rest // 2, outputs)
+    return {part: range(*ends[i : i + 2]) for i, part in enumerate(PARTS)}
 
 
 def adapters(params: Params, path: str) -> Iterator[Adapter]:

@@ -23,6 +23,7 @@ from blox.adapters import (
     is_adapted,
     is_adapter,
     is_scale,
+    part_columns,
     wider,
 )
 from blox.param import RNG, Param, describe, is_floating
@@ -51,7 +52,7 @@ def lora(
     Biases and other vectors that `where` names get none. `a` starts uniform, within
     1 / sqrt(inputs), and `b` at zero, so at first nothing changes; they are float32 at least.
     The arrays of `params` are shared, not copied. `parts` is for an attention's fused projection
-    'qkv': 'qv' gives its thirds for queries and values adapters of their own.
+    'qkv': 'qv' gives its columns for queries and for values adapters of their own.
 
     >>> import blox as bx
     >>> params = bx.init(bx.Linear(bx.Graph('head'), 3), jnp.ones((1, 5)))
@@ -94,9 +95,12 @@ def _new_adapters(
 ) -> dict[str, Param]:
     """Return the entries for one weight: one adapter, or one for each of `parts`."""
     *inputs, outputs = param.shape
-    if parts and outputs % len(PARTS):
-        raise ValueError(f'{path!r}: parts {parts!r} need outputs in thirds, found {outputs}')
-    columns = outputs // len(PARTS) if parts else outputs
+    columns = part_columns(math.prod(inputs), outputs) if parts else {'': range(outputs)}
+    if not columns:
+        raise ValueError(
+            f'{path!r}: parts {parts!r} need the fused projection of an attention, with outputs for '
+            f'queries, keys and values; found a weight of {param.shape}'
+        )
     dtype = wider(jnp.dtype(jnp.float32), param.dtype)
     bound = 1 / math.sqrt(math.prod(inputs))
     entries = {}
@@ -104,8 +108,9 @@ def _new_adapters(
         prefix = f'{path}_{TAG}_{part}_' if part else f'{path}_{TAG}_'
         key, _ = rng.initial_key(f'{prefix}a')
         a = jax.random.uniform(key, (*inputs, rank), dtype, -bound, bound)
-        start = columns * PARTS.index(part) if part else 0
-        entries |= adapter_entries(prefix, a, jnp.zeros((rank, columns), dtype), scale, start)
+        own = columns[part]
+        b = jnp.zeros((rank, len(own)), dtype)
+        entries |= adapter_entries(prefix, a, b, scale, own.start)
     return entries
 
 

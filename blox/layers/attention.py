@@ -224,11 +224,14 @@ class MultiHeadAttention(Module):
     def _check_rotary(self, rotary: Rotation, length: int) -> None:
         """Raise ValueError for what would not broadcast, or should not."""
         pairs, found = self.head_dim / 2, {rotary.cos.shape, rotary.sin.shape}
-        by_head = {(length, self.heads, pairs)} if self.kv_heads == self.heads else None
-        if found not in ({(length, pairs)}, by_head):
+        wanted = [(length, pairs)]
+        if self.kv_heads == self.heads:
+            wanted.append((length, self.heads, pairs))
+        if found not in [{shape} for shape in wanted]:
             raise ValueError(
                 f'{self.path!r} expects a rotation of {length} places, and of half of the '
-                f'{self.head_dim} numbers of a head, found one of {rotary.cos.shape}'
+                f'{self.head_dim} numbers of a head, {" or ".join(map(str, wanted))}, '
+                f'found one of {rotary.cos.shape}'
             )
 
     def _merge(self, params: Params, x: jax.Array, is_training: bool) -> tuple[jax.Array, Params]:

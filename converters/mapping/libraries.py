@@ -196,9 +196,9 @@ def _flatten_timm(config: Mapping[str, Any]) -> dict[str, Any]:
     if made_with is None:
         raise ValueError(f'expected a model whose arguments are known here, found {name}')
     arguments = _object(config, 'model_args')
-    for name in (DISTILLED, PRUNED_WIDTHS):
-        if name in arguments:
-            raise ValueError(f'expected no {name} in model_args, which is no argument of timm')
+    for no_argument in (DISTILLED, PRUNED_WIDTHS):
+        if no_argument in arguments:
+            raise ValueError(f'expected no {no_argument} in model_args, which timm does not take')
     return {**made_with, **said, **arguments}
 
 

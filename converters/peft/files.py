@@ -42,7 +42,7 @@ def import_peft(folder: str | os.PathLike[str], model: Any, params: Params) -> P
     The adapters can be trained as `bx.lora`'s. `params` must be those of the base that they were
     trained on: nothing in the folder tells.
     Modules that PEFT saved whole, such as a new head, replace ours and are trainable too. Where
-    queries, keys and values are modules of their own, thirds of our fused weight are adapted.
+    queries, keys and values are modules of their own, these parts of our fused weight are adapted.
 
     Raises CheckpointError that lists every name that is missing, unexpected or of another shape;
     for what plain adapters cannot express, such as DoRA; and for malformed files.
@@ -81,7 +81,7 @@ def export_peft(
     `format` says whose model the base is there: transformers' ('hf') or timm's ('timm'); `base`
     the repository or folder that PEFT may find it in. Whole modules that are trainable, such as a
     new head, go along. An adapter of a fused weight becomes one for each module of theirs, and
-    adapters of its thirds, where they have one module, become one of a higher rank.
+    adapters of its parts, where they have one module, become one of a higher rank.
 
     Raises ValueError, which names the path, for what PEFT cannot hold.
     """

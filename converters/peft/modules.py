@@ -33,12 +33,14 @@ class Site:
     @property
     def start(self) -> int:
         """Index of the first of our weight's outputs that are this module's."""
-        return self.place * self.outputs
+        return sum(shape[0] for shape in self.entry.shapes[: self.place])
 
     @property
     def outputs(self) -> int:
         """Number of our weight's outputs that are this module's."""
-        return self.entry.shape[-1] // len(self.entry.names)
+        # Of several, which have their outputs first, some may be smaller than others.
+        several = len(self.entry.names) > 1
+        return self.entry.shapes[self.place][0] if several else self.entry.shape[-1]
 
     @property
     def is_conv1d(self) -> bool:

@@ -166,7 +166,8 @@ _BLOCKS = one_of({'Bottleneck': 'bottleneck', 'BasicBlock': 'basic'})
 def _read_block(value: Any, known: Mapping[str, Any]) -> str:
     """Return the kind of all blocks, or of each stage's."""
     kinds = value if isinstance(value, list) and len(value) == 4 else [value]
-    return ','.join(_BLOCKS.read(kind, known) for kind in kinds)
+    found = [_BLOCKS.read(kind, known) for kind in kinds]
+    return ','.join(found) if len({*found}) > 1 else found[0]
 
 
 def _write_block(block: str, known: Mapping[str, Any]) -> str | list[str]:
@@ -221,6 +222,7 @@ _TIMM_FIELDS = (
     Field('group_width', 'base_width', 64),
     Field('reduce_first', 'block_reduce_first', 1),
     Field('pruned_widths', PRUNED_WIDTHS, [], TUPLE),
+    # It says that there are such widths, which stand elsewhere.
     Field((), 'pruned', lambda known: bool(known['pruned_widths'])),
     Field(
         'stem',

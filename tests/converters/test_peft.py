@@ -16,6 +16,8 @@ from blox.converters.peft.config import config_fields, read_config
 from blox.converters.peft.modules import Modules, peft_tables
 from blox.converters.target import model_spec
 from blox.tensorfile import TensorFile, write_tensors
+from blox.zoo.models import families
+from blox.zoo.models.eva import EvaConfig
 
 # By name: a family, the format, and what is changed of the tiny config.
 MODELS = {f'{family} {layout}': (family, layout, {}) for family, layout in every_library()}
@@ -107,6 +109,24 @@ def test_thirds_that_are_modules_of_theirs_come_back(name, parts, tmp_path):
     params = adapted(base, fitting(model, format, fused=True), parts=parts)
     assert_same(returned(tmp_path, model, params, base, format), params)
     assert len(tensors_of(tmp_path)) == 2 * len(parts) * model.config.depth
+
+
+@pytest.mark.parametrize('parts', ['', 'q', 'qkv'])
+def test_shared_keys_and_values_are_modules_of_their_own_size(parts, tmp_path):
+    sizes = {'width': 16, 'depth': 2, 'heads': 4, 'kv_heads': (2, 1), 'mlp_dim': 12}
+    kind = {'k_bias': True, 'qkv_apart': True, 'image_size': (8, 8), 'patch_size': (4, 4)}
+    config = EvaConfig(**sizes, **kind)
+    model = families()['eva'].build(config)
+    base = bx.zoo.init(model)
+    params = adapted(base, '**/attn/qkv/w', parts=parts)
+    found = returned(tmp_path, model, params, base, 'timm')
+    merged = [bx.merge_lora(p)['eva/block1/attn/qkv/w'].value for p in (found, params)]
+    np.testing.assert_allclose(*merged, atol=1e-6)
+    rows = {name: x.shape[0] for name, x in tensors_of(tmp_path).items() if 'lora_B' in name}
+    for name, count in {'q': 16, 'k': 4, 'v': 4}.items():
+        if not parts or name in parts:
+            (own,) = (n for n in rows if f'blocks.1.attn.{name}_proj' in n)
+            assert rows[own] == count
 
 
 @pytest.mark.parametrize('name', ['bert hf', 'vit hf'])

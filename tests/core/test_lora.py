@@ -86,6 +86,18 @@ def test_thirds_of_a_fused_projection_have_adapters_of_their_own(x64):
     )
 
 
+def test_parts_of_shared_keys_and_values_are_as_wide_as_these_are():
+    attention = bx.MultiHeadAttention(bx.Graph('layer'), 8, 4, kv_heads=1)
+    params = bx.init(attention, jnp.ones((1, 3, 8)))
+    found = bx.lora(params, 'layer/qkv/w', rank=2, parts='qkv')
+    b = {part: found[f'layer/qkv/w_lora_{part}_b'] for part in 'qkv'}
+    assert {part: (x.metadata['start'], x.shape[1]) for part, x in b.items()} == {
+        'q': (0, 8),
+        'k': (8, 2),
+        'v': (10, 2),
+    }
+
+
 def test_the_base_is_frozen_and_shared(base):
     _, params = base
     adapted = bx.lora(params, '**/w', rank=2)
@@ -135,14 +147,17 @@ def test_the_seed_and_the_path_decide_alone(base):
         'no weights': ({'where': '**/b'}, 'names no weights to adapt'),
         'unknown parts': ({'where': '**/w', 'parts': 'qx'}, "expected parts of 'q', 'k', 'v'"),
         'parts twice': ({'where': '**/w', 'parts': 'qq'}, 'each once'),
-        'no thirds': ({'where': '**/u', 'parts': 'q'}, 'outputs in thirds, found 4'),
+        'no fused projection': (
+            {'where': '**/u', 'parts': 'q'},
+            'need the fused projection of an attention',
+        ),
         'misspelt': ({'where': 'nett/w'}, 'matches none'),
     }
 )
 def test_what_cannot_be_adapted_is_refused(row):
     arguments, message = row
     params = bx.Params.from_entries(
-        {'net/w': jnp.ones((2, 6)), 'net/u': jnp.ones((2, 4)), 'net/b': jnp.ones(6)}
+        {'net/w': jnp.ones((2, 6)), 'net/u': jnp.ones((2, 3)), 'net/b': jnp.ones(6)}
     )
     with pytest.raises(ValueError, match=message):
         bx.lora(params, **arguments)

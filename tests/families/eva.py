@@ -75,7 +75,7 @@ ODD = [
         'qkv_apart': True,
         'norm': 'rms',
         'norm_eps': 1e-6,
-        'scaled': 'attention',
+        'layer_scaled': 'attention',
         'num_classes': 3,
     },
 ]
@@ -116,13 +116,14 @@ BROKEN = [
             {'kv_heads': (12,)},
             {'kv_heads': (5,) * 12},
             {'kv_heads': (0,) * 12},
+            {'kv_heads': (12,) * 12},
             {'kv_heads': (6,) * 12, 'rope': 'mixed'},
         )
     ),
     ({'kv_heads': (6,) * 11 + (12,), 'scan': True}, 'no scan where kv_heads differ'),
     *(
-        (fields, "scaled 'both', or 'attention' with layer_scale")
-        for fields in ({'scaled': 'attention'}, {'scaled': 'mlp', 'layer_scale': 0.1})
+        (fields, "layer_scaled 'both', or 'attention' with layer_scale")
+        for fields in ({'layer_scaled': 'attention'}, {'layer_scaled': 'mlp', 'layer_scale': 0.1})
     ),
     ({'norm': 'batch'}, 'norm one of layer, rms'),
 ]
@@ -181,6 +182,7 @@ REFERENCES = {
         'vit_small_patch16_rope_mixed_ape_224', rope_grid_indexing='ij'
     ),
     'timm sapiens2': _TIMM.of('vit_large_patch16_sapiens2', num_kv_heads=(4, 2)),
+    'timm sapiens2, heads of their own': _TIMM.of('vit_base_patch16_sapiens2', num_kv_heads=(4, 4)),
     'timm sapiens2, shared': _TIMM.of('vit_base_patch16_sapiens2', num_kv_heads=1),
     'timm qk norm': _TIMM.of('eva02_base_patch14_224', qk_norm=True),
     'timm pe core': _TIMM.of('vit_pe_core_base_patch16_224', ref_feat_shape=(4, 4)),
@@ -226,9 +228,10 @@ HONOURED = {
         ({'init_values': 1}, {'layer_scale': 1.0}),
         (
             {'init_values': 1, 'attn_only_layer_scale': True},
-            {'layer_scale': 1.0, 'scaled': 'attention'},
+            {'layer_scale': 1.0, 'layer_scaled': 'attention'},
         ),
         ({'attn_only_layer_scale': True, 'num_kv_heads': [2, None]}, {}),
+        ({'num_kv_heads': 2}, {}),
         ({'qk_norm': True}, {'qk_norm': True}),
         (
             {'attn_type': 'rope', 'qkv_fused': False, 'num_kv_heads': 1},

@@ -55,13 +55,18 @@ TOLD = [
 ]
 BROKEN = [
     *(
-        ({'block': block}, "block 'basic' or 'bottleneck', or one of them for each stage")
-        for block in ('wide', 'basic,basic', 'basic,basic,bottleneck,wide')
+        ({'block': block}, "block 'basic' or 'bottleneck', or for stages that differ one for each")
+        for block in (
+            'wide',
+            'basic,bottleneck',
+            'basic,basic,bottleneck,wide',
+            ','.join(4 * ['basic']),
+        )
     ),
     *(
         (
             {'block': 'basic', 'depths': (1,), 'widths': (64,), 'pruned_widths': widths, **more},
-            'pruned_widths of each convolution',
+            'pruned_widths for each convolution',
         )
         for widths, more in (
             ((8,), {}),

@@ -105,7 +105,7 @@ def _card_of(row: Published) -> Card:
         summary=row.summary,
         license=row.license,
         paper=row.paper,
-        metrics=row.metrics,
+        metrics=dict(row.metrics),
         preprocessor=row.preprocessor,
         source=row.source,
         layout=row.layout,

@@ -81,7 +81,7 @@ class EvaConfig(Config):
       final_norm: what the last norm is of: all 'tokens', the 'pooled' ones, or 'none' at all.
       post_norm: whether blocks normalize what they add instead of what they see.
       layer_scale: what each channel of what a block adds is multiplied by at first; 0 for no LayerScale.
-      scaled: whether 'both' attention and MLP have that, or the 'attention' alone.
+      layer_scaled: whether what 'both' attention and MLP add is scaled so, or what the 'attention' does.
       norm: 'layer' or 'rms'.
       drop_path_rate: the last block's; it grows from 0 with depth.
       attention: 'auto', by the platform's own kernel where that is right, or 'exact'.
@@ -119,7 +119,7 @@ class EvaConfig(Config):
     final_norm: str = 'tokens'
     post_norm: bool = False
     layer_scale: float = 0.0
-    scaled: str = 'both'
+    layer_scaled: str = 'both'
     norm: str = 'layer'
     activation: str = 'gelu'
     norm_eps: float = 1e-6
@@ -133,11 +133,14 @@ class EvaConfig(Config):
         return {
             **patches_fit_image(self),
             **heads_divide_width(self),
-            "kv_heads that divide heads, one for each block, without rope 'mixed'": not self.kv_heads
-            or (
-                len(self.kv_heads) == self.depth
-                and all(n > 0 and self.heads % n == 0 for n in self.kv_heads)
-                and self.rope != 'mixed'
+            "kv_heads that divide heads, one for each block, some of them fewer, without rope 'mixed'": (
+                not self.kv_heads
+                or (
+                    len(self.kv_heads) == self.depth
+                    and all(n > 0 and self.heads % n == 0 for n in self.kv_heads)
+                    and {*self.kv_heads} != {self.heads}
+                    and self.rope != 'mixed'
+                )
             ),
             'no scan where kv_heads differ': not self.scan or len({*self.kv_heads}) < 2,
             "mlp 'plain', 'gated' or 'gated_apart'": self.mlp in ('plain', 'gated', 'gated_apart'),
@@ -164,8 +167,8 @@ class EvaConfig(Config):
             "final_norm 'tokens', 'pooled' or 'none'": self.final_norm
             in ('tokens', 'pooled', 'none'),
             'no layer_scale with post_norm': not (self.post_norm and self.layer_scale),
-            "scaled 'both', or 'attention' with layer_scale": self.scaled == 'both'
-            or (self.scaled == 'attention' and self.layer_scale != 0),
+            "layer_scaled 'both', or 'attention' with layer_scale": self.layer_scaled == 'both'
+            or (self.layer_scaled == 'attention' and self.layer_scale != 0),
             f'norm one of {", ".join(_NORMS)}': self.norm in _NORMS,
         }
 
@@ -292,7 +295,7 @@ class Block(Module):
         self.ls1 = self.ls2 = None
         if config.layer_scale:
             self.ls1 = LayerScale(graph.child('ls1'), config.layer_scale)
-            if config.scaled == 'both':
+            if config.layer_scaled == 'both':
                 self.ls2 = LayerScale(graph.child('ls2'), config.layer_scale)
         self.drop_path1 = DropPath(graph.child('drop_path1'), drop_path_rate)
         self.drop_path2 = DropPath(graph.child('drop_path2'), drop_path_rate)

@@ -94,9 +94,10 @@ class ResNetConfig(Config):
             self.inner_width(kind, width) for kind, width in zip(self.blocks, self.widths)
         ]
         return {
-            "block 'basic' or 'bottleneck', or one of them for each stage": {*self.blocks}
+            "block 'basic' or 'bottleneck', or for stages that differ one for each": {*self.blocks}
             <= {*_BLOCKS}
-            and len(self.blocks) == len(self.depths),
+            and len(self.blocks) == len(self.depths)
+            and (',' not in self.block or len({*self.blocks}) > 1),
             'as many depths as widths': len(self.depths) == len(self.widths),
             'stem_width > 0': self.stem_width > 0,
             'groups and group_width only with bottlenecks': 'basic' not in self.blocks or is_plain,
@@ -107,8 +108,8 @@ class ResNetConfig(Config):
                 and width % (self.reduce_first * self.groups) == 0
                 for width in inner_widths
             ),
-            'pruned_widths of each convolution, the last ones of a stage alike, with no groups, '
-            'group_width, reduce_first, norm or se': not self.pruned_widths or self._is_pruning(),
+            'pruned_widths for each convolution, the last ones of a stage alike, with none of what divides '
+            'or weighs channels': not self.pruned_widths or self._is_pruning(),
             'no scan with pruned_widths': not (self.scan and self.pruned_widths),
             "stem 'imagenet', 'deep', 'deep_tiered' or 'small'": self.stem
             in ('imagenet', 'deep', 'deep_tiered', 'small'),

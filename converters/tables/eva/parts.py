@@ -18,7 +18,10 @@ def tokens(config: Any, first: str, registers: str) -> tuple[Rule, ...]:
 
 
 def apart(config: Any, theirs: str) -> tuple[Rule, ...]:
-    """Map queries, keys and values of three matrices; where keys are of fewer heads, block by block."""
+    """Map queries, keys and values of three matrices; where some are of fewer heads, block by block.
+
+    Then all three have biases or none has, as in timm.
+    """
     q, k, v = (f'{theirs}.{name}_proj' for name in 'qkv')
     has_bias = config.qkv_bias and config.k_bias
     if not config.kv_heads:
@@ -49,5 +52,5 @@ def scales(config: Any, *theirs: str) -> tuple[Rule, ...]:
     """Map the LayerScales of a block: of attention, and mostly of the MLP."""
     if not config.layer_scale:
         return ()
-    scaled = theirs if config.scaled == 'both' else theirs[:1]
+    scaled = theirs if config.layer_scaled == 'both' else theirs[:1]
     return tuple(Rule(f'{BLOCK}/ls{n}/scale', name) for n, name in enumerate(scaled, 1))

@@ -191,21 +191,33 @@ def _read_norm(value: Any) -> tuple[str, float]:
 
 def _read_kv_heads(value: Any, known: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the heads of keys and values, () where all blocks have as many as of queries."""
-    counts = [value] * known['depth'] if value is None or type(value) is int else value
-    if not isinstance(counts, list) or any(type(n) not in (int, type(None)) for n in counts):
-        raise ValueError('an integer, null, or a list of these')
+    if isinstance(value, list) and len(value) != known['depth']:
+        raise ValueError('one number, null, or one of these for each block')
+    counts = value if isinstance(value, list) else [value]
+    if any(type(n) not in (int, type(None)) for n in counts):
+        raise ValueError('integers or null')
     heads = tuple(n or known['heads'] for n in counts)
     if {*heads} == {known['heads']}:
         return ()
-    if not (known['k_bias'] and known['qkv_apart']):
-        raise ValueError("null, without attn_type 'rope' and with qkv_fused")
-    return heads
+    if not _may_share(known):
+        raise ValueError(f'{known["heads"]} or null: others {_SHARING}')
+    # A depth that no model has is refused as such, not here.
+    return heads if isinstance(value, list) else heads * min(known['depth'], 257)
 
 
 def _write_kv_heads(value: tuple[int, ...], known: Mapping[str, Any]) -> list[int] | None:
-    if value and not (known['k_bias'] and known['qkv_apart'] and not known['post_norm']):
-        raise ValueError('(), without k_bias and qkv_apart, or with post_norm')
-    return list(value) or None
+    if value and not _may_share(known):
+        raise ValueError(f'(): others {_SHARING}')
+    # What is not said would be as the architecture's name says, for as many blocks.
+    return list(value) or ([known['heads']] * known['depth'] if _may_share(known) else None)
+
+
+_SHARING = "go with attn_type 'rope', qkv_fused false and use_post_norm false"
+
+
+def _may_share(known: Mapping[str, Any]) -> bool:
+    """Return whether blocks may have keys and values of fewer heads there."""
+    return known['k_bias'] and known['qkv_apart'] and not known['post_norm']
 
 
 def _write_qk_norm(value: bool, known: Mapping[str, Any]) -> bool:
@@ -304,7 +316,7 @@ _FIELDS = (
         Via(_read_last_norm, lambda name, known: name == 'tokens', takes_null=True),
     ),
     Field('layer_scale', 'init_values', None, Via(_read_scale, _or_none)),
-    Field('scaled', 'attn_only_layer_scale', False, _SCALED),
+    Field('layer_scaled', 'attn_only_layer_scale', False, _SCALED),
     # It takes no name of a norm there: the architecture's own says which.
     Field('norm', 'norm_layer', None, Via(lambda value, known: _read_norm(value)[0], _unwritten)),
     Field(

@@ -117,7 +117,7 @@ _ONLY: Mapping[str, Any] = {
     'pre_norm': False,
     'final_norm': 'tokens',
     'post_norm': False,
-    'scaled': 'both',
+    'layer_scaled': 'both',
     'norm': 'layer',
     'dropout_rate': 0.0,
 }
