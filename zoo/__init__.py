@@ -3,6 +3,8 @@
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
 from blox.zoo.comparing.diff import diff
+from blox.zoo.evaluating.evaluation import evaluate
+from blox.zoo.evaluating.report import Evaluation
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.text import TextBatch, TextPreprocessor, TextSettings
 from blox.zoo.loading.listing import list_models
@@ -30,6 +32,7 @@ from blox.zoo.training.texts import text_file
 __all__ = [
     'Card',
     'Data',
+    'Evaluation',
     'Generation',
     'ImagePreprocessor',
     'TextBatch',
@@ -39,6 +42,7 @@ __all__ = [
     'compile',
     'create',
     'diff',
+    'evaluate',
     'export',
     'finetune',
     'generate',

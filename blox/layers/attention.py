@@ -224,7 +224,7 @@ class MultiHeadAttention(Module):
     def _check_rotary(self, rotary: Rotation, length: int) -> None:
         """Raise ValueError for what would not broadcast, or should not."""
         pairs, found = self.head_dim / 2, {rotary.cos.shape, rotary.sin.shape}
-        wanted = [(length, pairs)]
+        wanted: list[tuple[float, ...]] = [(length, pairs)]
         if self.kv_heads == self.heads:
             wanted.append((length, self.heads, pairs))
         if found not in [{shape} for shape in wanted]:

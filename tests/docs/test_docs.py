@@ -18,6 +18,7 @@ import blox as bx
 # Blocks that are shown and not run, by page: they download, or show what is no more.
 SHOWN = {
     'adding-a-family.md': 3,
+    'evaluating.md': 1,
     'from-transformers.md': 6,
     'index.md': 1,
     'loading.md': 7,

@@ -86,3 +86,17 @@ def read_lines(file: str) -> list[str]:
         content = stream.read().removeprefix(codecs.BOM_UTF8)
     lines = content.removesuffix(b'\n').split(b'\n') if content else []
     return [line.removesuffix(b'\r').decode('utf-8', 'surrogateescape') for line in lines]
+
+
+def read_labels(given: Sequence[str]) -> list[str]:
+    """Return labels given as 'a cat,a dog', or as @FILE of lines. ValueError for one that gives none."""
+    labels: list[str] = []
+    for text in given:
+        if text == '@':
+            raise ValueError('expected the name of a file after @, found nothing')
+        lines = read_lines(text[1:]) if text.startswith('@') else text.split(',')
+        found = [label for label in map(str.strip, lines) if label]
+        if not found:
+            raise ValueError(f'--labels {text!r}: expected labels, found none')
+        labels += found
+    return labels

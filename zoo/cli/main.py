@@ -14,7 +14,18 @@ import jax
 
 import blox as bx
 from blox.wording import printable
-from blox.zoo.cli import about, embed, files, generate, look, predict, search, serve, train
+from blox.zoo.cli import (
+    about,
+    embed,
+    evaluate,
+    files,
+    generate,
+    look,
+    predict,
+    search,
+    serve,
+    train,
+)
 from blox.zoo.cli.shared import say
 
 # Errors that a user can cause: files, names, numbers, libraries and memory that are not there.
@@ -128,6 +139,6 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-_GROUPS = (about, files, look, predict, embed, search, generate, serve, train)
+_GROUPS = (about, files, look, predict, evaluate, embed, search, generate, serve, train)
 for _command in (command for group in _GROUPS for command in group.COMMANDS):
     main.add_command(_command)

@@ -10,7 +10,7 @@ import click
 
 from blox.wording import cut, printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.inputs import image_files, over_images, read_lines
+from blox.zoo.cli.inputs import image_files, over_images, read_labels
 from blox.zoo.cli.shared import (
     AS_JSON,
     MODEL,
@@ -170,15 +170,7 @@ def _labels(
         return ()
     if not given:
         raise ValueError(f'{model!r} knows no labels of its own: name some with --labels')
-    labels: list[str] = []
-    for text in given:
-        if text == '@':
-            raise ValueError('expected the name of a file after @, found nothing')
-        lines = read_lines(text[1:]) if text.startswith('@') else text.split(',')
-        found = [label for label in map(str.strip, lines) if label]
-        if not found:
-            raise ValueError(f'--labels {text!r}: expected labels, found none')
-        labels += found
+    labels = read_labels(given)
     if wrong := [text for text in (*labels, *templates) if not is_utf8(text)]:
         raise ValueError(f'expected labels and templates in UTF-8, found {wrong[0][:60]!r}')
     if len(labels) == 1 and card.scores == 'softmax':

@@ -139,7 +139,7 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
             f'{str(root)!r}: expected a directory for each class, found images beside them: '
             f'{some(loose)}'
         )
-    found = {entry.name: _images(entry, others) for entry in _directories(root)}
+    found = {entry.name: images_below(entry, others) for entry in _directories(root)}
     if strange := [name for name in found if not name.isprintable()]:
         raise ValueError(f'{str(root)!r}: expected names that can be printed, found {strange}')
     if empty := [name for name, files in found.items() if not files]:
@@ -155,7 +155,7 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     return found
 
 
-def _images(root: Path, others: Counter[str]) -> list[Path]:
+def images_below(root: Path, others: Counter[str]) -> list[Path]:
     """Find the image files below a folder, and links to some; count what else is there."""
     files = []
     for folder, directories, names in os.walk(root):

@@ -1,0 +1,1 @@
+"""Measure models on data that they have not seen."""

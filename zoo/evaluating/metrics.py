@@ -1,0 +1,124 @@
+"""Figures of what was measured, on NumPy arrays; names and values are scikit-learn's where it has them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+# Of confidence, for calibration.
+_BINS = 15
+
+
+class Judged(NamedTuple):
+    """How a classifier did on each example, [examples].
+
+    Attributes:
+      targets, predicted: classes.
+      ranks: the place of the target among all classes by their scores; 1 where it was predicted.
+      probabilities: what the target was given; NaN where scores are no probabilities of one class.
+      confidences: what the predicted class was given.
+    """
+
+    targets: np.ndarray
+    predicted: np.ndarray
+    ranks: np.ndarray
+    probabilities: np.ndarray
+    confidences: np.ndarray
+
+
+class OfClass(NamedTuple):
+    """How a classifier did on one class: `support` is how many examples it has."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+class Bin(NamedTuple):
+    """Examples of like confidence: its mean, and which share of them is right."""
+
+    confidence: float
+    accuracy: float
+    examples: int
+
+
+def judge(scores: np.ndarray, target: int) -> tuple[int, int, float, float]:
+    """Return predicted class, rank of the target, its score and the best one, of scores [classes].
+
+    Of equal scores the first class comes first, as in `argmax`.
+    """
+    predicted, own = int(scores.argmax()), scores[target]
+    rank = 1 + int((scores > own).sum() + (scores[:target] == own).sum())
+    return predicted, rank, float(own), float(scores[predicted])
+
+
+def confusion(judged: Judged, count: int) -> np.ndarray:
+    """Count examples [target, predicted]."""
+    table = np.zeros((count, count), np.int64)
+    np.add.at(table, (judged.targets, judged.predicted), 1)
+    return table
+
+
+def classification(judged: Judged, table: np.ndarray) -> dict[str, float]:
+    """Return accuracies, f1, loss and calibration error; `table` is the confusion."""
+    recalls, _, f1s = _by_class(table)
+    seen, named = table.sum(1) > 0, (table.sum(1) + table.sum(0)) > 0
+    found = {'accuracy': float((judged.ranks == 1).mean())}
+    if len(table) > 5:
+        found['top5_accuracy'] = float((judged.ranks <= 5).mean())
+    found |= {
+        'balanced_accuracy': float(recalls[seen].mean()),
+        'macro_f1': float(f1s[named].mean()),
+    }
+    if not np.isnan(judged.probabilities).any():
+        smallest = np.finfo(np.float32).tiny
+        found['loss'] = float(-np.log(np.maximum(judged.probabilities, smallest)).mean())
+        found['calibration_error'] = calibration_error(reliability(judged))
+    return found
+
+
+def by_class(table: np.ndarray, labels: tuple[str, ...]) -> tuple[OfClass, ...]:
+    """Return precision, recall and f1 of each class that has examples or was predicted."""
+    recalls, precisions, f1s = _by_class(table)
+    return tuple(
+        OfClass(labels[i], float(precisions[i]), float(recalls[i]), float(f1s[i]), int(row.sum()))
+        for i, row in enumerate(table)
+        if row.sum() or table[:, i].sum()
+    )
+
+
+def _by_class(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return recall, precision and f1 of each class, 0 where there is nothing to divide by."""
+    right, said, there = np.diag(table), table.sum(0), table.sum(1)
+    return tuple(
+        above / np.maximum(below, 1)
+        for above, below in ((right, there), (right, said), (2 * right, said + there))
+    )
+
+
+def reliability(judged: Judged) -> tuple[Bin, ...]:
+    """Sort examples into bins of confidence of one width, empty ones left out."""
+    place = np.minimum((judged.confidences * _BINS).astype(int), _BINS - 1)
+    right = judged.ranks == 1
+    return tuple(
+        Bin(float(judged.confidences[own].mean()), float(right[own].mean()), int(own.sum()))
+        for own in (place == i for i in range(_BINS))
+        if own.any()
+    )
+
+
+def calibration_error(bins: tuple[Bin, ...]) -> float:
+    """Return the expected calibration error (Guo et al., 2017, arXiv:1706.04599)."""
+    total = sum(one.examples for one in bins)
+    return sum(one.examples / total * abs(one.confidence - one.accuracy) for one in bins)
+
+
+def correlation(found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+    """Return Spearman's and Pearson's correlation of two values of each example."""
+    from scipy.stats import rankdata  # It takes long to import.
+
+    return {
+        'spearman': float(np.corrcoef(rankdata(found), rankdata(wanted))[0, 1]),
+        'pearson': float(np.corrcoef(found, wanted)[0, 1]),
+    }

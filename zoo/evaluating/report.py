@@ -1,0 +1,123 @@
+"""What an evaluation found: figures, a table of classes, a picture of what is taken for what."""
+
+import io
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from blox.atomic import atomic_write
+from blox.wording import in_columns
+from blox.zoo.evaluating.metrics import Bin, OfClass
+
+# Of more classes the names would not be read in a picture, nor the table in a terminal.
+_MOST_NAMED, _MOST_LISTED = 40, 20
+
+
+class Item(NamedTuple):
+    """An example of a classifier's: its file or text, what is right, what was found, how sure that was."""
+
+    name: str
+    label: str
+    predicted: str
+    score: float
+    rank: int
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found.
+
+    Attributes:
+      task: the model's.
+      data: what it was measured on, in words.
+      examples: how many there were; `left_out` more could not be read.
+      metrics: figures by name; fractions of 1 where they are shares.
+      classes: precision, recall, f1 and support of each class; () for other tasks.
+      confusion: how many examples of each class (rows) were taken for each (columns), [labels, labels].
+      labels: the classes, in the order of `confusion`.
+      reliability: examples by how sure the model was, and how many of them were right.
+      items: each example, in the order of the data.
+    """
+
+    task: str
+    data: str
+    examples: int
+    left_out: int
+    metrics: Mapping[str, float]
+    classes: tuple[OfClass, ...] = ()
+    confusion: np.ndarray | None = None
+    labels: tuple[str, ...] = ()
+    reliability: tuple[Bin, ...] = ()
+    items: tuple[Item, ...] = ()
+
+    def __str__(self) -> str:
+        left_out = f', {self.left_out} left out' if self.left_out else ''
+        lines = [f'{self.data}: {self.examples} examples{left_out}']
+        lines.append(in_columns([(name, f'{x:.4f}') for name, x in self.metrics.items()]))
+        if self.classes:
+            lines += ['', self._table()]
+        return '\n'.join(lines)
+
+    def _table(self) -> str:
+        """Write a line for each class, the worst first where there are many."""
+        shown = self.classes
+        if len(shown) > _MOST_LISTED:
+            shown = tuple(sorted(shown, key=lambda one: one.f1)[:_MOST_LISTED])
+        head = ('class', 'precision', 'recall', 'f1', 'examples')
+        rows = [(one.label, *(f'{x:.3f}' for x in one[1:4]), str(one.support)) for one in shown]
+        more = len(self.classes) - len(shown)
+        end = f'\nand {more} classes with a higher f1' if more else ''
+        return in_columns([head, *rows]) + end
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all but the items, as JSON has it."""
+        fields = self._asdict()
+        del fields['items']
+        table = self.confusion
+        return {
+            **fields,
+            'metrics': dict(self.metrics),
+            'classes': [one._asdict() for one in self.classes],
+            'confusion': [] if table is None else table.tolist(),
+            'reliability': [one._asdict() for one in self.reliability],
+        }
+
+    def save_png(self, path: str | os.PathLike[str]) -> None:
+        """Draw what is taken for what, and how sure the model is beside how right. ValueError for no classes."""
+        # They take a while to import. Without pyplot there is no global state.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        if self.confusion is None:
+            raise ValueError(f'{self.task} has no classes, of which a picture would be')
+        figure = Figure(figsize=(12, 6), layout='constrained')
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        self._draw_confusion(left)
+        right.plot([0, 1], [0, 1], ':', color='gray')
+        points = [(one.confidence, one.accuracy) for one in self.reliability]
+        right.plot(*zip(*points), 'o-')
+        right.set(xlabel='confidence', ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))
+        right.set_title('how sure, and how right')
+        content = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(content)
+        with atomic_write(path) as file:
+            file.write(content.getvalue())
+
+    def _draw_confusion(self, axes: Any) -> None:
+        assert self.confusion is not None
+        seen = self.confusion.sum(1) + self.confusion.sum(0) > 0
+        table = self.confusion[seen][:, seen]
+        names = [label for label, is_seen in zip(self.labels, seen) if is_seen]
+        axes.imshow(
+            table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues', vmin=0, vmax=1
+        )
+        axes.set(
+            xlabel='predicted', ylabel='class', title=f'accuracy {self.metrics["accuracy"]:.3f}'
+        )
+        if len(names) <= _MOST_NAMED:
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
+            for (row, column), count in np.ndenumerate(table):
+                if count:
+                    axes.text(column, row, str(count), ha='center', va='center', fontsize=7)
