@@ -37,7 +37,7 @@ from blox.zoo.running.embedding import TEMPLATE
     'templates',
     metavar='TEXT',
     multiple=True,
-    help=f"Says a label in the place of {{}}; else '{TEMPLATE}'",
+    help='Says a label in the place of {}.',
 )
 @click.option('--csv', metavar='FILE', help='Write each example and its answer to a new file.')
 @click.option('--png', metavar='FILE', help='Draw what is taken for what to a new file.')
@@ -57,13 +57,11 @@ def evaluate(
 ) -> None:
     """Measure MODEL on DATA that it was not trained on.
 
-    DATA of images: a folder with a directory per class, or a CSV file with columns file and label.
-    Of texts: a CSV file with columns text and label; sentence1, sentence2 and score for embeddings; a text file,
-    or a folder of them, for a model that writes. What cannot be read is left out; the exit code is then 1.
+    DATA: a folder with a directory per class; a CSV file of file or text, and label; of sentence1, sentence2
+    and score; or text. Where some cannot be read the exit code is 1.
 
     \b
-    Example: blox evaluate vit-b16 imagenet/val/ --resume vit-b16.jsonl --png vit-b16.png
-             blox evaluate gpt2 book.txt
+    Example: blox evaluate vit-b16 imagenet/val/ --resume vit.jsonl --png vit.png
     """
     check_one_output(csv if csv == '-' else None, as_json, '--csv')
     for out in (csv, png):
