@@ -222,6 +222,34 @@ def test_greedy_generation_equals_transformers(tmp_path):
     assert min(len(set(row)) for row in found.tolist()) > 4
 
 
+@pytest.mark.usefixtures('x64')
+def test_restrained_generation_equals_transformers(tmp_path):
+    made = small('gpt2', tmp_path)
+    saved = made.case.save(made.reference.double(), tmp_path)
+    reference, params = made.reference, convert(saved, made.model)
+    # Of one length: transformers counts what fills prompts up as tokens that were there.
+    prompts = np.random.default_rng(0).integers(0, 50, (8, 5))
+    options = {'max_new_tokens': 24, 'repetition_penalty': 1.3, 'min_new_tokens': 9}
+    plain = bx.zoo.generate(made.model, params, prompts, max_new_tokens=24, temperature=0)[0]
+    stops = sorted({int(row[3]) for row in plain})
+    expected = reference.generate(
+        torch.tensor(prompts),
+        attention_mask=torch.ones(prompts.shape),
+        do_sample=False,
+        pad_token_id=0,
+        eos_token_id=stops,
+        **options,
+    )[:, 5:].numpy()
+    found, lengths = bx.zoo.generate(
+        made.model, params, prompts, temperature=0, stop_tokens=stops, **options
+    )
+    for row, wanted, length in zip(found, expected, lengths):
+        assert row[:length].tolist() == wanted[:length].tolist()
+        assert not wanted[length:].any()
+    assert found.tolist() != plain.tolist()
+    assert min(lengths) > 9
+
+
 # The real MiniLM.
 
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from blox.wording import format_count, in_columns
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card, count_parameters, names
-from blox.zoo.loading.hub.cache import download_folder, own_folder
 
 
 class Listed(NamedTuple):
@@ -129,6 +128,9 @@ def measured(metrics: Mapping[str, float]) -> str:
 
 def _is_here(source: str) -> bool:
     """Return whether a repository was converted on this machine, or its weights downloaded."""
+    # What is in the package loads without the client of the Hub, which takes long to import.
+    from blox.zoo.loading.hub.cache import download_folder, own_folder
+
     downloads = download_folder(source) / 'snapshots'
     patterns = ('*.safetensors', '*.bin', '*.npz')
     return any(own_folder(source).glob('*.safetensors')) or any(

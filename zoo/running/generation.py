@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ class Generation(NamedTuple):
     """Tokens that `generate` adds to each prompt.
 
     Attributes:
-      tokens: [batch, max_new_tokens] int32; what follows a sequence's end is zeros.
+      tokens: [batch, max_new_tokens] int32; what follows a sequence's end is zeros. Several for a prompt
+        lie one after another.
       lengths: [batch] int32, how many of them are real, the stop token included.
     """
 
@@ -35,14 +36,26 @@ class Sampling(NamedTuple):
     top_k: Int[Array, '']
     top_p: Float[Array, '']
     stop_tokens: Int[Array, ' stops']
+    repetition_penalty: Float[Array, '']
+    min_new_tokens: Int[Array, '']
+
+
+# Makes other logits [batch, vocab] of tokens [batch, room], lengths [batch] and logits.
+Process: TypeAlias = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class _Chosen(NamedTuple):
-    """The token chosen last for each sequence, whether the sequence ends there, and its place."""
+    """The token chosen last for each sequence, whether the sequence ends there, and its place.
+
+    Attributes:
+      tokens, lengths: each prompt and what was chosen after it, and how many they are.
+    """
 
     token: Int[Array, ' batch']
     is_done: Bool[Array, ' batch']
     place: Int[Array, '']
+    tokens: Int[Array, 'batch room']
+    lengths: Int[Array, ' batch']
 
 
 def generate(
@@ -54,14 +67,18 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    min_new_tokens: int = 0,
+    num_return_sequences: int = 1,
     stop_tokens: Sequence[int] | None = None,
+    process: Process | None = None,
     seed: int | jax.Array = 0,
 ) -> Generation:
     """Continue each prompt, a sequence of token ids; lengths may differ within the batch.
 
     One jitted program. It is compiled anew for another model object, structure or dtypes of
-    Params, batch size, `max_new_tokens`, or power of two that the longest prompt fits in; not for
-    other lengths, seeds or ways of sampling. Rows depend on each other in their random numbers alone.
+    Params, batch size, `max_new_tokens`, `process`, or power of two that the longest prompt fits in; not
+    for other lengths, seeds or ways of sampling. Rows depend on each other in their random numbers alone.
 
     Args:
       model: a module with `initial_state(batch_size, room, dtype)`, `advance`, `logits` and
@@ -69,6 +86,12 @@ def generate(
       temperature: logits are divided by it; 0 takes the likeliest token each time.
       top_k: sample among this many likeliest tokens; 0 for all.
       top_p: sample among the fewest likeliest tokens whose probabilities reach this sum.
+      repetition_penalty: what positive logits of tokens that are in the prompt or were chosen are divided by,
+        and negative ones multiplied (Keskar et al., 2019, arXiv:1909.05858).
+      min_new_tokens: no sequence ends before it has so many.
+      num_return_sequences: how many to make of each prompt; they differ where tokens are drawn.
+      process: `(tokens, lengths, logits) -> logits`, a pure function that changes the logits [batch, vocab] of the next
+        tokens before one is chosen: of the tokens [batch, room] so far the first `lengths` count.
       stop_tokens: a sequence ends with the first of these; with the checkpoint's own,
         `model.config.end_tokens`, if none are named; () for no end.
       seed: an int or a key; the same seed gives the same tokens.
@@ -76,10 +99,15 @@ def generate(
     Raises ValueError for an empty prompt, ids outside the vocabulary, and for prompts that leave
     no room for `max_new_tokens` in the model's context.
     """
+    if num_return_sequences < 1:
+        raise ValueError(f'expected num_return_sequences > 0, found {num_return_sequences}')
     tokens, lengths = _pad(model, prompts, max_new_tokens)
+    tokens, lengths = (jnp.repeat(x, num_return_sequences, 0) for x in (tokens, lengths))
     params = params.unstack()  # So a token does not take each block's part out of the whole.
-    sampling = _sampling(model.config, temperature, top_k, top_p, stop_tokens)
-    return _generate(model, params, tokens, lengths, sampling, _key(seed), max_new_tokens)
+    sampling = _sampling(
+        model.config, temperature, top_k, top_p, stop_tokens, repetition_penalty, min_new_tokens
+    )
+    return _generate(model, params, tokens, lengths, sampling, _key(seed), max_new_tokens, process)
 
 
 def stream(
@@ -91,7 +119,10 @@ def stream(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    min_new_tokens: int = 0,
     stop_tokens: Sequence[int] | None = None,
+    process: Process | None = None,
     seed: int | jax.Array = 0,
 ) -> Iterator[int]:
     """Yield the tokens of `generate` for one prompt, as they come.
@@ -100,17 +131,21 @@ def stream(
     """
     tokens, lengths = _pad(model, [prompt], max_new_tokens)
     params = params.unstack()  # So a token does not take each block's part out of the whole.
-    sampling = _sampling(model.config, temperature, top_k, top_p, stop_tokens)
+    sampling = _sampling(
+        model.config, temperature, top_k, top_p, stop_tokens, repetition_penalty, min_new_tokens
+    )
     key = _key(seed)
 
     # A function of its own, so that a bad prompt is refused here and not at the first token.
     def tokens_as_they_come() -> Iterator[int]:
-        chosen, state = _begin(model, params, tokens, lengths, sampling, key, max_new_tokens)
+        chosen, state = _begin(
+            model, params, tokens, lengths, sampling, key, max_new_tokens, process
+        )
         for place in range(max_new_tokens):
             now = chosen
             # The device goes on with this token while the host waits for it and hands it out.
             if place + 1 < max_new_tokens:
-                chosen, state = _advance(model, params, chosen, state, sampling, key)
+                chosen, state = _advance(model, params, chosen, state, sampling, key, process)
             token, is_done = jax.device_get((now.token, now.is_done))
             yield int(token[0])
             if is_done[0]:
@@ -119,7 +154,7 @@ def stream(
     return tokens_as_they_come()
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _generate(
     model: Any,
     params: Params,
@@ -128,8 +163,9 @@ def _generate(
     sampling: Sampling,
     key: jax.Array,
     max_new_tokens: int,
+    process: Process | None,
 ) -> Generation:
-    chosen, state = _begin(model, params, tokens, lengths, sampling, key, max_new_tokens)
+    chosen, state = _begin(model, params, tokens, lengths, sampling, key, max_new_tokens, process)
     batch = tokens.shape[0]
     out = jnp.zeros((batch, max_new_tokens), jnp.int32).at[:, 0].set(chosen.token)
     counts = jnp.ones(batch, jnp.int32)
@@ -142,7 +178,7 @@ def _generate(
         carry: tuple[jax.Array, jax.Array, _Chosen, Any],
     ) -> tuple[jax.Array, jax.Array, _Chosen, Any]:
         out, counts, before, state = carry
-        chosen, state = _advance(model, params, before, state, sampling, key)
+        chosen, state = _advance(model, params, before, state, sampling, key, process)
         out = out.at[:, chosen.place].set(jnp.where(before.is_done, 0, chosen.token))
         return out, counts + (~before.is_done).astype(jnp.int32), chosen, state
 
@@ -150,7 +186,7 @@ def _generate(
     return Generation(out, counts)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 6))
+@functools.partial(jax.jit, static_argnums=(0, 6, 7))
 def _begin(
     model: Any,
     params: Params,
@@ -159,6 +195,7 @@ def _begin(
     sampling: Sampling,
     key: jax.Array,
     max_new_tokens: int,
+    process: Process | None = None,
 ) -> tuple[_Chosen, Any]:
     """Run the prompts through the model at once and choose the first token of each."""
     batch, bucket = tokens.shape
@@ -167,12 +204,18 @@ def _begin(
     (x, state), _ = model.advance(params, tokens, state, lengths)
     # The head reads the last states alone: of a short prompt it is most of the work.
     last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
-    place = jnp.zeros((), jnp.int32)
-    return _choose(model, params, last, jnp.zeros(batch, bool), place, sampling, key), state
+    before = _Chosen(
+        token=jnp.zeros(batch, jnp.int32),
+        is_done=jnp.zeros(batch, bool),
+        place=jnp.full((), -1, jnp.int32),
+        tokens=jnp.pad(tokens, ((0, 0), (0, max_new_tokens))),
+        lengths=lengths,
+    )
+    return _choose(model, params, last, before, sampling, key, process), state
 
 
 # The state is donated: its caches are written where they are, and not copied for each token.
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 6), donate_argnums=3)
 def _advance(
     model: Any,
     params: Params,
@@ -180,28 +223,58 @@ def _advance(
     state: Any,
     sampling: Sampling,
     key: jax.Array,
+    process: Process | None = None,
 ) -> tuple[_Chosen, Any]:
     """Feed the model the tokens chosen last, and choose those that follow."""
     # A sequence that has ended stays where it is, so it never runs out of its room.
     lengths = jnp.where(chosen.is_done, 0, 1)
     (x, state), _ = model.advance(params, chosen.token[:, None], state, lengths)
-    return _choose(model, params, x, chosen.is_done, chosen.place + 1, sampling, key), state
+    return _choose(model, params, x, chosen, sampling, key, process), state
 
 
 def _choose(
     model: Any,
     params: Params,
     x: Float[Array, 'batch 1 width'],
-    is_done: Bool[Array, ' batch'],
-    place: Int[Array, ''],
+    before: _Chosen,
     sampling: Sampling,
     key: jax.Array,
+    process: Process | None,
 ) -> _Chosen:
-    """Choose each sequence's token for `place`, of the states `x` that the model has before it."""
-    logits, _ = model.logits(params, x)
-    token = sample(logits[:, 0], sampling, jax.random.fold_in(key, place))
+    """Choose each sequence's token after those before, of the states `x` that the model has there."""
+    place, tokens, lengths = before.place + 1, before.tokens, before.lengths
+    logits = model.logits(params, x)[0][:, 0].astype(jnp.float32)
+    logits = _restrained(logits, tokens, lengths, place, sampling)
+    if process is not None:
+        logits = process(tokens, lengths, logits)
+    token = sample(logits, sampling, jax.random.fold_in(key, place))
     is_end = (token[:, None] == sampling.stop_tokens[None]).any(1)
-    return _Chosen(token, is_done | is_end, place)
+    rows = jnp.arange(len(token), dtype=jnp.int32)
+    # Past the end of the room nothing is written.
+    tokens = tokens.at[rows, jnp.where(before.is_done, tokens.shape[1], lengths)].set(token)
+    lengths = jnp.where(before.is_done, lengths, lengths + 1)
+    return _Chosen(token, before.is_done | is_end, place, tokens, lengths)
+
+
+def _restrained(
+    logits: jax.Array,
+    tokens: jax.Array,
+    lengths: jax.Array,
+    place: jax.Array,
+    sampling: Sampling,
+) -> jax.Array:
+    """Penalize tokens that were there, and rule out those that would end a sequence too soon."""
+    vocab = logits.shape[1]
+    rows = jnp.arange(len(tokens), dtype=jnp.int32)[:, None]
+    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+    # What is beyond a vocabulary is dropped.
+    there = jnp.where(places < lengths[:, None], tokens, vocab)
+    seen = jnp.zeros(logits.shape, bool).at[rows, there].set(True, mode='drop')
+    penalty = sampling.repetition_penalty
+    logits = jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
+    stops = jnp.where(sampling.stop_tokens < 0, vocab, sampling.stop_tokens)
+    ends = jnp.zeros(vocab, bool).at[stops].set(True, mode='drop')
+    return jnp.where(ends & (place < sampling.min_new_tokens), -jnp.inf, logits)
 
 
 def sample(
@@ -315,8 +388,19 @@ def _halve(
 
 
 def _sampling(
-    config: Any, temperature: float, top_k: int, top_p: float, stop_tokens: Sequence[int] | None
+    config: Any,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    stop_tokens: Sequence[int] | None,
+    repetition_penalty: float = 1.0,
+    min_new_tokens: int = 0,
 ) -> Sampling:
+    if not (repetition_penalty > 0 and min_new_tokens >= 0):
+        raise ValueError(
+            'expected repetition_penalty > 0 and min_new_tokens >= 0, '
+            f'found {repetition_penalty} and {min_new_tokens}'
+        )
     if not (temperature >= 0 and top_k >= 0 and 0 < top_p <= 1):
         raise ValueError(
             'expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, '
@@ -330,6 +414,8 @@ def _sampling(
         jnp.asarray(top_p, jnp.float32),
         # Padded with what is no token, so that their number needs no other program either.
         jnp.asarray(np.pad(stops, (0, 8 - len(stops) % 8), constant_values=-1)),
+        jnp.asarray(repetition_penalty, jnp.float32),
+        jnp.asarray(min_new_tokens, jnp.int32),
     )
 
 
@@ -344,6 +430,10 @@ def _pad(
     model: Any, prompts: Any, max_new_tokens: int
 ) -> tuple[Int[Array, 'batch bucket'], Int[Array, ' batch']]:
     """Return prompts, padded on the right to a power of two, and their lengths."""
+    if isinstance(prompts, str) or (isinstance(prompts, Sequence) and str in map(type, prompts)):
+        raise TypeError(
+            'expected prompts of token ids, found text: bx.zoo.tokenizer(NAME).encode(TEXT).ids makes them'
+        )
     rows = [np.asarray(prompt) for prompt in prompts]
     config = model.config
     if getattr(config, 'task', 'text-generation') != 'text-generation':

@@ -1,5 +1,7 @@
 """Generation: greedy and sampled tokens, batches, streams, seeds, and what is compiled when."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -185,6 +187,91 @@ def test_the_rng_of_the_params_has_no_say(model, params):
     assert np.array_equal(before.tokens, after.tokens)
 
 
+# What restrains the choice.
+
+
+def chosen_by(model, params, prompt, count, change):
+    """Greedy tokens without a cache; `change` gets the tokens so far and makes other logits."""
+    ids = list(prompt)
+    for _ in range(count):
+        logits = np.array(model(params, np.asarray(ids)[None])[0][0, -1], np.float32)
+        ids.append(int(change(ids, logits).argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize('penalty', [1.5, 0.5])
+def test_tokens_that_were_there_are_penalized(model, params, naive, penalty):
+    def change(ids, logits):
+        own = logits[[*{*ids}]]
+        logits[[*{*ids}]] = np.where(own > 0, own / penalty, own * penalty)
+        return logits
+
+    options = {'max_new_tokens': 9, 'temperature': 0, 'repetition_penalty': penalty}
+    tokens, _ = bx.zoo.generate(model, params, PROMPTS, **options)
+    expected = [chosen_by(model, params, prompt, 9, change) for prompt in PROMPTS]
+    assert tokens.tolist() == expected
+    assert expected != [naive(prompt, 9) for prompt in PROMPTS]
+    assert list(bx.zoo.stream(model, params, PROMPTS[2], **options)) == expected[2]
+
+
+def test_no_sequence_ends_before_it_is_long_enough(model, params, naive):
+    plain = naive(PROMPTS[0], 9)
+    stops = [plain[1], plain[4]]
+    options = {'max_new_tokens': 9, 'temperature': 0, 'stop_tokens': stops}
+    assert bx.zoo.generate(model, params, PROMPTS[:1], **options).lengths[0] < 6
+
+    def change(ids, logits):
+        if len(ids) - len(PROMPTS[0]) < 6:
+            logits[stops] = -np.inf
+        return logits
+
+    found = bx.zoo.generate(model, params, PROMPTS[:1], min_new_tokens=6, **options)
+    expected = chosen_by(model, params, PROMPTS[0], 9, change)
+    end = next((i for i, token in enumerate(expected) if token in stops), 8)
+    assert found.lengths.tolist() == [end + 1]
+    assert found.tokens[0, : end + 1].tolist() == expected[: end + 1]
+    assert end >= 6
+
+
+def test_a_process_sees_the_tokens_so_far_and_changes_the_logits(model, params):
+    def process(tokens, lengths, logits):
+        """Rule out the last two tokens."""
+        rows = jnp.arange(len(tokens))
+        for back in (1, 2):
+            last = jnp.take_along_axis(tokens, lengths[:, None] - back, 1)[:, 0]
+            last = jnp.where(lengths >= back, last, VOCAB)
+            logits = logits.at[rows, last].set(-jnp.inf, mode='drop')
+        return logits
+
+    def change(ids, logits):
+        logits[ids[-2:]] = -np.inf
+        return logits
+
+    options = {'max_new_tokens': 8, 'temperature': 0, 'process': process}
+    tokens, _ = bx.zoo.generate(model, params, PROMPTS, **options)
+    expected = [chosen_by(model, params, prompt, 8, change) for prompt in PROMPTS]
+    assert tokens.tolist() == expected
+    assert list(bx.zoo.stream(model, params, PROMPTS[1], **options)) == expected[1]
+
+
+def test_several_sequences_of_a_prompt_lie_one_after_another(model, params, naive):
+    found = bx.zoo.generate(
+        model, params, PROMPTS, max_new_tokens=5, temperature=0, num_return_sequences=2
+    )
+    assert found.tokens.tolist() == [naive(p, 5) for p in PROMPTS for _ in range(2)]
+    drawn = bx.zoo.generate(
+        model, params, PROMPTS[:1], max_new_tokens=20, temperature=2.0, num_return_sequences=3
+    )
+    assert len({tuple(row) for row in drawn.tokens.tolist()}) == 3
+
+
+def test_text_leads_to_the_tokenizer(model, params):
+    prompts: Any
+    for prompts in ('a text', ['a text']):
+        with pytest.raises(TypeError, match=r'found text: bx.zoo.tokenizer\(NAME\).encode'):
+            bx.zoo.generate(model, params, prompts)
+
+
 # What is computed.
 
 
@@ -250,7 +337,8 @@ def reference(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 def frequencies(logits, count=8000, temperature=1.0, top_k=0, top_p=1.0):
     sampling = Sampling(
-        jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.zeros(0, jnp.int32)
+        *(jnp.float32(temperature), jnp.int32(top_k), jnp.float32(top_p), jnp.zeros(0, jnp.int32)),
+        *(jnp.float32(1), jnp.int32(0)),
     )
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, len(logits)))
     drawn = jax.jit(sample)(rows, sampling, jax.random.key(0))
@@ -364,11 +452,14 @@ def test_prompts_that_do_not_fit_are_refused(model, params, prompts, message):
         {'top_p': 0.0},
         {'top_p': 1.1},
         {'top_p': float('nan')},
+        {'repetition_penalty': 0.0},
+        {'min_new_tokens': -1},
+        {'num_return_sequences': 0},
     ],
     ids=str,
 )
 def test_bad_sampling_values_are_refused(model, params, options):
-    with pytest.raises(ValueError, match='expected temperature >= 0, top_k >= 0 and 0 < top_p'):
+    with pytest.raises(ValueError, match=r'expected .*>.* found'):
         bx.zoo.generate(model, params, [[1]], max_new_tokens=4, **options)
 
 
