@@ -31,7 +31,7 @@ def test_evaluate_writes_answers_and_a_picture(photos, tmp_path):
         *('evaluate', 'vit-digits', photos),
         *('--csv', tmp_path / 'a.csv', '--png', tmp_path / 'a.png'),
     )
-    assert f'{tmp_path / "a.csv"}: 10 answers' in out
+    assert f'{tmp_path / "a.csv"}: 10 examples' in out
     with open(tmp_path / 'a.csv', newline='') as file:
         rows = [*csv.DictReader(file)]
     wrong = {row['name']: row['predicted'] for row in rows if row['rank'] != '1'}
@@ -85,11 +85,16 @@ def test_evaluate_reads_texts(tmp_path):
     path = write_model(tmp_path / 'a.safetensors', context=16)
     (tmp_path / 'a.txt').write_text('A text.')
     lines = printed('evaluate', path, tmp_path / 'a.txt').splitlines()
-    assert lines[0] == f'{tmp_path / "a.txt"}: 7 tokens, 7 bytes: 1 examples'
+    assert lines[0] == f'{tmp_path / "a.txt"}, 7 tokens and 7 bytes: 1 example'
     assert [line.split()[0] for line in lines[1:]] == ['bits_per_byte', 'loss', 'perplexity']
-    message = fails('evaluate', path, tmp_path / 'a.txt', '--png', tmp_path / 'a.png')
-    assert message == 'Error: text-generation has no classes, of which a picture would be'
+    for option in ('--png', '--csv'):
+        assert 'is for text-generation' in fails(
+            'evaluate', path, tmp_path / 'a.txt', option, tmp_path / 'a'
+        )
+    assert "'': expected a folder or a file" in fails('evaluate', path, '')
 
 
-def test_evaluate_writes_one_thing_to_stdout(photos):
+def test_evaluate_writes_one_thing_to_one_place(photos, tmp_path):
+    same = ('--csv', tmp_path / 'a', '--png', tmp_path / 'a')
+    assert 'expected different files' in misused('evaluate', 'vit-digits', photos, *same)
     assert '--csv or --json' in misused('evaluate', 'vit-digits', photos, '--csv', '-', '--json')

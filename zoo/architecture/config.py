@@ -73,6 +73,14 @@ class Config:
                 object.__setattr__(self, name, float(getattr(self, name)))
         expect(type(self).__name__, vars(self), holds)
 
+    def computes_as(self, other: Any) -> bool:
+        """Return whether another config differs in no more than how models run and are trained."""
+        apart = {*self.RUN_FIELDS, 'bn_decay'}
+        names = [name for name in vars(self) if name not in apart and not name.endswith('_rate')]
+        return type(self) is type(other) and all(
+            getattr(self, name) == getattr(other, name) for name in names
+        )
+
     def conditions(self) -> Mapping[str, bool]:
         """Return what must hold of fields together, in words, and whether it does."""
         return {}

@@ -57,12 +57,12 @@ def own_name(name: str) -> str:
         return name
     several = _other_names().get(name, ())
     if len(several) > 1:
-        raise ValueError(f'{name!r} is several models here: {", ".join(several)}')
+        raise ValueError(f'{name!r} is several models here, name one: {", ".join(several)}')
     return several[0] if several else name
 
 
 def card(name: str) -> Card:
-    """Return the card of a name in the catalog, or at its source; it takes no network.
+    """Return the card of a name in the catalog, or of the one that its source has; it takes no network.
 
     The card of a published model says where its weights are; `bx.zoo.read_card` reads what the
     repository itself says. Raises ValueError that lists the nearest names if there is none.

@@ -9,9 +9,9 @@ import blox as bx
 from blox.converters.target import model_spec
 from blox.wording import format_bytes, printable, some
 from blox.zoo.catalog.card import Card
-from blox.zoo.catalog.entries import names, own_name
 from blox.zoo.cli.shared import AS_JSON, MODEL, find, say
 from blox.zoo.loading.listing import ModelList, describe, measured
+from blox.zoo.loading.places import catalog_name
 from blox.zoo.models import families
 
 
@@ -66,7 +66,8 @@ def info(model: str, as_json: bool) -> None:
 
 def in_catalog(model: str) -> Card | None:
     """Return the card of a name in the catalog, None for any other MODEL."""
-    return bx.zoo.card(model) if own_name(model) in names() else None
+    name = catalog_name(model)
+    return bx.zoo.card(name) if name else None
 
 
 def facts(card: Card, params: bx.Params) -> dict[str, str]:

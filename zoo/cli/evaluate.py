@@ -1,6 +1,7 @@
 """The command of `blox` that measures a model: evaluate."""
 
 import json
+import os
 import sys
 
 import click
@@ -19,8 +20,8 @@ from blox.zoo.cli.shared import (
     say,
 )
 from blox.zoo.cli.spreadsheet import write_csv
-from blox.zoo.evaluating.report import Item
-from blox.zoo.running.embedding import TEMPLATE
+from blox.zoo.evaluating.evaluation import OF_CLASSES
+from blox.zoo.evaluating.examples import existing
 
 
 @click.command(epilog=MODEL)
@@ -64,31 +65,43 @@ def evaluate(
     Example: blox evaluate vit-b16 imagenet/val/ --resume vit.jsonl --png vit.png
     """
     check_one_output(csv if csv == '-' else None, as_json, '--csv')
+    files = [os.path.abspath(name) for name in (csv, png, resume) if name not in (None, '-')]
+    if len({*files}) < len(files):
+        raise click.UsageError('expected different files after --csv, --png and --resume.')
     for out in (csv, png):
         if out is not None and out != '-':
             check_free(out)
-    found = find(model)
+    found, data = find(model), str(existing(data))
+    card = found.card
+    if png is not None and card.task not in OF_CLASSES:
+        raise ValueError(f'{model!r} is for {card.task}, which has no classes for --png to draw')
+    if csv is not None and card.task == 'text-generation':
+        raise ValueError(f'{model!r} is for {card.task}, of whose tokens --csv writes nothing')
     net, params = read(found, model, dtype)
     result = bx.zoo.evaluate(
         net,
         params,
         data,
-        card=found.card,
+        card=card,
         labels=read_labels(labels),
-        templates=templates or (TEMPLATE,),
+        templates=templates,
         journal=resume,
         note=report,
     )
+    if csv is not None:
+        write_csv(csv, [result.items[0]._fields, *result.items], f'{len(result.items)} examples')
+    if as_json:
+        # Of many classes a line for each number would be most of the text.
+        indent = 2 if len(result.labels) <= _MOST_INDENTED else None
+        say(json.dumps(result.as_json(), indent=indent))
+    elif csv != '-':
+        say(repr(result))
     if png is not None:
         result.save_png(png)
-    if csv is not None:
-        write_csv(csv, [Item._fields, *result.items], f'{len(result.items)} answers')
-    if as_json:
-        say(json.dumps(result.as_json(), indent=2))
-    elif csv != '-':
-        say(str(result))
     if result.left_out:
         sys.exit(1)
 
+
+_MOST_INDENTED = 20
 
 COMMANDS = (evaluate,)

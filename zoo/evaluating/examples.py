@@ -1,35 +1,47 @@
 """Read what a model is measured on: files of images, texts, and what is right of each."""
 
 import csv
+import io
+import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from blox.paths import natural_key
 from blox.wording import printable, some
-from blox.zoo.training.images import images_below
+from blox.zoo.training.images import LIKE_PARTS, VALIDATION, directories, images_below, is_image
+from blox.zoo.training.texts import read_text
 
-# Names of directories that are parts of the data; the first that is there is measured on.
-_PARTS = ('test', 'val', 'valid', 'validation')
-_TRAINING = 'train'
+# Of the parts of a folder the first that is there is measured on.
+_PARTS = ('test', *VALIDATION)
 
 _FILE = ('file', 'path', 'image', 'filename', 'file_name')
 _LABEL = ('label', 'class', 'target', 'category')
 _TEXT = ('text', 'sentence', 'premise', 'sentence1', 'text1')
 _OTHER = ('text2', 'sentence2', 'hypothesis')
+_FIRST = ('sentence1', 'text1', 'sentence', 'text')
+_SECOND = ('sentence2', 'text2')
 _SCORE = ('score', 'similarity', 'label')
-
-_MAX_BYTES = 2**30
 
 
 class Labelled(NamedTuple):
-    """Inputs of a classifier and the class of each by name; the folder of files, and what to say of them."""
+    """Inputs of a classifier, and the class of each by name.
 
-    inputs: list[Path] | list[str] | list[tuple[str, str]]
+    Attributes:
+      items: what each input is called, so that another evaluation of the data knows it again.
+      classes: the names of all classes that the data has, those without examples too.
+      note: what the data is, in words.
+    """
+
+    files: list[Path]
+    texts: list[str] | list[tuple[str, str]]
     names: list[str]
+    items: list[str]
+    classes: list[str]
     note: str
-    root: Path | None = None
 
 
 class Pairs(NamedTuple):
@@ -39,6 +51,13 @@ class Pairs(NamedTuple):
     scores: list[float]
 
 
+def existing(path: str | os.PathLike[str]) -> Path:
+    """Return a path that is there. FileNotFoundError for any other."""
+    if not os.fspath(path) or not os.path.exists(path):
+        raise FileNotFoundError(f'{str(path)!r}: expected a folder or a file, found nothing')
+    return Path(path)
+
+
 def labelled_images(path: Path) -> Labelled:
     """Read a folder with a directory of images for each class, or a CSV file of files and labels.
 
@@ -46,142 +65,200 @@ def labelled_images(path: Path) -> Labelled:
     Raises ValueError for what is neither.
     """
     if path.is_dir():
-        return _class_folders(path)
-    rows, (file, label) = _columns(path, {'file': _FILE, 'label': _LABEL})
-    files, names = [path.parent / row[file] for row in rows], [row[label] for row in rows]
-    return Labelled(files, names, printable(path), path.parent)
+        return _class_folders(_part_of(path))
+    rows = _columns(path, {'file': _FILE, 'label': _LABEL})
+    files, names = [path.parent / file for file, _ in rows], [label for _, label in rows]
+    items = [f'{file} {_size(path.parent / file)}' for file, _ in rows]
+    return Labelled(files, [], names, items, [*dict.fromkeys(names)], printable(path))
+
+
+def _part_of(root: Path) -> Path:
+    """Return the part of a folder that is measured on, or the folder itself if it has none."""
+    names = [entry.name for entry in directories(root)]
+    parts = [name for name in names if name.lower() in LIKE_PARTS and directories(root / name)]
+    if not parts:
+        return root
+    chosen = next((name for name in _PARTS if name in parts), None)
+    if chosen is None or len(parts) < len(names):
+        raise ValueError(
+            f'{str(root)!r}: expected directories of classes, or of parts alone with one of '
+            f'{", ".join(_PARTS)}; found {some(names)}, of which {some(parts)} hold classes. '
+            'Name the one to measure on'
+        )
+    return root / chosen
 
 
 def _class_folders(root: Path) -> Labelled:
-    part = next((name for name in _PARTS if (root / name).is_dir()), '')
-    names = [entry.name for entry in _directories(root)]
-    is_parted = part and not {*names} - {_TRAINING, *_PARTS}
-    top = root / part if is_parted else root
-    found = {entry.name: images_below(entry, Counter()) for entry in _directories(top)}
+    loose = [
+        entry.name for entry in sorted(root.iterdir()) if is_image(entry.name) and entry.is_file()
+    ]
+    if loose:
+        raise ValueError(
+            f'{str(root)!r}: expected a directory for each class, found images beside them: '
+            f'{some(loose)}'
+        )
+    found = {
+        entry.name: [file for file in images_below(entry, Counter()) if _is_regular(file)]
+        for entry in directories(root)
+    }
     files = [(file, name) for name, own in found.items() for file in own]
     if not files:
         raise ValueError(
-            f'{str(top)!r}: expected a directory of images for each class, found none; '
+            f'{str(root)!r}: expected a directory of images for each class, found none; '
             'or a CSV file with the columns file and label'
         )
-    return Labelled([file for file, _ in files], [name for _, name in files], printable(top), top)
+    items = [f'{file.relative_to(root)} {_size(file)}' for file, _ in files]
+    names = [name for _, name in files]
+    return Labelled([file for file, _ in files], [], names, items, [*found], printable(root))
 
 
-def _directories(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith('.'))
+def _is_regular(file: Path) -> bool:
+    """Return whether a name is of a file, or of none: a link that leads nowhere is told later."""
+    return file.is_file() or not file.exists()
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else -1
 
 
 def labelled_texts(path: Path) -> Labelled:
     """Read a CSV file of texts, or pairs of texts, and labels. Raises ValueError for other files."""
-    rows, (text, label) = _columns(path, {'text': _TEXT, 'label': _LABEL})
-    other = next((name for name in _OTHER if name in rows[0]), None)
-    texts = [(row[text], row[other]) for row in rows] if other else [row[text] for row in rows]
-    return Labelled(texts, [row[label] for row in rows], printable(path))
+    rows = _columns(path, {'text': _TEXT, 'label': _LABEL, 'text2': _OTHER}, optional='text2')
+    texts = [(text, *other) if other else text for text, _, *other in rows]
+    names = [label for _, label, *_ in rows]
+    items = [repr(text) for text in texts]
+    return Labelled([], texts, names, items, [*dict.fromkeys(names)], printable(path))  # type: ignore[arg-type]
 
 
 def scored_pairs(path: Path) -> Pairs:
     """Read a CSV file of pairs of texts and their scores. Raises ValueError for other files."""
-    wanted = {'sentence1': _TEXT, 'sentence2': _OTHER, 'score': _SCORE}
-    rows, (first, second, score) = _columns(path, wanted)
+    rows = _columns(path, {'sentence1': _FIRST, 'sentence2': _SECOND, 'score': _SCORE})
     scores = []
-    for line, row in enumerate(rows, 2):
+    for row, (_, _, text) in enumerate(rows, 1):
         try:
-            scores.append(float(row[score]))
+            score = float(text)
         except ValueError:
+            score = math.nan
+        if not math.isfinite(score):
             raise ValueError(
-                f'{str(path)!r}: expected a number in column {score} of line {line}, found '
-                f'{row[score][:30]!r}'
-            ) from None
-    return Pairs([(row[first], row[second]) for row in rows], scores)
+                f'{str(path)!r}: expected a finite number as the score of row {row}, found {text[:30]!r}'
+            )
+        scores.append(score)
+    if len({*scores}) < 2:
+        raise ValueError(f'{str(path)!r}: expected two different scores or more, found {scores[0]}')
+    return Pairs([(first, second) for first, second, _ in rows], scores)
 
 
 def plain_texts(path: Path) -> dict[str, str]:
-    """Read a text file, or all files of a folder that end in .txt, by name. ValueError for no UTF-8."""
-    files = sorted(path.glob('*.txt')) if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f'{str(path)!r}: expected files that end in .txt, found none')
-    return {file.name: text for file in files if (text := _read(file))} or _no_text(path)
-
-
-def _no_text(path: Path) -> dict[str, str]:
-    raise ValueError(f'{str(path)!r}: expected a text, found nothing')
-
-
-def _read(file: Path) -> str:
-    if file.stat().st_size > _MAX_BYTES:
-        raise ValueError(f'{str(file)!r}: expected at most {_MAX_BYTES} bytes')
-    try:
-        return file.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{str(file)!r}: expected text in UTF-8, found {error.reason} at byte {error.start}'
-        ) from error
+    """Read a text file, or all files of a folder that end in .txt, by name. ValueError for none."""
+    files = [path]
+    if path.is_dir():
+        files = [
+            file
+            for file in sorted(path.iterdir())
+            if file.suffix.lower() == '.txt' and file.is_file() and not file.name.startswith('.')
+        ]
+    found = {file.name: text for file in files if (text := read_text(file))}
+    if not found:
+        what = 'files that end in .txt' if path.is_dir() else 'a text'
+        raise ValueError(f'{str(path)!r}: expected {what}, found nothing')
+    return found
 
 
 def _columns(
-    path: Path, wanted: Mapping[str, Sequence[str]]
-) -> tuple[list[dict[str, str]], tuple[str, ...]]:
-    """Read a CSV file with a line of names; return its rows, and the names of the columns wanted."""
-    reader = csv.DictReader(_read(path).splitlines(keepends=True))
-    names = [name for name in reader.fieldnames or () if name is not None]
-    chosen: list[str] = []
-    for what, known in wanted.items():
-        found = [name for name in known if name in names and name not in chosen]
-        if not found:
-            raise ValueError(
-                f'{str(path)!r}: expected a CSV file whose first line names a column {what!r} '
-                f'(or {", ".join(known[1:])}), found {some(names) or "none"}'
-            )
-        chosen.append(found[0])
-    rows = list(reader)
+    path: Path, wanted: Mapping[str, Sequence[str]], optional: str = ''
+) -> list[tuple[str, ...]]:
+    """Return the cells of the columns wanted, of a CSV file whose first line names them.
+
+    Cells are divided by what makes such names of that line: commas, semicolons or tabs.
+    """
+    text = read_text(path)
+    tables = {mark: csv.reader(io.StringIO(text, newline=''), delimiter=mark) for mark in ',;\t'}
+    try:
+        heads = {mark: [cell.strip().lower() for cell in next(t, [])] for mark, t in tables.items()}
+        mark = max(
+            heads, key=lambda mark: len({*heads[mark]} & {n for k in wanted.values() for n in k})
+        )
+        places = _places(path, heads[mark], wanted, optional)
+        rows = []
+        for row in tables[mark]:
+            if row and len(row) != len(heads[mark]):
+                raise ValueError(
+                    f'{str(path)!r}: expected {len(heads[mark])} cells, as the first line names, in the '
+                    f'row that ends in line {tables[mark].line_num}, found {len(row)}'
+                )
+            rows += [tuple(row[place] for place in places)] if row else []
+    except csv.Error as error:
+        raise ValueError(f'{str(path)!r}: expected a CSV file: {error}') from error
     if not rows:
         raise ValueError(f'{str(path)!r}: expected rows below the names of columns, found none')
-    for line, row in enumerate(rows, 2):
-        if None in row or None in row.values():
+    return rows
+
+
+def _places(
+    path: Path, head: Sequence[str], wanted: Mapping[str, Sequence[str]], optional: str
+) -> list[int]:
+    """Return which columns are those wanted. ValueError for one that is missing, or there twice."""
+    chosen: list[str] = []
+    for what, known in wanted.items():
+        found = [name for name in known if name in head and name not in chosen]
+        if not found and what != optional:
+            others = ', '.join(name for name in known if name != what)
             raise ValueError(
-                f'{str(path)!r}: expected {len(names)} cells in row {line - 1}, as the first line names'
+                f'{str(path)!r}: expected a CSV file whose first line names a column {what} '
+                f'(or {others}), found {some(head) or "none"}'
             )
-    return rows, tuple(chosen)
+        chosen += found[:1]
+    if twice := [name for name in chosen if head.count(name) > 1]:
+        raise ValueError(f'{str(path)!r}: expected one column {twice[0]}, found several')
+    return [head.index(name) for name in chosen]
 
 
 # Classes by name.
 
 
-def class_numbers(names: Iterable[str], labels: Sequence[str], count: int) -> dict[str, int]:
+def class_numbers(
+    names: Iterable[str], labels: Sequence[str], count: int, *, in_order: bool
+) -> tuple[dict[str, int], str]:
     """Return the class of each name: by label, by one of a label's synonyms, or by number.
 
-    Where as many names as classes are none of these, their sorted order is the classes', as in timm and
-    torchvision. Raises ValueError that lists names that no class has.
+    Where none of as many names as classes is any of these, and they may be `in_order`, their natural
+    order is the classes'; the text says so. Raises ValueError that lists names that no class has.
     """
-    unique = sorted({*names})
-    known = {**_synonyms(labels), **{label: i for i, label in enumerate(labels)}}
-    found = {name: known.get(name, known.get(name.lower())) for name in unique}
+    unique = sorted({*names}, key=natural_key)
+    known = _known(labels)
+    found = {name: known.get(_folded(name)) for name in unique}
     if None not in found.values():
-        return {name: i for name, i in found.items() if i is not None}
+        return {name: known[_folded(name)] for name in unique}, ''
     if all(name.isascii() and name.isdigit() and int(name) < count for name in unique):
-        return {name: int(name) for name in unique}
-    if len(unique) == count:
-        return {name: i for i, name in enumerate(unique)}
+        return {name: int(name) for name in unique}, ''
+    if in_order and len(unique) == count and {*found.values()} == {None} and all(unique):
+        return {name: i for i, name in enumerate(unique)}, 'classes in the order of names'
     unknown = [name for name, i in found.items() if i is None]
     raise ValueError(
-        f"expected names of the model's {count} classes ({some(labels, 5) or 'it has no labels'}), numbers "
-        f'below {count}, or {count} names in the order of the classes; found {len(unique)} names, '
-        f'among them {some([repr(name) for name in unknown], 5)}'
+        f"expected names of the model's {count} classes ({some(labels, 5) or 'it has no labels'}), or numbers "
+        f'below {count}, or {count} names in the order of the classes of which none is a label; found '
+        f'{len(unique)} names, among them {some([repr(name) for name in unknown], 5)}'
     )
 
 
-def _synonyms(labels: Sequence[str]) -> dict[str, int]:
-    """Return the class of each part of labels like 'tench, Tinca tinca', if it is of one class alone."""
+def _known(labels: Sequence[str]) -> dict[str, int]:
+    """Return the class of each label, and of each part of one like 'tench, Tinca tinca'.
+
+    What is of two classes is of none, and a part that is a label itself is that.
+    """
+    whole = _of_one_class((label, i) for i, label in enumerate(labels))
+    parts = _of_one_class((part, i) for i, label in enumerate(labels) for part in label.split(','))
+    return {**parts, **whole}
+
+
+def _of_one_class(items: Iterable[tuple[str, int]]) -> dict[str, int]:
     places: dict[str, set[int]] = {}
-    for i, label in enumerate(labels):
-        for part in label.split(','):
-            places.setdefault(part.strip().lower(), set()).add(i)
-    return {part: i for part, (i, *others) in places.items() if not others}
+    for name, i in items:
+        places.setdefault(_folded(name), set()).add(i)
+    return {name: i for name, (i, *others) in places.items() if not others and name}
 
 
-def existing(path: str | os.PathLike[str]) -> Path:
-    """Return a path that is there. FileNotFoundError for any other."""
-    found = Path(path)
-    if not found.exists():
-        raise FileNotFoundError(f'{str(found)!r}: expected a folder or a file, found nothing')
-    return found
+def _folded(name: str) -> str:
+    """Return a name as it is compared: without regard to case, and to how accents are stored."""
+    return unicodedata.normalize('NFC', name).strip().casefold()

@@ -14,7 +14,7 @@ class Judged(NamedTuple):
     Attributes:
       targets, predicted: classes.
       ranks: the place of the target among all classes by their scores; 1 where it was predicted.
-      probabilities: what the target was given; NaN where scores are no probabilities of one class.
+      probabilities: what the target was given among all classes.
       confidences: what the predicted class was given.
     """
 
@@ -43,14 +43,20 @@ class Bin(NamedTuple):
     examples: int
 
 
-def judge(scores: np.ndarray, target: int) -> tuple[int, int, float, float]:
-    """Return predicted class, rank of the target, its score and the best one, of scores [classes].
+def judge(logits: np.ndarray, target: int, scores: str) -> tuple[int, int, float, float]:
+    """Return predicted class, rank and probability of the target, and the confidence, of logits [classes].
 
-    Of equal scores the first class comes first, as in `argmax`.
+    Of equal logits the first class comes first, as in `argmax`. The target has no probability among
+    all classes where `scores` judge each class by itself, and 0 stands there.
     """
-    predicted, own = int(scores.argmax()), scores[target]
-    rank = 1 + int((scores > own).sum() + (scores[:target] == own).sum())
-    return predicted, rank, float(own), float(scores[predicted])
+    predicted, own = int(logits.argmax()), logits[target]
+    rank = 1 + int((logits > own).sum() + (logits[:target] == own).sum())
+    # In float64, for a probability that rounds to 0 has no logarithm.
+    shifted = logits.astype(np.float64) - logits[predicted]
+    if scores == 'softmax':
+        shares = np.exp(shifted) / np.exp(shifted).sum()
+        return predicted, rank, float(shares[target]), float(shares[predicted])
+    return predicted, rank, 0.0, float(1 / (1 + np.exp(-np.float64(logits[predicted]))))
 
 
 def confusion(judged: Judged, count: int) -> np.ndarray:
@@ -60,8 +66,8 @@ def confusion(judged: Judged, count: int) -> np.ndarray:
     return table
 
 
-def classification(judged: Judged, table: np.ndarray) -> dict[str, float]:
-    """Return accuracies, f1, loss and calibration error; `table` is the confusion."""
+def classification(judged: Judged, table: np.ndarray, scores: str) -> dict[str, float]:
+    """Return accuracies and f1, and of softmax scores loss and calibration error; `table` is the confusion."""
     recalls, _, f1s = _by_class(table)
     seen, named = table.sum(1) > 0, (table.sum(1) + table.sum(0)) > 0
     found = {'accuracy': float((judged.ranks == 1).mean())}
@@ -71,8 +77,8 @@ def classification(judged: Judged, table: np.ndarray) -> dict[str, float]:
         'balanced_accuracy': float(recalls[seen].mean()),
         'macro_f1': float(f1s[named].mean()),
     }
-    if not np.isnan(judged.probabilities).any():
-        smallest = np.finfo(np.float32).tiny
+    if scores == 'softmax':
+        smallest = np.finfo(np.float64).tiny
         found['loss'] = float(-np.log(np.maximum(judged.probabilities, smallest)).mean())
         found['calibration_error'] = calibration_error(reliability(judged))
     return found

@@ -1,32 +1,50 @@
 """What an evaluation found: figures, a table of classes, a picture of what is taken for what."""
 
+import dataclasses
 import io
 import os
+import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from blox.atomic import atomic_write
-from blox.wording import in_columns
+from blox.wording import in_columns, printable
 from blox.zoo.evaluating.metrics import Bin, OfClass
 
-# Of more classes the names would not be read in a picture, nor the table in a terminal.
-_MOST_NAMED, _MOST_LISTED = 40, 20
+# Of more classes names would not be read in a picture.
+_MOST_NAMED = 40
+# Of more classes a page shows the worst.
+_MOST_LISTED = 20
 
 
-class Item(NamedTuple):
-    """An example of a classifier's: its file or text, what is right, what was found, how sure that was."""
+class Answer(NamedTuple):
+    """A classifier's example: its file or text, what is right, what was found, how sure that was.
+
+    `rank` is the place of what is right among all classes.
+    """
 
     name: str
     label: str
     predicted: str
-    score: float
+    confidence: float
     rank: int
 
 
-class Evaluation(NamedTuple):
-    """What an evaluation found.
+class Likeness(NamedTuple):
+    """Two texts, how alike they are said to be, and the cosine of their embeddings."""
+
+    sentence1: str
+    sentence2: str
+    score: float
+    cosine: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found; printed, a page of it.
 
     Attributes:
       task: the model's.
@@ -37,7 +55,8 @@ class Evaluation(NamedTuple):
       confusion: how many examples of each class (rows) were taken for each (columns), [labels, labels].
       labels: the classes, in the order of `confusion`.
       reliability: examples by how sure the model was, and how many of them were right.
-      items: each example, in the order of the data.
+      items: an `Answer` or a `Likeness` of each example that could be read, in the order of the data; () for
+        texts to be written.
     """
 
     task: str
@@ -49,18 +68,19 @@ class Evaluation(NamedTuple):
     confusion: np.ndarray | None = None
     labels: tuple[str, ...] = ()
     reliability: tuple[Bin, ...] = ()
-    items: tuple[Item, ...] = ()
+    items: tuple[Any, ...] = ()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         left_out = f', {self.left_out} left out' if self.left_out else ''
-        lines = [f'{self.data}: {self.examples} examples{left_out}']
+        noun = 'example' if self.examples == 1 else 'examples'
+        lines = [f'{self.data}: {self.examples} {noun}{left_out}']
         lines.append(in_columns([(name, f'{x:.4f}') for name, x in self.metrics.items()]))
         if self.classes:
             lines += ['', self._table()]
         return '\n'.join(lines)
 
     def _table(self) -> str:
-        """Write a line for each class, the worst first where there are many."""
+        """Write a line for each class, the worst alone where there are many."""
         shown = self.classes
         if len(shown) > _MOST_LISTED:
             shown = tuple(sorted(shown, key=lambda one: one.f1)[:_MOST_LISTED])
@@ -72,7 +92,7 @@ class Evaluation(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the items, as JSON has it."""
-        fields = self._asdict()
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del fields['items']
         table = self.confusion
         return {
@@ -93,31 +113,33 @@ class Evaluation(NamedTuple):
             raise ValueError(f'{self.task} has no classes, of which a picture would be')
         figure = Figure(figsize=(12, 6), layout='constrained')
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        self._draw_confusion(left)
+        _draw_confusion(left, self.confusion, self.labels)
+        left.set_title(f'accuracy {self.metrics["accuracy"]:.3f}')
         right.plot([0, 1], [0, 1], ':', color='gray')
         points = [(one.confidence, one.accuracy) for one in self.reliability]
         right.plot(*zip(*points), 'o-')
         right.set(xlabel='confidence', ylabel='accuracy', xlim=(0, 1), ylim=(0, 1))
         right.set_title('how sure, and how right')
         content = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(content)
+        with warnings.catch_warnings():
+            # No font has every script; a box stands for what one lacks.
+            warnings.filterwarnings('ignore', 'Glyph')
+            FigureCanvasAgg(figure).print_png(content)
         with atomic_write(path) as file:
             file.write(content.getvalue())
 
-    def _draw_confusion(self, axes: Any) -> None:
-        assert self.confusion is not None
-        seen = self.confusion.sum(1) + self.confusion.sum(0) > 0
-        table = self.confusion[seen][:, seen]
-        names = [label for label, is_seen in zip(self.labels, seen) if is_seen]
-        axes.imshow(
-            table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues', vmin=0, vmax=1
-        )
-        axes.set(
-            xlabel='predicted', ylabel='class', title=f'accuracy {self.metrics["accuracy"]:.3f}'
-        )
-        if len(names) <= _MOST_NAMED:
-            axes.set_xticks(range(len(names)), names, rotation=90)
-            axes.set_yticks(range(len(names)), names)
-            for (row, column), count in np.ndenumerate(table):
-                if count:
-                    axes.text(column, row, str(count), ha='center', va='center', fontsize=7)
+
+def _draw_confusion(axes: Any, table: np.ndarray, labels: tuple[str, ...]) -> None:
+    """Draw which share of each class is taken for each, of those that occur or were predicted."""
+    seen = table.sum(1) + table.sum(0) > 0
+    table = table[seen][:, seen]
+    # Between dollars matplotlib would read formulas.
+    names = [printable(x).replace('$', r'\$') for x, is_seen in zip(labels, seen) if is_seen]
+    axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues', vmin=0, vmax=1)
+    axes.set(xlabel='predicted', ylabel='class')
+    if len(names) <= _MOST_NAMED:
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
+        for (row, column), count in np.ndenumerate(table):
+            if count:
+                axes.text(column, row, str(count), ha='center', va='center', fontsize=7)

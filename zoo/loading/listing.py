@@ -9,6 +9,8 @@ from blox.wording import format_count, in_columns
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card, count_parameters, names
 
+_HEAD = ('name', 'parameters', 'inputs', 'measured', 'license', 'weights')
+
 
 class Listed(NamedTuple):
     """What the catalog says of a model.
@@ -50,9 +52,6 @@ class ModelList(list[str]):
         return f'<table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
 
 
-_HEAD = ('name', 'parameters', 'inputs', 'measured', 'license', 'weights')
-
-
 def _cells(row: Listed) -> tuple[str, ...]:
     """Return what a table shows of a model."""
     weights = row.source or 'none: an architecture'
@@ -82,7 +81,7 @@ def list_models(*words: str) -> ModelList:
 
 def _fits(name: str, word: str) -> bool:
     if any(sign in word for sign in '*?['):
-        return fnmatch.fnmatch(name, word)
+        return fnmatch.fnmatchcase(name, word.lower())
     found = card(name)
     texts = (name, found.family, found.task, found.source, found.license, found.summary)
     return word.lower() in ' '.join((*texts, _inputs(found))).lower()
@@ -119,11 +118,12 @@ def measured(metrics: Mapping[str, float]) -> str:
     >>> measured({'imagenet_top1_at_288': 0.81214}), measured({'held_out_bits_per_byte': 2.225})
     ('81.2 % imagenet top1 at 288', '2.225 held out bits per byte')
     """
-    for name, value in metrics.items():
-        is_share = 'accuracy' in name or 'top' in name
-        number = f'{100 * value:.1f} %' if is_share else f'{value:.4g}'
-        return f'{number} {name.replace("_", " ")}'
-    return ''
+    if not metrics:
+        return ''
+    name, value = next(iter(metrics.items()))
+    is_share = 'accuracy' in name or 'top' in name
+    number = f'{100 * value:.1f} %' if is_share else f'{value:.4g}'
+    return f'{number} {name.replace("_", " ")}'
 
 
 def _is_here(source: str) -> bool:

@@ -143,7 +143,7 @@ def read_card(
     count = family.count_classes(config)
     changes = _changes(found, config)
     prepare = _preprocessor(found, config, {*overrides})
-    same = _computes_the_same(found.config, config)
+    same = config.computes_as(found.config)
     labels = found.labels if len(found.labels) == count else ()
     return dataclasses.replace(
         found,
@@ -323,16 +323,6 @@ def _fate(family: Family, config: Any, pattern: str) -> str:
     """Say what becomes of the parameters that `pattern` names in a model of another config."""
     there = model_spec(family.build(config))
     return 'started anew' if any(paths.matches(pattern, path) for path in there) else 'left out'
-
-
-def _computes_the_same(stored: Any, wanted: Any) -> bool:
-    """Return whether two configs differ in no more than how models run and are trained."""
-    names = {*vars(stored)} - {*stored.RUN_FIELDS, 'bn_decay'}
-    return all(
-        getattr(stored, name) == getattr(wanted, name)
-        for name in names
-        if not name.endswith('_rate')
-    )
 
 
 def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:

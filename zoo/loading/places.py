@@ -42,11 +42,20 @@ def resolve(
         _check_no_state(str(source), state)
         return Named(place, entry, ('paper', 'preprocessor'))
     _check_no_state(name, state)
-    if isinstance(name_or_path, str):
-        own = name if os.path.lexists(name) else own_name(name)
-        if own in names():
-            return _resolve_entry(card(own), revision, task)
+    if isinstance(name_or_path, str) and (own := catalog_name(name)):
+        return _resolve_entry(card(own), revision, task)
     return _resolve(name_or_path, revision, task)
+
+
+def catalog_name(name: str) -> str:
+    """Return the entry of the catalog that a name stands for, '' for none.
+
+    A name of ours goes before a path, and that before the name that a source has.
+    """
+    if name in names():
+        return name
+    own = '' if os.path.lexists(name) else own_name(name)
+    return own if own in names() else ''
 
 
 def _resolve_entry(entry: Card, revision: str | None, task: str) -> Place:

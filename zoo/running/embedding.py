@@ -97,15 +97,20 @@ def label_embeddings(
     return normalized(jnp.asarray(vectors.reshape(len(templates), len(labels), -1).mean(0)))
 
 
+def zero_shot_logits(model: Any, labels: jax.Array) -> Callable[[Params, jax.Array], jax.Array]:
+    """Return `(params, images) -> logits` [batch, labels], for embeddings of labels."""
+
+    def logits(params: Params, images: jax.Array) -> jax.Array:
+        x, params = model.encode_image(params, images, normalize=True)
+        return model.similarity(params, x, labels.astype(x.dtype))[0]
+
+    return logits
+
+
 def zero_shot(model: Any, labels: jax.Array) -> Callable[[Params, jax.Array], jax.Array]:
     """Return `(params, images) -> scores` [batch, labels], for embeddings of labels."""
-
-    def scores(params: Params, images: jax.Array) -> jax.Array:
-        x, params = model.encode_image(params, images, normalize=True)
-        logits, _ = model.similarity(params, x, labels.astype(x.dtype))
-        return score(logits, model.config.scores)
-
-    return scores
+    logits = zero_shot_logits(model, labels)
+    return lambda params, images: score(logits(params, images), model.config.scores)
 
 
 def _task(model: Any) -> str:

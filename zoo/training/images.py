@@ -20,11 +20,11 @@ from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
 
 # Names of directories that are parts of the data, not classes.
 _TRAINING, _TEST = 'train', 'test'
-_LIKE_PARTS = (
+LIKE_PARTS = (
     *('train', 'training', 'val', 'valid', 'validation', 'dev', 'eval', 'evaluation'),
     *('test', 'testing', 'holdout'),
 )
-_VALIDATION = ('val', 'valid', 'validation')
+VALIDATION = ('val', 'valid', 'validation')
 
 Files: TypeAlias = Mapping[str, Sequence[Path]]
 
@@ -89,8 +89,8 @@ def image_folder(
 def _parts(root: Path, holdout: float, seed: int) -> _Parts:
     """Find the parts that a folder says itself, or divide it."""
     others: Counter[str] = Counter()
-    names = [entry.name for entry in _directories(root)]
-    given = [name for name in names if name in _VALIDATION]
+    names = [entry.name for entry in directories(root)]
+    given = [name for name in names if name in VALIDATION]
     if len(names) < 2 or _TRAINING not in names or {*names} - {_TRAINING, *given, _TEST}:
         _check_no_parts(root, names)
         return _Parts(*_divided(root, _classes(root, others), holdout, seed), {}, others)
@@ -107,11 +107,11 @@ def _parts(root: Path, holdout: float, seed: int) -> _Parts:
 
 def _check_no_parts(root: Path, names: Sequence[str]) -> None:
     """Raise ValueError if several of what would be classes are called like parts, and hold classes."""
-    parts = [name for name in names if name.lower() in _LIKE_PARTS and _directories(root / name)]
+    parts = [name for name in names if name.lower() in LIKE_PARTS and directories(root / name)]
     if len(parts) > 1:
         raise ValueError(
             f'{str(root)!r}: expected directories of classes, or of parts alone that are called '
-            f'{_TRAINING}, {_VALIDATION[0]} and {_TEST}, found {some(names)}, of which '
+            f'{_TRAINING}, {VALIDATION[0]} and {_TEST}, found {some(names)}, of which '
             f'{some(parts)} are called like parts'
         )
 
@@ -127,19 +127,20 @@ def _same_classes(root: Path, name: str, training: Files, others: Counter[str]) 
     return found
 
 
-def _directories(root: Path) -> list[Path]:
+def directories(root: Path) -> list[Path]:
+    """Return the directories in a folder, sorted, hidden ones left out."""
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith('.'))
 
 
 def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     """Find the image files of each class. Raise ValueError for less than two classes."""
-    loose = [p.name for p in sorted(root.iterdir()) if p.is_file() and _is_image(p.name)]
+    loose = [p.name for p in sorted(root.iterdir()) if p.is_file() and is_image(p.name)]
     if loose:
         raise ValueError(
             f'{str(root)!r}: expected a directory for each class, found images beside them: '
             f'{some(loose)}'
         )
-    found = {entry.name: images_below(entry, others) for entry in _directories(root)}
+    found = {entry.name: images_below(entry, others) for entry in directories(root)}
     if strange := [name for name in found if not name.isprintable()]:
         raise ValueError(f'{str(root)!r}: expected names that can be printed, found {strange}')
     if empty := [name for name, files in found.items() if not files]:
@@ -161,14 +162,15 @@ def images_below(root: Path, others: Counter[str]) -> list[Path]:
     for folder, directories, names in os.walk(root):
         directories[:] = sorted(name for name in directories if not name.startswith('.'))
         for name in sorted(name for name in names if not name.startswith('.')):
-            if _is_image(name):
+            if is_image(name):
                 files.append(Path(folder) / name)
             else:
                 others[Path(name).suffix.lower() or name] += 1
     return files
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Return whether a file is called as an image is, and not hidden."""
     return not name.startswith('.') and name.lower().endswith(IMAGE_SUFFIXES)
 
 

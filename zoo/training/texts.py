@@ -46,16 +46,20 @@ def text_file(
     )
 
 
-def _tokens(path: Path, tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
+def read_text(path: Path) -> str:
+    """Read a file of text. ValueError for one that is too long, or not UTF-8."""
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f'{str(path)!r}: expected at most {_MAX_BYTES} bytes of text')
     try:
-        text = path.read_bytes().decode('utf-8-sig')
+        return path.read_bytes().decode('utf-8-sig')
     except UnicodeDecodeError as error:
         raise ValueError(
             f'{str(path)!r}: expected text in UTF-8, found {error.reason} at byte {error.start}'
         ) from error
-    tokens = np.asarray(tokenizer.encode(text).ids, np.int32)
+
+
+def _tokens(path: Path, tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:
+    tokens = np.asarray(tokenizer.encode(read_text(path)).ids, np.int32)
     if len(tokens) < 4:
         raise ValueError(f'{str(path)!r}: expected 4 tokens or more, found {len(tokens)}')
     if tokens.max() >= vocab_size:

@@ -232,6 +232,6 @@ def test_names_of_sources_stand_for_entries():
     assert bx.zoo.card('bert-base-uncased').name == 'bert-base'
     several = 'vit-b16-augreg, vit-b16-augreg-in21k, vit-b16-augreg2'
     with pytest.raises(
-        ValueError, match=f"'vit_base_patch16_224' is several models here: {several}$"
+        ValueError, match=f"'vit_base_patch16_224' is several models here, name one: {several}$"
     ):
         bx.zoo.load('vit_base_patch16_224')

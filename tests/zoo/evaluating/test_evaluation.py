@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import os
 import platform
 import re
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import blox as bx
+from blox.atomic import lock
 from blox.tensorfile import CheckpointError
 from blox.zoo.evaluating.examples import class_numbers
 
@@ -65,7 +67,7 @@ def test_a_folder_of_classes_is_measured_as_the_model_predicts(digits, photos):
     assert found.confusion is not None
     assert found.confusion.sum() == 60
     assert found.labels == card.labels
-    text = str(found)
+    text = repr(found)
     assert text.startswith(f'{photos}: 60 examples\naccuracy ')
     assert re.search(r'^3 +\d\.\d{3}  ', text, re.MULTILINE)
 
@@ -78,6 +80,23 @@ def test_parts_of_a_folder_that_train_a_model_are_left_alone(digits, photos, tmp
     assert evaluate(digits, tmp_path).examples == count - 1
     shutil.rmtree(tmp_path / 'test')
     assert evaluate(digits, tmp_path).examples == count
+    shutil.rmtree(tmp_path / 'val')
+    with pytest.raises(
+        ValueError, match=r'found train, of which train hold classes\. Name the one'
+    ):
+        evaluate(digits, tmp_path)
+    shutil.copytree(photos / '3', tmp_path / 'Test' / '3')
+    with pytest.raises(ValueError, match=r'found Test, train, of which Test, train hold classes'):
+        evaluate(digits, tmp_path)
+
+
+def test_images_beside_classes_are_told_and_pipes_passed_over(digits, photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / 'photos')
+    os.mkfifo(folder / '3' / 'pipe.png')
+    assert evaluate(digits, folder).examples == 60
+    shutil.copy(next((photos / '3').iterdir()), folder / 'loose.png')
+    with pytest.raises(ValueError, match=r'found images beside them: loose\.png'):
+        evaluate(digits, folder)
 
 
 def test_a_csv_file_names_files_and_labels(digits, photos, tmp_path):
@@ -120,14 +139,72 @@ def test_a_journal_is_of_one_model_and_one_set_of_examples(digits, photos, tmp_p
     journal = tmp_path / 'a.jsonl'
     evaluate(digits, photos, journal=journal)
     shutil.copytree(photos / '3', tmp_path / 'other' / '3')
-    other = params.set('vit/head/b', params['vit/head/b'].value + 1)
-    with pytest.raises(CheckpointError, match=r'of another evaluation: weights: expected'):
-        evaluate((model, other, card), photos, journal=journal)
-    with pytest.raises(CheckpointError, match=r'of another evaluation: data: expected'):
-        evaluate(digits, tmp_path / 'other', journal=journal)
-    journal.write_text('no journal\n')
-    with pytest.raises(CheckpointError, match='expected lines that an evaluation wrote'):
-        evaluate(digits, photos, journal=journal)
+    last = params['vit/block5/mlp/fc1/w'].value
+    others = {
+        'weights': (params.set('vit/block5/mlp/fc1/w', last.at[-1, -1].add(1)), card, photos),
+        'data': (params, card, tmp_path / 'other'),
+        'scores': (params, dataclasses.replace(card, scores='sigmoid'), photos),
+        'preprocessing': (
+            *(
+                params,
+                dataclasses.replace(
+                    card, preprocessor=dataclasses.replace(card.preprocessor, mean=(0.4,))
+                ),
+            ),
+            photos,
+        ),
+    }
+    for what, (own, said, data) in others.items():
+        with pytest.raises(CheckpointError, match=rf'of another evaluation: {what}: expected'):
+            evaluate((model, own, said), data, journal=journal)
+    whole = journal.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for content in (
+        b'[9999, 1, 1, 0.5, 0.5]\n',
+        b'[-1, 1, 1, 0.5, 0.5]\n',
+        b'[0, 1]\n',
+        b'[0, "x"]\n',
+    ):
+        journal.write_bytes(lines[0] + content)
+        with pytest.raises(CheckpointError, match='expected lines that an evaluation wrote'):
+            evaluate(digits, photos, journal=journal)
+    journal.write_bytes(whole.replace(b'\n', b'\r\n'))
+    assert evaluate(digits, photos, journal=journal).examples == 60
+
+
+@pytest.mark.parametrize('content', [b'my only copy', b'no journal\n', b'{"a": 1}\n'])
+def test_a_file_that_no_evaluation_wrote_is_left_as_it_is(digits, photos, tmp_path, content):
+    (tmp_path / 'a').write_bytes(content)
+    with pytest.raises(CheckpointError, match='expected a file that an evaluation wrote'):
+        evaluate(digits, photos, journal=tmp_path / 'a')
+    assert (tmp_path / 'a').read_bytes() == content
+
+
+def test_one_process_writes_a_journal_at_a_time(digits, photos, tmp_path):
+    evaluate(digits, photos, journal=tmp_path / 'a')
+    with open(tmp_path / 'a', 'rb') as file:
+        assert lock(file.fileno()) is True
+        with pytest.raises(CheckpointError, match='another process is writing it'):
+            evaluate(digits, photos, journal=tmp_path / 'a')
+
+
+def test_scores_that_are_not_finite_are_told_and_left_out(digits, photos):
+    model, params, card = digits
+    broken = params.set('vit/head/b', np.full(10, np.nan, np.float32))
+    with pytest.raises(ValueError, match='none of 60 examples could be read'):
+        evaluate((model, broken, card), photos)
+
+
+def test_a_card_of_another_model_is_refused(photos):
+    model, params = bx.zoo.load('vit-digits', num_classes=3)
+    with pytest.raises(
+        ValueError, match=r"card of 'vit-digits' is of another model: bx.zoo.read_card"
+    ):
+        bx.zoo.evaluate(model, params, photos, card='vit-digits')
+    one, params = bx.zoo.load('vit-digits', num_classes=1)
+    card = bx.zoo.read_card('vit-digits', num_classes=1)
+    with pytest.raises(ValueError, match='has 1 class; expected a model that tells classes apart'):
+        bx.zoo.evaluate(one, params, photos, card=card)
 
 
 @pytest.mark.parametrize(
@@ -135,18 +212,47 @@ def test_a_journal_is_of_one_model_and_one_set_of_examples(digits, photos, tmp_p
     [
         (['cat', 'dog'], ('dog', 'cat'), 2, {'cat': 1, 'dog': 0}),
         (['Tench'], ('goldfish', 'tench, Tinca tinca'), 2, {'Tench': 1}),
+        (['cafe\u0301'], ('x', 'caf\u00e9'), 2, {'cafe\u0301': 1}),
         (['1', '0'], ('a', 'b'), 2, {'0': 0, '1': 1}),
         (['n02', 'n01'], ('a', 'b'), 2, {'n01': 0, 'n02': 1}),
-        (['n02', 'n01'], (), 2, {'n01': 0, 'n02': 1}),
+        (['c10', 'c9'], (), 2, {'c9': 0, 'c10': 1}),
     ],
 )
 def test_classes_are_known_by_label_synonym_number_or_order(names, labels, count, expected):
-    assert class_numbers(names, labels, count) == expected
+    found, how = class_numbers(names, labels, count, in_order=True)
+    assert found == expected
+    assert (how != '') is (min(names)[0] in 'nc' and 'cat' not in names and len(names) > 1)
 
 
-def test_names_that_no_class_has_are_refused():
-    with pytest.raises(ValueError, match=r"model's 3 classes \(a, b, c\).*'x', 'y'$"):
-        class_numbers(['a', 'x', 'y', 'b'], ('a', 'b', 'c'), 3)
+@pytest.mark.parametrize(
+    ('names', 'labels', 'in_order', 'unknown'),
+    [
+        (['a', 'x', 'y', 'b'], ('a', 'b', 'c'), True, "'x', 'y'"),
+        # A slip of the pen is no other order, nor is an empty cell a name.
+        (
+            ['negative', 'netural', 'positive'],
+            ('positive', 'neutral', 'negative'),
+            True,
+            "'netural'",
+        ),
+        (['', 'p', 'q'], ('x', 'y', 'z'), True, "'', 'p', 'q'"),
+        (['cat', 'dog', 'emu'], ('a dog', 'a cat', 'an emu'), False, "'cat', 'dog', 'emu'"),
+        # What is of two classes is of none.
+        (['crane', 'bird'], ('crane', 'bird', 'crane'), True, "'crane'"),
+    ],
+)
+def test_names_that_no_class_has_are_refused(names, labels, in_order, unknown):
+    with pytest.raises(ValueError, match=rf"model's 3 classes \(.*\).*{unknown}$"):
+        class_numbers(names, labels, 3, in_order=in_order)
+
+
+def test_directories_in_another_order_are_said_to_be_taken_so(digits, photos, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / 'photos')
+    for i in range(10):
+        (folder / str(i)).rename(folder / f'class{i}')
+    found = evaluate(digits, folder)
+    assert found.data == f'{folder} (classes in the order of names)'
+    assert found.metrics == evaluate(digits, photos).metrics
 
 
 def test_a_picture_shows_what_is_taken_for_what(digits, photos, tmp_path):
@@ -203,7 +309,7 @@ def test_bits_per_byte_are_those_of_every_token_from_its_beginning(writer, tmp_p
         rel=1e-5,
     )
     alone = bx.zoo.evaluate(model, params, tmp_path / 'a.txt', card=card)
-    assert alone.data == f'{tmp_path / "a.txt"}: 41 tokens, 41 bytes'
+    assert alone.data == f'{tmp_path / "a.txt"}, 41 tokens and 41 bytes'
 
 
 def test_the_model_that_writes_has_the_bits_on_its_card(tmp_path):
@@ -257,7 +363,7 @@ def test_texts_that_are_too_long_or_empty_are_told(tmp_path):
         model, params, tmp_path / 'a.csv', card=card, note=lambda name, what: told.append(what)
     )
     assert (found.examples, found.left_out) == (2, 1)
-    assert told[0] == 'cut to its first 64 tokens'
+    assert told[-1] == 'cut to their first 64 tokens'
     assert len(told) == 2
 
 
@@ -274,6 +380,13 @@ def test_pairs_are_correlated_by_cosine(tmp_path):
     expected = np.corrcoef((a * b).sum(1), [3, 1, 5, 2])[0, 1]
     assert found.metrics['pearson'] == pytest.approx(expected, abs=1e-5)
     assert found.metrics.keys() == {'spearman', 'pearson'}
+    assert found.items[1] == ('x', 'yyy', 1.0, pytest.approx((a * b).sum(1)[1], abs=1e-5))
+    (tmp_path / 'a.csv').write_text('sentence1,sentence2,score\na,b,1\nc,d,1\n')
+    with pytest.raises(ValueError, match='expected two different scores or more, found 1'):
+        bx.zoo.evaluate(model, params, tmp_path / 'a.csv', card=card)
+    (tmp_path / 'a.csv').write_text('Sentence1;Sentence2; Score\na;b;1\nc;d;nan\n')
+    with pytest.raises(ValueError, match=r'finite number as the score of row 2, found .nan.'):
+        bx.zoo.evaluate(model, params, tmp_path / 'a.csv', card=card)
 
 
 # What cannot be measured.
@@ -286,11 +399,13 @@ def test_data_that_is_not_there_or_not_such_data_is_refused(digits, writer, tmp_
         evaluate(digits, tmp_path)
     table = tmp_path / 'a.csv'
     for content, message in {
-        'x,y\n1,2\n': "first line names a column 'file' .*, found x, y",
-        '': "first line names a column 'file' .*, found none",
+        'x,y\n1,2\n': r'first line names a column file \(or path, .*\), found x, y',
+        '': 'first line names a column file .*, found none',
         'file,label\n': 'expected rows below the names',
-        'file,label\na.png\n': 'expected 2 cells in row 1',
-        'file,label\na.png,7,8\n': 'expected 2 cells in row 1',
+        'file,label\na.png\n': 'expected 2 cells, .* ends in line 2, found 1',
+        'file,label\n\n"a\nb",7\na.png,7,8\n': 'expected 2 cells, .* ends in line 5, found 3',
+        'file,label,label\na.png,7,8\n': 'expected one column label, found several',
+        f'file,label\n{"a" * 200_000},7\n': 'expected a CSV file: field larger',
         'file,label\na.png,12\n': r"model's 10 classes \(0, 1, 2, 3, 4, and 5 more\)",
     }.items():
         table.write_text(content)
@@ -309,10 +424,13 @@ def test_data_that_is_not_there_or_not_such_data_is_refused(digits, writer, tmp_
 
 def test_models_that_have_no_classes_are_refused(digits, photos, tmp_path):
     model, params, card = digits
-    with pytest.raises(ValueError, match=r"'vit-digits' gives values, not classes"):
+    with pytest.raises(ValueError, match=r"'vit-digits' gives values; expected a model that tells"):
         evaluate((model, params, dataclasses.replace(card, scores='none')), photos)
-    with pytest.raises(ValueError, match='whose labels are its own'):
-        evaluate(digits, photos, labels=['a', 'b'])
+    for options in ({'labels': ['a', 'b']}, {'templates': ['a {}']}):
+        with pytest.raises(ValueError, match='takes no labels and no templates'):
+            evaluate(digits, photos, **options)
+    with pytest.raises(ValueError, match='expected lists of labels and of templates'):
+        evaluate(digits, photos, labels='ab')
     path = write_encoder(tmp_path / 'a.safetensors', task='fill-mask')
     with pytest.raises(ValueError, match='is for fill-mask; classifiers of images and texts'):
         bx.zoo.evaluate(*bx.zoo.load(path), photos, card=bx.zoo.read_card(path))

@@ -17,7 +17,7 @@ from blox.zoo.evaluating.metrics import (
 
 
 def judged_of(scores, targets):
-    rows = [judge(row, target) for row, target in zip(scores, targets)]
+    rows = [judge(np.log(row), target, 'softmax') for row, target in zip(scores, targets)]
     return Judged(targets, *map(np.array, zip(*rows)))
 
 
@@ -33,7 +33,7 @@ def test_figures_are_those_of_scikit_learn(case):
     scores, targets, count = case
     judged = judged_of(scores, targets)
     table = confusion(judged, count)
-    found = classification(judged, table)
+    found = classification(judged, table, 'softmax')
     predicted = scores.argmax(1)
     expected = {
         'accuracy': sk.accuracy_score(targets, predicted),
@@ -78,24 +78,28 @@ def test_classes_that_neither_occur_nor_are_said_are_left_out():
     ('scores', 'target', 'rank'), [([1, 3, 3], 1, 1), ([1, 3, 3], 2, 2), ([1, 3, 3], 0, 3)]
 )
 def test_of_equal_scores_the_first_class_comes_first(scores, target, rank):
-    assert judge(np.array(scores), target)[:2] == (1, rank)
+    assert judge(np.array(scores), target, 'softmax')[:2] == (1, rank)
 
 
 def test_calibration_is_the_distance_of_confidence_and_accuracy():
-    # Two bins: confidence 0.95, of which half are right; confidence 1, right.
-    scores = np.array([[0.95, 0.05], [0.95, 0.05], [1.0, 0.0]])
-    bins = reliability(judged_of(scores, np.array([0, 1, 0])))
-    assert sum(one.examples for one in bins) == 3
     scores = np.array([[0.55, 0.45], [0.55, 0.45], [0.9, 0.1], [0.9, 0.1]])
     bins = reliability(judged_of(scores, np.array([0, 1, 0, 0])))
     assert bins == (pytest.approx((0.55, 0.5, 2)), pytest.approx((0.9, 1.0, 2)))
     assert calibration_error(bins) == pytest.approx(0.5 * 0.05 + 0.5 * 0.1)
 
 
-def test_scores_that_are_no_probabilities_have_no_loss():
-    judged = judged_of(np.array([[3.0, 1.0]]), np.array([0]))
-    found = classification(judged._replace(probabilities=np.array([np.nan])), np.diag([1, 0]))
+def test_classes_that_are_judged_each_by_itself_have_no_loss():
+    predicted, rank, _, confidence = judge(np.array([3.0, 1.0]), 0, 'sigmoid')
+    assert (predicted, rank) == (0, 1)
+    assert confidence == pytest.approx(1 / (1 + np.exp(-3)))
+    judged = judged_of(np.array([[0.9, 0.1]]), np.array([0]))
+    found = classification(judged, np.diag([1, 0]), 'sigmoid')
     assert found.keys() == {'accuracy', 'balanced_accuracy', 'macro_f1'}
+
+
+def test_scores_that_saturate_are_ranked_by_their_logits():
+    assert judge(np.array([300.0, 330.0, 310.0], np.float32), 2, 'sigmoid')[:2] == (1, 2)
+    assert judge(np.array([0.0, 200.0], np.float32), 0, 'softmax')[2] > 0
 
 
 def test_correlations_are_those_of_scipy():
