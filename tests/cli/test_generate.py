@@ -4,9 +4,11 @@ import os
 import sys
 
 import pytest
+from click.testing import CliRunner
 from commands import END, blox, byte_tokenizer, fails, misused, printed, write_model
 
 import blox as bx
+from blox.zoo.cli.main import main
 
 
 @pytest.fixture(scope='module')
@@ -103,3 +105,26 @@ def test_generate_refuses_bad_options_in_one_line(writer, option, value):
 
 def test_generate_refuses_a_prompt_that_is_not_utf_8(writer):
     assert 'PROMPT: expected text in UTF-8' in fails('generate', writer, os.fsdecode(b'\xff'))
+
+
+def test_generate_reads_its_prompt_from_stdin():
+    run = CliRunner().invoke(main, ['generate', 'gpt2-pydocs', '-'], input='The for statement')
+    assert run.exit_code == 0
+    assert run.stdout == printed('generate', 'gpt2-pydocs', 'The for statement')
+
+
+@pytest.mark.parametrize('count', [1, 3])
+def test_generate_ends_before_a_stop(count):
+    args = ('generate', 'gpt2-pydocs', 'The for statement', '--temperature', 0)
+    whole = printed(*args)
+    after = whole.removeprefix('The for statement')
+    stop = after[20 : 20 + count]
+    expected = whole[: len(whole) - len(after) + after.index(stop)] + '\n'
+    assert printed(*args, '--stop', 'never there', '--stop', stop) == expected
+    assert fails(*args, '--stop', '') == 'Error: expected a text after --stop, found nothing'
+
+
+def test_generate_takes_penalties():
+    args = ('generate', 'gpt2-pydocs', 'The for statement', '--temperature', 0)
+    assert printed(*args, '--repetition-penalty', 1.5) != printed(*args)
+    assert len(printed(*args, '--min-new-tokens', 20)) > 40

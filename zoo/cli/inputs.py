@@ -80,6 +80,12 @@ def report_file(file: Path, error: Exception) -> None:
     report(printable(file), getattr(error, 'strerror', None) or error)
 
 
+def read_text() -> str:
+    """Return what stdin holds; what is not UTF-8 becomes lone surrogates."""
+    with click.open_file('-', 'rb') as stream:
+        return stream.read().removeprefix(codecs.BOM_UTF8).decode('utf-8', 'surrogateescape')
+
+
 def read_lines(file: str) -> list[str]:
     """Return the lines of a file, of stdin for -; what is not UTF-8 becomes lone surrogates."""
     with click.open_file(file, 'rb') as stream:
