@@ -10,18 +10,10 @@ ROWS: tuple[Published, ...] = (
     *group(
         {
             'dinov3-small': ('dinov3-small', 'timm/vit_small_patch16_dinov3.lvd1689m', 21_586_944),
-            'dinov3-small-plus': (
-                'dinov3-small-plus',
-                'timm/vit_small_plus_patch16_dinov3.lvd1689m',
-                28_683_264,
-            ),
+            'dinov3-small-plus': ('dinov3-small-plus', 'timm/vit_small_plus_patch16_dinov3.lvd1689m', 28_683_264),
             'dinov3-base': ('dinov3-base', 'timm/vit_base_patch16_dinov3.lvd1689m', 85_641_216),
             'dinov3-large': ('dinov3-large', 'timm/vit_large_patch16_dinov3.lvd1689m', 303_079_424),
-            'dinov3-huge-plus': (
-                'dinov3-huge-plus',
-                'timm/vit_huge_plus_patch16_dinov3.lvd1689m',
-                840_509_440,
-            ),
+            'dinov3-huge-plus': ('dinov3-huge-plus', 'timm/vit_huge_plus_patch16_dinov3.lvd1689m', 840_509_440),
             'dinov3-7b': ('dinov3-7b', 'timm/vit_7b_patch16_dinov3.lvd1689m', 6_716_030_976),
         },
         layout='timm',
@@ -33,18 +25,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'eva02-tiny': (
-                'eva02-tiny',
-                'timm/eva02_tiny_patch14_336.mim_in22k_ft_in1k',
-                5_756_584,
-                imagenet(80.63, 95.526),
-            ),
-            'eva02-small': (
-                'eva02-small',
-                'timm/eva02_small_patch14_336.mim_in22k_ft_in1k',
-                22_129_000,
-                imagenet(85.716, 97.632),
-            ),
+            'eva02-tiny': ('eva02-tiny', 'timm/eva02_tiny_patch14_336.mim_in22k_ft_in1k', 5_756_584, imagenet(80.63, 95.526)),
+            'eva02-small': ('eva02-small', 'timm/eva02_small_patch14_336.mim_in22k_ft_in1k', 22_129_000, imagenet(85.716, 97.632)),
         },
         layout='timm',
         preprocessor=square(336, 336, 'bicubic', CLIP, keep_ratio=True),
@@ -54,18 +36,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'eva02-base': (
-                'eva02-base',
-                'timm/eva02_base_patch14_448.mim_in22k_ft_in22k_in1k',
-                87_117_544,
-                imagenet(88.692, 98.724),
-            ),
-            'eva02-large': (
-                'eva02-large',
-                'timm/eva02_large_patch14_448.mim_in22k_ft_in22k_in1k',
-                305_080_232,
-                imagenet(89.966, 99.012),
-            ),
+            'eva02-base': ('eva02-base', 'timm/eva02_base_patch14_448.mim_in22k_ft_in22k_in1k', 87_117_544, imagenet(88.692, 98.724)),
+            'eva02-large': ('eva02-large', 'timm/eva02_large_patch14_448.mim_in22k_ft_in22k_in1k', 305_080_232, imagenet(89.966, 99.012)),
         },
         layout='timm',
         preprocessor=square(448, 448, 'bicubic', CLIP),

@@ -9,24 +9,9 @@ from blox.zoo.catalog.published.row import IMAGENET, Published, group, imagenet,
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'resnet18': (
-                'resnet18',
-                'timm/resnet18.a1_in1k',
-                11_689_512,
-                imagenet(73.158, 91.026, at=288),
-            ),
-            'resnet34': (
-                'resnet34',
-                'timm/resnet34.a1_in1k',
-                21_797_672,
-                imagenet(77.918, 93.766, at=288),
-            ),
-            'resnet50': (
-                'resnet50',
-                'timm/resnet50.a1_in1k',
-                25_557_032,
-                imagenet(81.214, 95.102, at=288),
-            ),
+            'resnet18': ('resnet18', 'timm/resnet18.a1_in1k', 11_689_512, imagenet(73.158, 91.026, at=288)),
+            'resnet34': ('resnet34', 'timm/resnet34.a1_in1k', 21_797_672, imagenet(77.918, 93.766, at=288)),
+            'resnet50': ('resnet50', 'timm/resnet50.a1_in1k', 25_557_032, imagenet(81.214, 95.102, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -37,31 +22,11 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnet18-tv': (
-                'resnet18',
-                'timm/resnet18.tv_in1k',
-                11_689_512,
-                imagenet(69.76, 89.07),
-            ),
+            'resnet18-tv': ('resnet18', 'timm/resnet18.tv_in1k', 11_689_512, imagenet(69.76, 89.07)),
             'resnet34-tv': ('resnet34', 'timm/resnet34.tv_in1k', 21_797_672),
-            'resnet50-tv': (
-                'resnet50',
-                'timm/resnet50.tv_in1k',
-                25_557_032,
-                imagenet(76.13, 92.858),
-            ),
-            'resnet101-tv': (
-                'resnet101',
-                'timm/resnet101.tv_in1k',
-                44_549_160,
-                imagenet(77.376, 93.542),
-            ),
-            'resnet152-tv': (
-                'resnet152',
-                'timm/resnet152.tv_in1k',
-                60_192_808,
-                imagenet(78.322, 94.048),
-            ),
+            'resnet50-tv': ('resnet50', 'timm/resnet50.tv_in1k', 25_557_032, imagenet(76.13, 92.858)),
+            'resnet101-tv': ('resnet101', 'timm/resnet101.tv_in1k', 44_549_160, imagenet(77.376, 93.542)),
+            'resnet152-tv': ('resnet152', 'timm/resnet152.tv_in1k', 60_192_808, imagenet(78.322, 94.048)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -72,24 +37,9 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnet50-tv2': (
-                'resnet50',
-                'timm/resnet50.tv2_in1k',
-                25_557_032,
-                imagenet(80.85, 95.434, at=224),
-            ),
-            'resnet101-tv2': (
-                'resnet101',
-                'timm/resnet101.tv2_in1k',
-                44_549_160,
-                imagenet(81.89, 95.768, at=224),
-            ),
-            'resnet152-tv2': (
-                'resnet152',
-                'timm/resnet152.tv2_in1k',
-                60_192_808,
-                imagenet(82.288, 96.004, at=224),
-            ),
+            'resnet50-tv2': ('resnet50', 'timm/resnet50.tv2_in1k', 25_557_032, imagenet(80.85, 95.434, at=224)),
+            'resnet101-tv2': ('resnet101', 'timm/resnet101.tv2_in1k', 44_549_160, imagenet(81.89, 95.768, at=224)),
+            'resnet152-tv2': ('resnet152', 'timm/resnet152.tv2_in1k', 60_192_808, imagenet(82.288, 96.004, at=224)),
         },
         layout='timm',
         overrides={'image_size': (176, 176)},
@@ -100,18 +50,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnet101': (
-                'resnet101',
-                'timm/resnet101.a1h_in1k',
-                44_549_160,
-                imagenet(82.778, 96.31, at=288),
-            ),
-            'resnet152': (
-                'resnet152',
-                'timm/resnet152.a1h_in1k',
-                60_192_808,
-                imagenet(83.45, 96.538, at=288),
-            ),
+            'resnet101': ('resnet101', 'timm/resnet101.a1h_in1k', 44_549_160, imagenet(82.778, 96.31, at=288)),
+            'resnet152': ('resnet152', 'timm/resnet152.a1h_in1k', 60_192_808, imagenet(83.45, 96.538, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -122,12 +62,7 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'wide-resnet50-2': (
-                'wide-resnet50-2',
-                'timm/wide_resnet50_2.racm_in1k',
-                68_883_240,
-                imagenet(82.28, 96.064, at=288),
-            ),
+            'wide-resnet50-2': ('wide-resnet50-2', 'timm/wide_resnet50_2.racm_in1k', 68_883_240, imagenet(82.28, 96.064, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -138,18 +73,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'wide-resnet50-2-tv': (
-                'wide-resnet50-2',
-                'timm/wide_resnet50_2.tv_in1k',
-                68_883_240,
-                imagenet(78.48, 94.086),
-            ),
-            'wide-resnet101-2': (
-                'wide-resnet101-2',
-                'timm/wide_resnet101_2.tv_in1k',
-                126_886_696,
-                imagenet(78.838, 94.282),
-            ),
+            'wide-resnet50-2-tv': ('wide-resnet50-2', 'timm/wide_resnet50_2.tv_in1k', 68_883_240, imagenet(78.48, 94.086)),
+            'wide-resnet101-2': ('wide-resnet101-2', 'timm/wide_resnet101_2.tv_in1k', 126_886_696, imagenet(78.838, 94.282)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -160,18 +85,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'wide-resnet50-2-tv2': (
-                'wide-resnet50-2',
-                'timm/wide_resnet50_2.tv2_in1k',
-                68_883_240,
-                imagenet(81.606, 95.762, at=224),
-            ),
-            'wide-resnet101-2-tv2': (
-                'wide-resnet101-2',
-                'timm/wide_resnet101_2.tv2_in1k',
-                126_886_696,
-                imagenet(82.498, 96.018, at=224),
-            ),
+            'wide-resnet50-2-tv2': ('wide-resnet50-2', 'timm/wide_resnet50_2.tv2_in1k', 68_883_240, imagenet(81.606, 95.762, at=224)),
+            'wide-resnet101-2-tv2': ('wide-resnet101-2', 'timm/wide_resnet101_2.tv2_in1k', 126_886_696, imagenet(82.498, 96.018, at=224)),
         },
         layout='timm',
         overrides={'image_size': (176, 176)},
@@ -182,12 +97,7 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext50-32x4d': (
-                'resnext50-32x4d',
-                'timm/resnext50_32x4d.a1h_in1k',
-                25_028_904,
-                imagenet(82.014, 95.934, at=288),
-            ),
+            'resnext50-32x4d': ('resnext50-32x4d', 'timm/resnext50_32x4d.a1h_in1k', 25_028_904, imagenet(82.014, 95.934, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -198,24 +108,9 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext50-32x4d-tv': (
-                'resnext50-32x4d',
-                'timm/resnext50_32x4d.tv_in1k',
-                25_028_904,
-                imagenet(77.618, 93.696),
-            ),
-            'resnext101-32x8d': (
-                'resnext101-32x8d',
-                'timm/resnext101_32x8d.tv_in1k',
-                88_791_336,
-                imagenet(79.31, 94.52),
-            ),
-            'resnext101-64x4d-tv': (
-                'resnext101-64x4d',
-                'timm/resnext101_64x4d.tv_in1k',
-                83_455_272,
-                imagenet(82.992, 96.244),
-            ),
+            'resnext50-32x4d-tv': ('resnext50-32x4d', 'timm/resnext50_32x4d.tv_in1k', 25_028_904, imagenet(77.618, 93.696)),
+            'resnext101-32x8d': ('resnext101-32x8d', 'timm/resnext101_32x8d.tv_in1k', 88_791_336, imagenet(79.31, 94.52)),
+            'resnext101-64x4d-tv': ('resnext101-64x4d', 'timm/resnext101_64x4d.tv_in1k', 83_455_272, imagenet(82.992, 96.244)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},
@@ -226,18 +121,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext50-32x4d-tv2': (
-                'resnext50-32x4d',
-                'timm/resnext50_32x4d.tv2_in1k',
-                25_028_904,
-                imagenet(81.182, 95.34, at=224),
-            ),
-            'resnext101-32x8d-tv2': (
-                'resnext101-32x8d',
-                'timm/resnext101_32x8d.tv2_in1k',
-                88_791_336,
-                imagenet(82.832, 96.232, at=224),
-            ),
+            'resnext50-32x4d-tv2': ('resnext50-32x4d', 'timm/resnext50_32x4d.tv2_in1k', 25_028_904, imagenet(81.182, 95.34, at=224)),
+            'resnext101-32x8d-tv2': ('resnext101-32x8d', 'timm/resnext101_32x8d.tv2_in1k', 88_791_336, imagenet(82.832, 96.232, at=224)),
         },
         layout='timm',
         overrides={'image_size': (176, 176)},
@@ -248,12 +133,7 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'resnext101-64x4d': (
-                'resnext101-64x4d',
-                'timm/resnext101_64x4d.c1_in1k',
-                83_455_272,
-                imagenet(83.156, 96.374, at=288),
-            ),
+            'resnext101-64x4d': ('resnext101-64x4d', 'timm/resnext101_64x4d.c1_in1k', 83_455_272, imagenet(83.156, 96.374, at=288)),
         },
         layout='timm',
         overrides={'image_size': (224, 224)},

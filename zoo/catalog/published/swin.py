@@ -8,18 +8,8 @@ _384 = square(384, 384, 'bicubic', IMAGENET, keep_ratio=True)
 ROWS: tuple[Published, ...] = (
     *group(
         {
-            'swin-tiny': (
-                'swin-tiny',
-                'timm/swin_tiny_patch4_window7_224.ms_in1k',
-                28_288_354,
-                imagenet(81.376, 95.544),
-            ),
-            'swin-small': (
-                'swin-small',
-                'timm/swin_small_patch4_window7_224.ms_in1k',
-                49_606_258,
-                imagenet(83.208, 96.316),
-            ),
+            'swin-tiny': ('swin-tiny', 'timm/swin_tiny_patch4_window7_224.ms_in1k', 28_288_354, imagenet(81.376, 95.544)),
+            'swin-small': ('swin-small', 'timm/swin_small_patch4_window7_224.ms_in1k', 49_606_258, imagenet(83.208, 96.316)),
         },
         layout='timm',
         preprocessor=_224,
@@ -29,18 +19,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'swin-base': (
-                'swin-base',
-                'timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k',
-                87_768_224,
-                imagenet(85.272, 97.564),
-            ),
-            'swin-large': (
-                'swin-large',
-                'timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k',
-                196_532_476,
-                imagenet(86.312, 97.902),
-            ),
+            'swin-base': ('swin-base', 'timm/swin_base_patch4_window7_224.ms_in22k_ft_in1k', 87_768_224, imagenet(85.272, 97.564)),
+            'swin-large': ('swin-large', 'timm/swin_large_patch4_window7_224.ms_in22k_ft_in1k', 196_532_476, imagenet(86.312, 97.902)),
         },
         layout='timm',
         preprocessor=_224,
@@ -50,16 +30,8 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'swin-base-384': (
-                'swin-base-384',
-                'timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k',
-                87_903_584,
-            ),
-            'swin-large-384': (
-                'swin-large-384',
-                'timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k',
-                196_735_516,
-            ),
+            'swin-base-384': ('swin-base-384', 'timm/swin_base_patch4_window12_384.ms_in22k_ft_in1k', 87_903_584),
+            'swin-large-384': ('swin-large-384', 'timm/swin_large_patch4_window12_384.ms_in22k_ft_in1k', 196_735_516),
         },
         layout='timm',
         preprocessor=_384,
@@ -69,24 +41,9 @@ ROWS: tuple[Published, ...] = (
     ),
     *group(
         {
-            'swin-s3-tiny': (
-                'swin-s3-tiny',
-                'timm/swin_s3_tiny_224.ms_in1k',
-                28_328_674,
-                imagenet(82.144, 95.954),
-            ),
-            'swin-s3-small': (
-                'swin-s3-small',
-                'timm/swin_s3_small_224.ms_in1k',
-                49_737_298,
-                imagenet(83.756, 96.452),
-            ),
-            'swin-s3-base': (
-                'swin-s3-base',
-                'timm/swin_s3_base_224.ms_in1k',
-                71_125_762,
-                imagenet(83.92, 96.672),
-            ),
+            'swin-s3-tiny': ('swin-s3-tiny', 'timm/swin_s3_tiny_224.ms_in1k', 28_328_674, imagenet(82.144, 95.954)),
+            'swin-s3-small': ('swin-s3-small', 'timm/swin_s3_small_224.ms_in1k', 49_737_298, imagenet(83.756, 96.452)),
+            'swin-s3-base': ('swin-s3-base', 'timm/swin_s3_base_224.ms_in1k', 71_125_762, imagenet(83.92, 96.672)),
         },
         layout='timm',
         preprocessor=_224,
