@@ -591,8 +591,9 @@ def test_keys_may_be_the_only_ones_without_a_bias(x64, is_stepped):
     np.testing.assert_allclose(run(some, params), run(whole, same), atol=1e-12)
 
 
-@pytest.mark.parametrize('k_bias', [True, False])
-@pytest.mark.parametrize('run', ['whole', 'tapped', 'steps'])
+@pytest.mark.parametrize(
+    ('run', 'k_bias'), [('whole', True), ('tapped', True), ('steps', True), ('steps', False)]
+)
 def test_heads_of_queries_may_share_keys_and_values(x64, run, k_bias):
     """Two and two of four: as if each had a copy of its own."""
     options = {'is_causal': True, 'k_bias': k_bias, 'rotary_pairs': 'halves'}

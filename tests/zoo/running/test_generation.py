@@ -33,17 +33,21 @@ def params(model):
 
 @pytest.fixture(scope='module')
 def naive(model, params):
-    """Greedy tokens without a cache: the whole text goes through the model for each of them."""
+    """Greedy tokens without a cache: the whole text goes through the model for each of them.
+
+    `change` gets the tokens so far and makes other logits.
+    """
 
     @jax.jit
-    def next_token(tokens, length):
-        return model(params, tokens[None])[0][0, length - 1].argmax()
+    def next_logits(tokens, length):
+        return model(params, tokens[None])[0][0, length - 1]
 
-    def tokens(prompt, count):
+    def tokens(prompt, count, change=lambda ids, logits: logits):
         ids = list(prompt)
         for _ in range(count):
             padded = np.pad(ids, (0, CONTEXT - len(ids))).astype(np.int32)
-            ids.append(int(next_token(padded, np.int32(len(ids)))))
+            logits = np.array(next_logits(padded, np.int32(len(ids))))
+            ids.append(int(change(ids, logits).argmax()))
         return ids[len(prompt) :]
 
     return tokens
@@ -190,15 +194,6 @@ def test_the_rng_of_the_params_has_no_say(model, params):
 # What restrains the choice.
 
 
-def chosen_by(model, params, prompt, count, change):
-    """Greedy tokens without a cache; `change` gets the tokens so far and makes other logits."""
-    ids = list(prompt)
-    for _ in range(count):
-        logits = np.array(model(params, np.asarray(ids)[None])[0][0, -1], np.float32)
-        ids.append(int(change(ids, logits).argmax()))
-    return ids[len(prompt) :]
-
-
 @pytest.mark.parametrize('penalty', [1.5, 0.5])
 def test_tokens_that_were_there_are_penalized(model, params, naive, penalty):
     def change(ids, logits):
@@ -208,7 +203,7 @@ def test_tokens_that_were_there_are_penalized(model, params, naive, penalty):
 
     options = {'max_new_tokens': 9, 'temperature': 0, 'repetition_penalty': penalty}
     tokens, _ = bx.zoo.generate(model, params, PROMPTS, **options)
-    expected = [chosen_by(model, params, prompt, 9, change) for prompt in PROMPTS]
+    expected = [naive(prompt, 9, change) for prompt in PROMPTS]
     assert tokens.tolist() == expected
     assert expected != [naive(prompt, 9) for prompt in PROMPTS]
     assert list(bx.zoo.stream(model, params, PROMPTS[2], **options)) == expected[2]
@@ -226,14 +221,14 @@ def test_no_sequence_ends_before_it_is_long_enough(model, params, naive):
         return logits
 
     found = bx.zoo.generate(model, params, PROMPTS[:1], min_new_tokens=6, **options)
-    expected = chosen_by(model, params, PROMPTS[0], 9, change)
+    expected = naive(PROMPTS[0], 9, change)
     end = next((i for i, token in enumerate(expected) if token in stops), 8)
     assert found.lengths.tolist() == [end + 1]
     assert found.tokens[0, : end + 1].tolist() == expected[: end + 1]
     assert end >= 6
 
 
-def test_a_process_sees_the_tokens_so_far_and_changes_the_logits(model, params):
+def test_a_process_sees_the_tokens_so_far_and_changes_the_logits(model, params, naive):
     def process(tokens, lengths, logits):
         """Rule out the last two tokens."""
         rows = jnp.arange(len(tokens))
@@ -249,7 +244,7 @@ def test_a_process_sees_the_tokens_so_far_and_changes_the_logits(model, params):
 
     options = {'max_new_tokens': 8, 'temperature': 0, 'process': process}
     tokens, _ = bx.zoo.generate(model, params, PROMPTS, **options)
-    expected = [chosen_by(model, params, prompt, 8, change) for prompt in PROMPTS]
+    expected = [naive(prompt, 8, change) for prompt in PROMPTS]
     assert tokens.tolist() == expected
     assert list(bx.zoo.stream(model, params, PROMPTS[1], **options)) == expected[1]
 
