@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from blox.graph import Graph
@@ -144,7 +145,21 @@ def check_size(model: Any, images: jax.Array) -> None:
 
 
 def check_tokens(model: Any, tokens: jax.Array, **others: jax.Array | None) -> None:
-    """Raise ValueError for more tokens than a model sees, and masks or types of another shape."""
+    """Raise ValueError for what are no tokens of a model, more than it sees, or masks of another shape.
+
+    Ids on a device are taken as they are: to look at them would be to wait for them.
+    """
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f'{model.path!r} expects token ids, integers, found {tokens.dtype}')
+    vocab = model.config.vocab_size
+    if (
+        isinstance(tokens, np.ndarray)
+        and tokens.size
+        and not 0 <= tokens.min() <= tokens.max() < vocab
+    ):
+        raise ValueError(
+            f'{model.path!r} expects token ids in [0, {vocab}), found {tokens.min()} to {tokens.max()}'
+        )
     if not 0 < tokens.shape[-1] <= model.config.context:
         raise ValueError(
             f'{model.path!r} sees 1 to {model.config.context} tokens, found {tokens.shape[-1]}'
@@ -189,8 +204,14 @@ def run_blocks(
 def cast_like(inputs: jax.Array, params: Params, path: str) -> jax.Array:
     """Return `inputs` in the dtype of the parameter at `path`, once that exists.
 
-    Weights decide what a model computes in: bfloat16 ones take float32 images.
+    Weights decide what a model computes in: bfloat16 ones take float32 images. Raises TypeError for
+    pixels as they are in files.
     """
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise TypeError(
+            f'{path.partition("/")[0]!r} expects images of floating-point numbers, scaled as '
+            f'bx.zoo.preprocessor(NAME) does it, found {inputs.dtype}'
+        )
     return inputs.astype(params[path].dtype) if path in params else inputs
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from blox.converters.mapping.fields import is_number
 from blox.tensorfile import TensorFile, fail, parse_json
+from blox.wording import cut
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.images import ImagePreprocessor
@@ -79,6 +80,22 @@ class Card:
         channels = getattr(self.config, 'in_channels', None)
         if self.preprocessor and channels not in (None, found := len(self.preprocessor.mean)):
             raise ValueError(f'expected a preprocessor of {channels} channels, found {found}')
+
+    def __repr__(self) -> str:
+        """Return the fields that say something; long ones, such as a tokenizer, are cut.
+
+        >>> from blox.zoo import card
+        >>> len(repr(card('gpt2-pydocs'))) < 1500
+        True
+        """
+        said = {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) and value != TextSettings()
+        }
+        texts = {name: repr(value) for name, value in said.items()}
+        short = {name: text if name == 'config' else cut(text, 100) for name, text in texts.items()}
+        return f'Card({", ".join(f"{name}={text}" for name, text in short.items())})'
 
     @property
     def features(self) -> tuple[Feature, ...]:

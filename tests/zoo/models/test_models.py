@@ -115,6 +115,29 @@ def test_the_head_is_linear_in_the_features(config):
     np.testing.assert_allclose(logits, features @ w + b[None], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures('unchecked')
+@pytest.mark.parametrize('family', declared())
+def test_what_are_no_inputs_of_a_model_is_refused(family):
+    """Pixels as files have them; ids that are no integers, or of no token."""
+    model, inputs = model_of(tiny(family)), [np.asarray(x) for x in inputs_for(tiny(family))]
+    params = bx.spec(model, *model.example_inputs())
+    # What follows the first of a text model says more of it.
+    for i, x in enumerate(inputs if family == 'clip' else inputs[:1]):
+        if np.issubdtype(x.dtype, np.floating):
+            wrong = [(x.astype(np.uint8), TypeError, 'expects images of floating-point .* uint8')]
+        else:
+            beyond = r'expects token ids in \[0, \d+\), found'
+            wrong = [
+                (x.astype(np.float32), ValueError, 'expects token ids, integers, found float32'),
+                (np.full_like(x, 10**6), ValueError, f'{beyond} 1000000 to 1000000'),
+                (np.full_like(x, -1), ValueError, f'{beyond} -1 to -1'),
+            ]
+        for value, error, message in wrong:
+            given = [*inputs[:i], value, *inputs[i + 1 :]]
+            with pytest.raises(error, match=message):
+                jax.eval_shape(lambda params, given=given: model(params, *given), params)
+
+
 def test_the_seed_decides_the_initial_values():
     model = model_of(tiny('gpt2'))
     first, again, other = (bx.zoo.init(model, seed) for seed in (1, 1, 2))
