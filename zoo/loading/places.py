@@ -28,8 +28,8 @@ def resolve(
     If a folder of another library has several heads, or none, `task` says which is meant. If `source`
     is weights alone, a training checkpoint's, `state` names the one of its states to take.
 
-    A path that exists goes before a repository of the same name; a name in the catalog goes
-    before both, unless it is given as a Path.
+    A path that exists goes before a repository of the same name, and before the name that the source of
+    an entry has; a name in the catalog goes before all, unless it is given as a Path.
     """
     name = str(name_or_path)
     if not name or source == '':

@@ -337,3 +337,20 @@ def test_a_saved_model_is_resized_as_its_source_would_be(exported, tmp_path, nam
     folder, path = exported[name][3], tmp_path / 'a.safetensors'
     bx.zoo.save(path, *bx.zoo.load(folder), card=bx.zoo.read_card(folder))
     assert bits(bx.zoo.load(path, image_size=16)[1]) == bits(bx.zoo.load(folder, image_size=16)[1])
+
+
+@pytest.mark.parametrize(
+    ('name', 'theirs', 'ours'),
+    [
+        ('vit-digits', 'num_labels', 'num_classes'),
+        ('resnet-digits', 'in_chans', 'in_channels'),
+        ('gpt2-pydocs', 'n_positions', 'context'),
+    ],
+)
+def test_overrides_by_names_of_other_libraries_lead_to_ours(name, theirs, ours):
+    with pytest.raises(
+        TypeError, match=f'no config field {theirs}; {theirs} is called {ours} here'
+    ):
+        bx.zoo.load(name, **{theirs: 3})
+    with pytest.raises(TypeError, match='no config field hidden; it has '):
+        bx.zoo.load(name, hidden=3)
