@@ -7,8 +7,9 @@ out, and paragraphs of those that also stand in other topics are taken out of th
 """
 
 import argparse
-import math
+import dataclasses
 import platform
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -57,29 +58,6 @@ def train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     return tokenizer
 
 
-def bits_per_byte(model, params: bx.Params, tokenizer: Tokenizer, texts: Iterable[str]) -> float:
-    """Mean bits that the model needs for one byte of UTF-8, each text read from its beginning."""
-
-    @jax.jit
-    def nats(params, tokens, mask):
-        logits, _ = model(params, tokens[:, :-1])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-        return (losses * mask).sum()
-
-    end = tokenizer.token_to_id(END)
-    total_nats, total_bytes = 0.0, 0
-    for text in texts:
-        ids = [end, *tokenizer.encode(text).ids]
-        for start in range(0, len(ids) - 1, CONTEXT):
-            window = np.asarray(ids[start : start + CONTEXT + 1])
-            real = len(window) - 1
-            padded = np.pad(window, (0, CONTEXT - real))
-            mask = (np.arange(CONTEXT) < real).astype(np.float32)
-            total_nats += float(nats(params, padded[None], mask[None]))
-        total_bytes += len(text.encode())
-    return total_nats / math.log(2) / total_bytes
-
-
 def train(
     tokenizer: Tokenizer, texts: list[str], seed: int, steps: int
 ) -> tuple[object, bx.Params]:
@@ -97,6 +75,7 @@ def train(
         embed_dropout_rate=0.2,
         attention_dropout_rate=0.0,
         dropout_rate=0.2,
+        end_tokens=(end,),
     )
     params = bx.zoo.init(model, seed)
     rate = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, steps // 20, steps, PEAK_RATE / 20)
@@ -144,8 +123,6 @@ def main() -> None:
     held_out, texts = split_topics(topics)
     tokenizer = train_tokenizer(texts)
     model, params = train(tokenizer, texts, args.seed, args.steps)
-    bits = bits_per_byte(model, params, tokenizer, [topics[name] for name in held_out])
-    print(f'{NAME}: {params.num_params:,} parameters, {bits:.3f} bits per byte held out')
     card = bx.zoo.Card(
         name=NAME,
         family='gpt2',
@@ -157,9 +134,14 @@ def main() -> None:
         data=f'pydoc_data.topics of CPython {platform.python_version()} without the held-out topics '
         f'{", ".join(held_out)}; Python Software Foundation License Version 2',
         license='MIT',
-        metrics={'held_out_bits_per_byte': round(bits, 3)},
         tokenizer=tokenizer.to_str(),
     )
+    with tempfile.TemporaryDirectory() as folder:
+        for name in held_out:
+            Path(folder, f'{name}.txt').write_text(topics[name], 'utf-8')
+        bits = bx.zoo.evaluate(model, params, folder, card=card).metrics['bits_per_byte']
+    print(f'{NAME}: {params.num_params:,} parameters, {bits:.3f} bits per byte held out')
+    card = dataclasses.replace(card, metrics={'held_out_bits_per_byte': round(bits, 3)})
     bx.zoo.save(args.out, model, params, card=card)
     print(f'saved {args.out}, {args.out.stat().st_size / 1e6:.2f} MB')
 

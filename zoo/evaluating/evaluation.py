@@ -381,7 +381,7 @@ def _windows(model: Any, params: Params, card: Card, path: Path) -> Work:
     for name, text in texts.items():
         encoded = tokenizer.encode(text)
         # Where the model has a token that ends texts, the next one begins after it.
-        begin = [card.config.end_tokens[0]] if card.config.end_tokens else []
+        begin = [end for end in card.config.end_tokens if end < card.config.vocab_size][:1]
         ids = [*begin, *encoded.ids]
         if max(ids, default=0) >= card.config.vocab_size:
             raise ValueError(

@@ -348,9 +348,10 @@ def test_a_saved_model_is_resized_as_its_source_would_be(exported, tmp_path, nam
     ],
 )
 def test_overrides_by_names_of_other_libraries_lead_to_ours(name, theirs, ours):
+    overrides: dict[str, Any] = {theirs: 3}
     with pytest.raises(
         TypeError, match=f'no config field {theirs}; {theirs} is called {ours} here'
     ):
-        bx.zoo.load(name, **{theirs: 3})
+        bx.zoo.load(name, **overrides)
     with pytest.raises(TypeError, match='no config field hidden; it has '):
         bx.zoo.load(name, hidden=3)
