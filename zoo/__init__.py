@@ -19,6 +19,7 @@ from blox.zoo.loading.load import (
 )
 from blox.zoo.running.embedding import label_embeddings
 from blox.zoo.running.generation import Generation, generate, stream
+from blox.zoo.running.likelihood import log_probabilities
 from blox.zoo.saving.compile import compile
 from blox.zoo.saving.export import export
 from blox.zoo.saving.push import push
@@ -52,6 +53,7 @@ __all__ = [
     'list_models',
     'load',
     'load_for_classes',
+    'log_probabilities',
     'preprocessor',
     'push',
     'read_card',

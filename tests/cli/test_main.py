@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from click.testing import CliRunner
 from commands import (
@@ -172,6 +173,15 @@ def test_an_interrupted_process_says_so_in_one_line(tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert (process.returncode, err.strip()) == (130, b'Interrupted')
+
+
+def test_an_interrupt_that_xla_took_for_an_error_is_one(monkeypatch):
+    error = jax.errors.JaxRuntimeError('INTERNAL: CpuCallback error: KeyboardInterrupt: ')
+    monkeypatch.setattr(bx.zoo, 'list_models', raising(error))
+    ended = []
+    monkeypatch.setattr(os, '_exit', ended.append)
+    result = CliRunner().invoke(main, ['list'])
+    assert (ended, result.stderr.strip()) == ([130], 'Interrupted')
 
 
 def test_an_interrupt_within_a_finalizer_is_not_lost():

@@ -22,6 +22,7 @@ from blox.zoo.cli import (
     generate,
     look,
     predict,
+    score,
     search,
     serve,
     train,
@@ -75,6 +76,9 @@ def _one_line() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except _MENDABLE as error:
+        # Python code that XLA calls while it compiles has its interrupts turned into errors of XLA.
+        if isinstance(error, jax.errors.JaxRuntimeError) and 'KeyboardInterrupt' in str(error):
+            raise KeyboardInterrupt from error
         raise click.ClickException(_line(_message(error))) from error
 
 
@@ -139,6 +143,6 @@ def main(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-_GROUPS = (about, files, look, predict, evaluate, embed, search, generate, serve, train)
+_GROUPS = (about, files, look, predict, evaluate, embed, search, generate, score, serve, train)
 for _command in (command for group in _GROUPS for command in group.COMMANDS):
     main.add_command(_command)

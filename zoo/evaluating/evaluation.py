@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import tqdm
 from tokenizers import Tokenizer
 
@@ -44,6 +42,7 @@ from blox.zoo.running.embedding import (
     text_embedder,
     zero_shot_logits,
 )
+from blox.zoo.running.likelihood import each_log_probabilities
 
 Rows = Iterator[tuple[int, Sequence[float]]]
 Note = Callable[[str, str], None]
@@ -52,8 +51,6 @@ Note = Callable[[str, str], None]
 OF_CLASSES = ('image-classification', 'text-classification', TWO_TOWERS)
 # Texts that are tokens at one time, for tokens take more memory than texts; embeddings too.
 _WINDOW = 4096
-# Logits of a batch of windows of text, at most.
-_MOST_LOGITS = 1 << 26
 
 
 class Work(NamedTuple):
@@ -417,27 +414,9 @@ def _windows(model: Any, params: Params, card: Card, path: Path) -> Work:
 
 def _nats(model: Any, params: Params, windows: Sequence[Sequence[int]], left: list[int]) -> Rows:
     """Yield of each window how many nats its tokens take after the first, and how many these are."""
-    if not left:
-        return
-    longest = max(len(windows[i]) for i in left) - 1
-    count = max(1, min(len(left), _MOST_LOGITS // (longest * model.config.vocab_size)))
-    apply = jax.jit(functools.partial(_batch_nats, model))
-    for start in range(0, len(left), count):
-        part = left[start : start + count]
-        ids = np.zeros((count, longest + 1), np.int32)
-        mask = np.zeros((count, longest), bool)
-        for row, i in enumerate(part):
-            ids[row, : len(windows[i])] = windows[i]
-            mask[row, : len(windows[i]) - 1] = True
-        found = np.asarray(apply(params, jnp.asarray(ids), jnp.asarray(mask)), np.float64)
-        for i, nats in zip(part, found):
-            yield i, (float(nats), len(windows[i]) - 1)
-
-
-def _batch_nats(model: Any, params: Params, ids: jax.Array, mask: jax.Array) -> jax.Array:
-    logits = model(params, ids[:, :-1])[0].astype(jnp.float32)
-    nats = optax.softmax_cross_entropy_with_integer_labels(logits, ids[:, 1:])
-    return jnp.where(mask, nats, 0).sum(-1)
+    found = each_log_probabilities(model, params, [windows[i] for i in left])
+    for i, logs in zip(left, found):
+        yield i, (-float(logs.sum(dtype=np.float64)), len(logs))
 
 
 def _tokenizer(card: Card) -> Tokenizer:

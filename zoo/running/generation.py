@@ -430,6 +430,34 @@ def _pad(
     model: Any, prompts: Any, max_new_tokens: int
 ) -> tuple[Int[Array, 'batch bucket'], Int[Array, ' batch']]:
     """Return prompts, padded on the right to a power of two, and their lengths."""
+    rows, context = token_rows(model, prompts), model.config.context
+    if not rows or max_new_tokens < 1:
+        raise ValueError(
+            f'expected prompts and max_new_tokens > 0, found {len(rows)} prompts and '
+            f'max_new_tokens {max_new_tokens}'
+        )
+    longest = max(row.size for row in rows)
+    if longest + max_new_tokens > context:
+        raise ValueError(
+            f'{len(rows)} prompts of up to {longest} tokens and max_new_tokens {max_new_tokens} '
+            f'do not fit a context of {context}'
+        )
+    tokens = np.zeros((len(rows), min(bucket_of(longest), context)), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : row.size] = row
+    return jnp.asarray(tokens), jnp.asarray([row.size for row in rows], jnp.int32)
+
+
+def bucket_of(length: int) -> int:
+    """Return the power of two that stands for this many tokens, so that few programs are made."""
+    bucket = _SMALLEST_BUCKET
+    while bucket < length:
+        bucket *= 2
+    return bucket
+
+
+def token_rows(model: Any, prompts: Any) -> list[np.ndarray]:
+    """Return the token ids of each prompt. Raise ValueError for what the model cannot read."""
     if isinstance(prompts, str) or (isinstance(prompts, Sequence) and str in map(type, prompts)):
         raise TypeError(
             'expected prompts of token ids, found text: bx.zoo.tokenizer(NAME).encode(TEXT).ids makes them'
@@ -453,21 +481,4 @@ def _pad(
                 f'prompt {i}: expected ids in [0, {config.vocab_size}), '
                 f'found {row.min()} to {row.max()}'
             )
-    if not rows or max_new_tokens < 1:
-        raise ValueError(
-            f'expected prompts and max_new_tokens > 0, found {len(rows)} prompts and '
-            f'max_new_tokens {max_new_tokens}'
-        )
-    longest = max(row.size for row in rows)
-    if longest + max_new_tokens > config.context:
-        raise ValueError(
-            f'{len(rows)} prompts of up to {longest} tokens and max_new_tokens {max_new_tokens} '
-            f'do not fit a context of {config.context}'
-        )
-    bucket = _SMALLEST_BUCKET
-    while bucket < longest:
-        bucket *= 2
-    tokens = np.zeros((len(rows), min(bucket, config.context)), np.int32)
-    for i, row in enumerate(rows):
-        tokens[i, : row.size] = row
-    return jnp.asarray(tokens), jnp.asarray([row.size for row in rows], jnp.int32)
+    return rows
