@@ -34,31 +34,31 @@ def names() -> tuple[str, ...]:
 
 
 @functools.cache
-def _other_names() -> Mapping[str, tuple[str, ...]]:
-    """Return the entries that names of their sources stand for: with timm's tag, and without it."""
-    found: dict[str, tuple[str, ...]] = {}
-    for row in published().values():
-        name = row.source.partition('/')[2]
-        for other in dict.fromkeys((name, name.partition('.')[0])):
-            found[other] = (*found.get(other, ()), row.name)
-    return found
+def _source_names() -> Mapping[str, str]:
+    """Return the entries by the names that their sources have, without the organization."""
+    return {row.source.partition('/')[2]: row.name for row in published().values()}
 
 
 def own_name(name: str) -> str:
     """Return the catalog's name of what it, or the library that it was published in, calls `name`.
 
-    Any other name is returned as it is. Raises ValueError where timm's name of an architecture stands
-    for several entries.
+    Any other name is returned as it is. Raises ValueError for timm's name of an architecture, which
+    stands for other weights in each of its versions.
 
     >>> own_name('resnet50.a1_in1k'), own_name('all-MiniLM-L6-v2'), own_name('mine')
     ('resnet50', 'all-minilm-l6', 'mine')
     """
     if name in names():
         return name
-    several = _other_names().get(name, ())
-    if len(several) > 1:
-        raise ValueError(f'{name!r} is several models here, name one: {", ".join(several)}')
-    return several[0] if several else name
+    tagged = {
+        theirs: own for theirs, own in _source_names().items() if theirs.startswith(f'{name}.')
+    }
+    if tagged:
+        known = ', '.join(f'{own!r} ({theirs})' for theirs, own in tagged.items())
+        raise ValueError(
+            f'{name!r} is an architecture of timm; of its weights there are here: {known}'
+        )
+    return _source_names().get(name, name)
 
 
 def card(name: str) -> Card:

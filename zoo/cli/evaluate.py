@@ -71,7 +71,8 @@ def evaluate(
     for out in (csv, png):
         if out is not None and out != '-':
             check_free(out)
-    found, data = find(model), str(existing(data))
+    data = str(existing(data))
+    found = find(model)
     card = found.card
     if png is not None and card.task not in OF_CLASSES:
         raise ValueError(f'{model!r} is for {card.task}, which has no classes for --png to draw')

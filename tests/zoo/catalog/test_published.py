@@ -228,10 +228,15 @@ def test_parameters_are_counted_as_the_model_has_them(row):
 def test_names_of_sources_stand_for_entries():
     for row in ROWS:
         assert bx.zoo.card(row.source.partition('/')[2]).name == row.name
-    assert bx.zoo.card('deit3_base_patch16_224').name == 'deit3-b16'
     assert bx.zoo.card('bert-base-uncased').name == 'bert-base'
-    several = 'vit-b16-augreg, vit-b16-augreg-in21k, vit-b16-augreg2'
+
+
+def test_an_architecture_of_timm_is_no_name_of_weights():
     with pytest.raises(
-        ValueError, match=f"'vit_base_patch16_224' is several models here, name one: {several}$"
+        ValueError, match=r"'deit3-b16' \(deit3_base_patch16_224\.fb_in22k_ft_in1k\)$"
+    ):
+        bx.zoo.card('deit3_base_patch16_224')
+    with pytest.raises(
+        ValueError, match=r"architecture of timm; .* 'vit-b16-augreg' .*, 'vit-b16-augreg2' "
     ):
         bx.zoo.load('vit_base_patch16_224')
