@@ -123,6 +123,15 @@ def test_generate_ends_before_a_stop():
     assert fails(*args, '--stop', '') == 'Error: expected a text after --stop, found nothing'
 
 
+def test_generate_holds_back_what_may_be_the_start_of_a_stop(tmp_path):
+    letter = byte_tokenizer().token_to_id('x')
+    path = write_model(tmp_path / 'x.safetensors', context=64, bias=letter)
+    args = ('generate', path, 'y', '--max-new-tokens', 5, '--temperature', 0)
+    assert printed(*args) == 'yxxxxx\n'
+    assert printed(*args, '--stop', 'xxx') == 'y\n'
+    assert printed(*args, '--stop', 'xxxxxx') == 'yxxxxx\n'
+
+
 def test_generate_takes_penalties():
     args = ('generate', 'gpt2-pydocs', 'The for statement', '--temperature', 0)
     penalties = ('--repetition-penalty', 1.5, '--min-new-tokens', 20)

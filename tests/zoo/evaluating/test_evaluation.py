@@ -310,6 +310,18 @@ def test_bits_per_byte_are_those_of_every_token_from_its_beginning(writer, tmp_p
     assert alone.data == f'{tmp_path / "a.txt"}, 41 tokens and 41 bytes'
 
 
+def test_where_no_token_begins_texts_the_first_is_not_counted(writer, tmp_path):
+    _, params, card = writer
+    model = bx.zoo.create('gpt2', **{**vars(card.config), 'end_tokens': ()})
+    (tmp_path / 'a.txt').write_text('üx')
+    found = bx.zoo.evaluate(
+        model, params, tmp_path, card=dataclasses.replace(card, config=model.config)
+    )
+    # Of the bytes of a letter the tokenizer says that each is the whole.
+    assert found.data == f'{tmp_path}, 2 tokens and 1 bytes'
+    assert found.metrics['bits_per_byte'] == pytest.approx(2 * found.metrics['loss'] / math.log(2))
+
+
 @pytest.fixture(scope='module')
 def classifier(tmp_path_factory):
     path = write_encoder(

@@ -86,6 +86,11 @@ def test_calibration_is_the_distance_of_confidence_and_accuracy():
     bins = reliability(judged_of(scores, np.array([0, 1, 0, 0])))
     assert bins == (pytest.approx((0.55, 0.5, 2)), pytest.approx((0.9, 1.0, 2)))
     assert calibration_error(bins) == pytest.approx(0.5 * 0.05 + 0.5 * 0.1)
+    # Fifteen bins: these two are in one of ten, and the next two in two.
+    scores = np.array([[0.61, 0.39], [0.69, 0.31]])
+    assert len(reliability(judged_of(scores, np.array([0, 0])))) == 2
+    scores = np.array([[0.61, 0.39], [0.66, 0.34]])
+    assert len(reliability(judged_of(scores, np.array([0, 0])))) == 1
 
 
 def test_classes_that_are_judged_each_by_itself_have_no_loss():

@@ -176,7 +176,8 @@ def test_two_revisions_at_once_are_refused(server):
 def published(repos, monkeypatch):
     """'vit-b16' of the catalog, published in REPO."""
     overrides = dataclasses.asdict(repos[REPO][0].config)
-    row = rows()['vit-b16']._replace(source=REPO, overrides=overrides)
+    metrics = {'imagenet_top1': 0.5}
+    row = rows()['vit-b16']._replace(source=REPO, overrides=overrides, metrics=metrics)
     monkeypatch.setitem(rows(), 'vit-b16', row)
     return row
 
@@ -187,6 +188,7 @@ def test_a_name_in_the_catalog_gives_its_repository(server, repos, published):
     assert (read.name, read.source) == ('vit-b16', REPO)
     assert read.commit == commit_of(repos[REPO][3])
     assert (read.license, read.paper) == (published.license, published.paper)
+    assert read.metrics == published.metrics
     assert bx.zoo.preprocessor('vit-b16') == repos[REPO][2].preprocessor
 
 
@@ -194,6 +196,8 @@ def test_a_name_in_the_catalog_takes_a_revision(server, repos, published):
     files, params = other(repos)
     server.put(REPO, files, 'v2')
     assert bits(bx.zoo.load('vit-b16', revision='v2')[1]) == bits(params)
+    # Of these weights nothing was measured.
+    assert bx.zoo.read_card('vit-b16', revision='v2').metrics == {}
 
 
 def test_a_source_may_be_a_repository(server, repos, published):

@@ -83,3 +83,11 @@ def test_averages_take_even_maps_alone(size):
     model = bx.zoo.create('resnet50', **sizes, antialias='avg', num_classes=3)
     with pytest.raises(ValueError, match=r'maps of even height and width, .* found '):
         bx.spec(model, *model.example_inputs())
+
+
+def test_pruning_leaves_the_reach_of_channel_attention():
+    sizes = {'widths': (64,), 'depths': (1,), 'pruned_widths': (4, 5, 6)}
+    model = resnet(block='bottleneck', channel_attention='eca', **sizes)
+    spec = bx.spec(model, *model.example_inputs())
+    # That of 256 channels; of 6 it would be 3.
+    assert spec['resnet/stage1/block0/eca/conv/w'].shape == (5, 1, 1)

@@ -210,22 +210,23 @@ def test_tokens_that_were_there_are_penalized(model, params, naive, penalty):
 
 
 def test_no_sequence_ends_before_it_is_long_enough(model, params, naive):
-    plain = naive(PROMPTS[0], 9)
-    stops = [plain[1], plain[4]]
-    options = {'max_new_tokens': 9, 'temperature': 0, 'stop_tokens': stops}
-    assert bx.zoo.generate(model, params, PROMPTS[:1], **options).lengths[0] < 6
+    plain = naive(PROMPTS[2], 20)
+    # The first token that was not there before, after some.
+    place = next(i for i, token in enumerate(plain) if i > 2 and token not in plain[:i])
+    options = {'max_new_tokens': 20, 'temperature': 0, 'stop_tokens': [plain[place]]}
+    for least in (0, place):
+        found = bx.zoo.generate(model, params, PROMPTS[2:], min_new_tokens=least, **options)
+        assert found.lengths.tolist() == [place + 1]
 
     def change(ids, logits):
-        if len(ids) - len(PROMPTS[0]) < 6:
-            logits[stops] = -np.inf
+        if len(ids) - len(PROMPTS[2]) <= place:
+            logits[plain[place]] = -np.inf
         return logits
 
-    found = bx.zoo.generate(model, params, PROMPTS[:1], min_new_tokens=6, **options)
-    expected = naive(PROMPTS[0], 9, change)
-    end = next((i for i, token in enumerate(expected) if token in stops), 8)
-    assert found.lengths.tolist() == [end + 1]
-    assert found.tokens[0, : end + 1].tolist() == expected[: end + 1]
-    assert end >= 6
+    found = bx.zoo.generate(model, params, PROMPTS[2:], min_new_tokens=place + 1, **options)
+    expected = naive(PROMPTS[2], 20, change)
+    assert found.lengths[0] > place + 1
+    assert found.tokens[0, : found.lengths[0]].tolist() == expected[: found.lengths[0]]
 
 
 def test_a_process_sees_the_tokens_so_far_and_changes_the_logits(model, params, naive):
