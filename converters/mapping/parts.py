@@ -1,5 +1,6 @@
 """Parts of tables that several families share: rules of torch's layers, fields, headers."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -127,6 +128,11 @@ def norm(
     """Map a torch LayerNorm, or an RMSNorm without `offset`."""
     scale = Rule(f'{ours}/scale', f'{theirs}.weight', via)
     return (scale, Rule(f'{ours}/offset', f'{theirs}.bias', via)) if offset else (scale,)
+
+
+def norm_of(config: Any) -> Callable[..., tuple[Rule, ...]]:
+    """Return what maps norms of the kind that the model has."""
+    return functools.partial(norm, offset=config.norm == 'layer')
 
 
 def conv_norm(ours: str, conv: str, after: str, *, statistics: bool = True) -> tuple[Rule, ...]:

@@ -7,7 +7,7 @@ import sys
 import click
 
 import blox as bx
-from blox.zoo.cli.inputs import read_labels
+from blox.zoo.cli.inputs import LABELS, TEMPLATES, read_labels
 from blox.zoo.cli.shared import (
     AS_JSON,
     DTYPE,
@@ -27,19 +27,8 @@ from blox.zoo.evaluating.examples import existing
 @click.command(epilog=MODEL)
 @click.argument('model')
 @click.argument('data')
-@click.option(
-    '--labels',
-    metavar='TEXT',
-    multiple=True,
-    help="For a CLIP: 'a cat,a dog', or @FILE of lines, @- stdin.",
-)
-@click.option(
-    '--template',
-    'templates',
-    metavar='TEXT',
-    multiple=True,
-    help='Says a label in the place of {}.',
-)
+@LABELS
+@TEMPLATES
 @click.option('--csv', metavar='FILE', help='Write each example and its answer to a new file.')
 @click.option('--png', metavar='FILE', help='Draw what is taken for what to a new file.')
 @click.option('--resume', metavar='FILE', help='Keep what is computed here, and go on from there.')

@@ -15,6 +15,21 @@ from blox.wording import printable
 from blox.zoo.cli.shared import report
 from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor
 from blox.zoo.running import batches
+from blox.zoo.running.embedding import TEMPLATE
+
+LABELS = click.option(
+    '--labels',
+    metavar='TEXT',
+    multiple=True,
+    help="For a CLIP: 'a cat,a dog', or @FILE of lines, @- stdin.",
+)
+TEMPLATES = click.option(
+    '--template',
+    'templates',
+    metavar='TEXT',
+    multiple=True,
+    help=f"Says a label in the place of {{}}; else '{TEMPLATE}'",
+)
 
 
 def image_files(names: Sequence[str]) -> list[Path]:

@@ -10,7 +10,7 @@ import click
 
 from blox.wording import cut, printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.cli.inputs import image_files, over_images, read_labels
+from blox.zoo.cli.inputs import LABELS, TEMPLATES, image_files, over_images, read_labels
 from blox.zoo.cli.shared import (
     AS_JSON,
     MODEL,
@@ -51,19 +51,8 @@ from blox.zoo.running.scoring import Answer, best, score
     default='',
     help='A text before each: a premise, a question.',
 )
-@click.option(
-    '--labels',
-    metavar='TEXT',
-    multiple=True,
-    help="For a CLIP: 'a cat,a dog', or @FILE of lines, @- stdin.",
-)
-@click.option(
-    '--template',
-    'templates',
-    metavar='TEXT',
-    multiple=True,
-    help=f"Says a label in the place of {{}}; else '{TEMPLATE}'",
-)
+@LABELS
+@TEMPLATES
 @click.option('--csv', metavar='FILE', help='Write a new CSV file; - for stdout.')
 @AS_JSON
 def predict(

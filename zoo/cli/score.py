@@ -1,7 +1,6 @@
 """The command of `blox` that tells how likely a text is: score."""
 
 import json
-import math
 
 import click
 
@@ -9,6 +8,7 @@ import blox as bx
 from blox.zoo.cli.inputs import read_text
 from blox.zoo.cli.shared import AS_JSON, MODEL, find, read, say, tokenizer_of
 from blox.zoo.inputs.text import is_utf8
+from blox.zoo.running.likelihood import beginning, text_figures
 
 
 @click.command(epilog=MODEL)
@@ -30,9 +30,8 @@ def score(model: str, text: str, as_json: bool) -> None:
     found = find(model, 'text-generation')
     tokenizer, config = tokenizer_of(found.card, model), found.card.config
     encoded = tokenizer.encode(text)
-    begin = [end for end in config.end_tokens if end < config.vocab_size][:1]
     net, params = read(found, model)
-    (logs,) = bx.zoo.log_probabilities(net, params, [[*begin, *encoded.ids]])
+    (logs,) = bx.zoo.log_probabilities(net, params, [[*beginning(config), *encoded.ids]])
     spans = encoded.offsets[len(encoded.ids) - len(logs) :]
     tokens = [
         {'token': text[start:end], 'log_probability': round(float(log), 4)}
@@ -40,10 +39,10 @@ def score(model: str, text: str, as_json: bool) -> None:
     ]
     size = len(text[spans[0][0] :].encode())
     total = float(logs.sum(dtype='float64'))
+    said = text_figures(-total, len(logs), size)
     figures = {
         'log_probability': round(total, 4),
-        'bits_per_byte': round(-total / math.log(2) / size, 4),
-        'perplexity': round(math.exp(-total / len(logs)), 4),
+        **{name: round(said[name], 4) for name in ('bits_per_byte', 'perplexity')},
     }
     if as_json:
         say(json.dumps({**figures, 'tokens': tokens}, indent=2))

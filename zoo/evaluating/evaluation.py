@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import tqdm
-from tokenizers import Tokenizer
 
 from blox.params import Params
 from blox.wording import printable
@@ -31,8 +30,7 @@ from blox.zoo.evaluating.examples import (
 from blox.zoo.evaluating.journal import Journal, fingerprint
 from blox.zoo.evaluating.report import Answer, Evaluation, Likeness
 from blox.zoo.inputs.text import Text, trouble
-from blox.zoo.inputs.tokenizers import parse_tokenizer
-from blox.zoo.loading.load import read_card, text_preprocessor_of
+from blox.zoo.loading.load import read_card, text_preprocessor_of, tokenizer_of
 from blox.zoo.models import families, family_of
 from blox.zoo.running.batches import TextBatches, run_images
 from blox.zoo.running.embedding import (
@@ -42,7 +40,7 @@ from blox.zoo.running.embedding import (
     text_embedder,
     zero_shot_logits,
 )
-from blox.zoo.running.likelihood import each_log_probabilities
+from blox.zoo.running.likelihood import beginning, each_log_probabilities, text_figures
 
 Rows = Iterator[tuple[int, Sequence[float]]]
 Note = Callable[[str, str], None]
@@ -181,7 +179,7 @@ def _work(
         case 'zero-shot-image-classification':
             found = labelled_images(path)
             chosen = tuple(labels) or tuple(sorted(found.classes))
-            prepare = text_preprocessor_of(card, _tokenizer(card))
+            prepare = text_preprocessor_of(card, tokenizer_of(card, card.name))
             vectors = label_embeddings(model, params, prepare, chosen, templates)
             call = zero_shot_logits(model, vectors)
             return _images(params, card, found, call, chosen, note, in_order=False)
@@ -229,7 +227,7 @@ def _images(
 
 
 def _texts(model: Any, params: Params, card: Card, found: Labelled, note: Note) -> Work:
-    prepare = text_preprocessor_of(card, _tokenizer(card))
+    prepare = text_preprocessor_of(card, tokenizer_of(card, card.name))
     names = [text if isinstance(text, str) else ' | '.join(text) for text in found.texts]
     call = lambda params, *inputs: model(params, *inputs)[0]  # noqa: E731
 
@@ -324,7 +322,7 @@ def _classifier(
 
 def _pairs(model: Any, params: Params, card: Card, path: Path, note: Note) -> Work:
     pairs = scored_pairs(path)
-    prepare = text_preprocessor_of(card, _tokenizer(card))
+    prepare = text_preprocessor_of(card, tokenizer_of(card, card.name))
 
     def run(left: list[int]) -> Rows:
         batches = text_embedder(model, params, prepare, 2 * max(len(left), 1))
@@ -372,13 +370,13 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _windows(model: Any, params: Params, card: Card, path: Path) -> Work:
-    texts, tokenizer, context = plain_texts(path), _tokenizer(card), card.config.context
+    tokenizer = tokenizer_of(card, card.name)
+    texts, context = plain_texts(path), card.config.context
     windows: list[list[int]] = []
     size = 0
     for name, text in texts.items():
         encoded = tokenizer.encode(text)
-        # Where the model has a token that ends texts, the next one begins after it.
-        begin = [end for end in card.config.end_tokens if end < card.config.vocab_size][:1]
+        begin = beginning(card.config)
         ids = [*begin, *encoded.ids]
         if max(ids, default=0) >= card.config.vocab_size:
             raise ValueError(
@@ -398,14 +396,8 @@ def _windows(model: Any, params: Params, card: Card, path: Path) -> Work:
             raise ValueError(
                 f'{card.name!r}: expected finite probabilities of tokens, found others'
             )
-        with np.errstate(over='ignore'):
-            figures = {
-                'bits_per_byte': nats / math.log(2) / size,
-                'loss': nats / tokens,
-                'perplexity': np.exp(nats / tokens),
-            }
+        figures = text_figures(float(nats), int(tokens), size)
         data = f'{printable(path)}, {int(tokens)} tokens and {size} bytes'
-        figures = {name: float(x) for name, x in figures.items()}
         return Evaluation(card.task, data, len(texts), 0, figures)
 
     run = functools.partial(_nats, model, params, windows)
@@ -417,9 +409,3 @@ def _nats(model: Any, params: Params, windows: Sequence[Sequence[int]], left: li
     found = each_log_probabilities(model, params, [windows[i] for i in left])
     for i, logs in zip(left, found):
         yield i, (-float(logs.sum(dtype=np.float64)), len(logs))
-
-
-def _tokenizer(card: Card) -> Tokenizer:
-    if not card.tokenizer:
-        raise ValueError(f'no tokenizer is known for {card.name!r}')
-    return parse_tokenizer(Path(card.name), card.tokenizer)

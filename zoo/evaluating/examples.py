@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 from blox.paths import natural_key
 from blox.wording import printable, some
-from blox.zoo.training.images import LIKE_PARTS, VALIDATION, directories, images_below, is_image
+from blox.zoo.training.images import (
+    LIKE_PARTS,
+    VALIDATION,
+    check_no_loose,
+    directories,
+    images_below,
+)
 from blox.zoo.training.texts import read_text
 
 # Of the parts of a folder the first that is there is measured on.
@@ -89,14 +95,7 @@ def _part_of(root: Path) -> Path:
 
 
 def _class_folders(root: Path) -> Labelled:
-    loose = [
-        entry.name for entry in sorted(root.iterdir()) if is_image(entry.name) and entry.is_file()
-    ]
-    if loose:
-        raise ValueError(
-            f'{str(root)!r}: expected a directory for each class, found images beside them: '
-            f'{some(loose)}'
-        )
+    check_no_loose(root)
     found = {
         entry.name: [file for file in images_below(entry, Counter()) if _is_regular(file)]
         for entry in directories(root)

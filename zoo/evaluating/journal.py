@@ -115,8 +115,8 @@ def fingerprint(params: Params) -> str:
     """Return a hash of all parameters and their paths."""
     digest = hashlib.sha256()
     for path, param in params.items():
-        if not path.startswith(RNG):
-            value = np.asarray(param.value)
-            digest.update(f'{path} {value.shape} {value.dtype}\0'.encode())
-            digest.update(value.tobytes())
+        if path != RNG:
+            value = np.ascontiguousarray(param.value)
+            digest.update(f'{path} {param.shape} {value.dtype}\0'.encode())
+            digest.update(value.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

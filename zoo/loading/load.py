@@ -206,7 +206,7 @@ def text_preprocessor(
     (2, 3)
     """
     found = read_card(name_or_path, source=source, revision=revision)
-    return text_preprocessor_of(found, _tokenizer_of(found, source or name_or_path))
+    return text_preprocessor_of(found, tokenizer_of(found, source or name_or_path))
 
 
 def text_preprocessor_of(found: Card, tokenizer: Tokenizer) -> TextPreprocessor:
@@ -252,10 +252,11 @@ def tokenizer(
     ['for']
     """
     found = read_card(name_or_path, source=source, revision=revision)
-    return _tokenizer_of(found, source or name_or_path)
+    return tokenizer_of(found, source or name_or_path)
 
 
-def _tokenizer_of(found: Card, path: str | os.PathLike[str]) -> Tokenizer:
+def tokenizer_of(found: Card, path: str | os.PathLike[str]) -> Tokenizer:
+    """Return the tokenizer on a card, which `path` names in errors. ValueError if there is none."""
     if not found.tokenizer:
         raise ValueError(f'no tokenizer is known for {found.name!r} ({found.task})')
     return parse_tokenizer(Path(path), found.tokenizer)

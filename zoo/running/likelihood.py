@@ -1,6 +1,7 @@
 """Tell how likely a model finds the tokens of texts."""
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,22 @@ from blox.zoo.running.generation import bucket_of, token_rows
 
 # Logits of a batch, at most.
 _MOST_LOGITS = 1 << 26
+
+
+def beginning(config: Any) -> list[int]:
+    """Return the token that whole texts are read after: the one that ends texts, where the model has one."""
+    return [end for end in config.end_tokens if end < config.vocab_size][:1]
+
+
+def text_figures(nats: float, tokens: int, size: int) -> dict[str, float]:
+    """Return what so many nats mean for a text of so many tokens, and bytes."""
+    with np.errstate(over='ignore'):
+        perplexity = float(np.exp(nats / tokens))
+    return {
+        'bits_per_byte': nats / math.log(2) / size,
+        'loss': nats / tokens,
+        'perplexity': perplexity,
+    }
 
 
 def log_probabilities(

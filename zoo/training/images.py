@@ -134,12 +134,7 @@ def directories(root: Path) -> list[Path]:
 
 def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     """Find the image files of each class. Raise ValueError for less than two classes."""
-    loose = [p.name for p in sorted(root.iterdir()) if p.is_file() and is_image(p.name)]
-    if loose:
-        raise ValueError(
-            f'{str(root)!r}: expected a directory for each class, found images beside them: '
-            f'{some(loose)}'
-        )
+    check_no_loose(root)
     found = {entry.name: images_below(entry, others) for entry in directories(root)}
     if strange := [name for name in found if not name.isprintable()]:
         raise ValueError(f'{str(root)!r}: expected names that can be printed, found {strange}')
@@ -154,6 +149,16 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
             f'{some(list(found)) or "none"}'
         )
     return found
+
+
+def check_no_loose(root: Path) -> None:
+    """Raise ValueError for images beside the directories of classes."""
+    loose = [p.name for p in sorted(root.iterdir()) if p.is_file() and is_image(p.name)]
+    if loose:
+        raise ValueError(
+            f'{str(root)!r}: expected a directory for each class, found images beside them: '
+            f'{some(loose)}'
+        )
 
 
 def images_below(root: Path, others: Counter[str]) -> list[Path]:

@@ -1,6 +1,5 @@
 """EVA, as timm has it."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from blox.converters.mapping.parts import (
     TIMM_IMAGES,
     dense,
     merged,
-    norm,
+    norm_of,
     read_layer_scale,
     read_timm_norm,
     timm_header,
@@ -26,7 +25,7 @@ def timm(config: Any) -> tuple[Rule, ...]:
     """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
     theirs = 'blocks.{i}'
     last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
-    own_norm = functools.partial(norm, offset=config.norm == 'layer')
+    own_norm = norm_of(config)
     attention_norms = (*(('q_norm', 'k_norm') * config.qk_norm), *(('norm',) * config.attn_norm))
     return (
         *tokens(config, 'cls_token', 'reg_token'),

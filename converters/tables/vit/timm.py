@@ -1,6 +1,5 @@
 """ViT, and all that grew out of it, as timm has it."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from blox.converters.mapping.parts import (
     dense,
     merged,
     norm,
+    norm_of,
     read_class,
     read_layer_scale,
     read_timm_norm,
@@ -29,7 +29,7 @@ from blox.converters.tables.vit.parts import heads, scales, tokens
 
 def timm(config: Any) -> tuple[Rule, ...]:
     """Map to timm's names; what is normalized after pooling is so by `fc_norm`."""
-    own_norm = _norm_of(config)
+    own_norm = norm_of(config)
     last_norm = {'tokens': 'norm', 'pooled': 'fc_norm'}.get(config.final_norm, '')
     return (
         *tokens(config, 'cls_token', 'dist_token', 'reg_token'),
@@ -45,15 +45,10 @@ def timm(config: Any) -> tuple[Rule, ...]:
     )
 
 
-def _norm_of(config: Any) -> Callable[..., tuple[Rule, ...]]:
-    """Return what maps norms of the kind that the model has."""
-    return functools.partial(norm, offset=config.norm == 'layer')
-
-
 def _block(config: Any) -> tuple[Rule, ...]:
     """Map a block as most models have it."""
     ours, theirs = 'vit/block{i}', 'blocks.{i}'
-    own_norm = _norm_of(config)
+    own_norm = norm_of(config)
     return (
         *own_norm(f'{ours}/norm1', f'{theirs}.norm1'),
         *_attention(config, f'{ours}/attn', f'{theirs}.attn'),
@@ -66,7 +61,7 @@ def _block(config: Any) -> tuple[Rule, ...]:
 def _parallel(config: Any) -> tuple[Rule, ...]:
     """Map a block of two attentions and two MLPs side by side."""
     ours, theirs = 'vit/block{i}', 'blocks.{i}'
-    own_norm = _norm_of(config)
+    own_norm = norm_of(config)
     kinds = {'attn': ('attns', 'attn', _attention), 'mlp': ('ffns', 'mlp', _mlp)}
     return tuple(
         rule
@@ -85,7 +80,7 @@ def _wide(config: Any) -> tuple[Rule, ...]:
     ours, theirs = 'vit/block{i}', 'blocks.{i}'
     names = ('out',) if config.differential else ('attn_out', 'mlp_out')
     return (
-        *_norm_of(config)(f'{ours}/norm', f'{theirs}.in_norm'),
+        *norm_of(config)(f'{ours}/norm', f'{theirs}.in_norm'),
         *dense(f'{ours}/proj', f'{theirs}.in_proj', bias=config.qkv_bias),
         *(() if config.qkv_bias else (Rule(f'{ours}/mlp_bias', f'{theirs}.mlp_bias'),)),
         *_heads(config, f'{ours}/heads', theirs),
@@ -111,7 +106,7 @@ def _attention(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
     return (
         *dense(f'{ours}/qkv', f'{theirs}.qkv', bias=config.qkv_bias),
         *_heads(config, f'{ours}/heads' if config.differential else ours, theirs),
-        *(_norm_of(config)(*inner) if config.inner_norms else ()),
+        *(norm_of(config)(*inner) if config.inner_norms else ()),
         *dense(f'{ours}/proj', f'{theirs}.proj', bias=config.proj_bias),
     )
 
@@ -121,11 +116,7 @@ def _heads(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
     norms = ('q_norm', 'k_norm') * config.qk_norm
     vectors = tuple(f'lambda_{x}{n}' for x in 'qk' for n in (1, 2)) * config.differential
     return (
-        *(
-            rule
-            for name in norms
-            for rule in _norm_of(config)(f'{ours}/{name}', f'{theirs}.{name}')
-        ),
+        *(rule for name in norms for rule in norm_of(config)(f'{ours}/{name}', f'{theirs}.{name}')),
         *(Rule(f'{ours}/{name}', f'{theirs}.{name}') for name in vectors),
         *(norm(f'{ours}/norm', f'{theirs}.sub_norm', offset=False) if config.differential else ()),
     )
@@ -141,7 +132,7 @@ def _mlp(config: Any, ours: str, theirs: str) -> tuple[Rule, ...]:
     inner = (f'{ours}/norm', f'{theirs}.norm')
     return (
         *first,
-        *(_norm_of(config)(*inner) if config.inner_norms else ()),
+        *(norm_of(config)(*inner) if config.inner_norms else ()),
         *dense(f'{ours}/fc2', f'{theirs}.fc2', bias=has_bias),
     )
 
