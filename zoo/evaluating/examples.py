@@ -1,33 +1,28 @@
 """Read what a model is measured on: files of images, texts, and what is right of each."""
 
-import csv
-import io
 import math
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from blox.paths import natural_key
 from blox.wording import printable, some
-from blox.zoo.training.images import (
+from blox.zoo.datasets.folders import (
     LIKE_PARTS,
     VALIDATION,
     check_no_loose,
     directories,
     images_below,
 )
-from blox.zoo.training.texts import read_text
+from blox.zoo.datasets.tables import FILE, LABEL, OTHER_TEXT, TEXT, columns
+from blox.zoo.datasets.texts import read_text
 
 # Of the parts of a folder the first that is there is measured on.
 _PARTS = ('test', *VALIDATION)
 
-_FILE = ('file', 'path', 'image', 'filename', 'file_name')
-_LABEL = ('label', 'class', 'target', 'category')
-_TEXT = ('text', 'sentence', 'premise', 'sentence1', 'text1')
-_OTHER = ('text2', 'sentence2', 'hypothesis')
 _FIRST = ('sentence1', 'text1', 'sentence', 'text')
 _SECOND = ('sentence2', 'text2')
 _SCORE = ('score', 'similarity', 'label')
@@ -72,7 +67,7 @@ def labelled_images(path: Path) -> Labelled:
     """
     if path.is_dir():
         return _class_folders(_part_of(path))
-    rows = _columns(path, {'file': _FILE, 'label': _LABEL})
+    rows = columns(path, {'file': FILE, 'label': LABEL})
     files, names = [path.parent / file for file, _ in rows], [label for _, label in rows]
     items = [f'{file} {_size(path.parent / file)}' for file, _ in rows]
     return Labelled(files, [], names, items, [*dict.fromkeys(names)], printable(path))
@@ -122,7 +117,7 @@ def _size(file: Path) -> int:
 
 def labelled_texts(path: Path) -> Labelled:
     """Read a CSV file of texts, or pairs of texts, and labels. Raises ValueError for other files."""
-    rows = _columns(path, {'text': _TEXT, 'label': _LABEL, 'text2': _OTHER}, optional='text2')
+    rows = columns(path, {'text': TEXT, 'label': LABEL, 'text2': OTHER_TEXT}, optional='text2')
     texts = [(text, *other) if other else text for text, _, *other in rows]
     names = [label for _, label, *_ in rows]
     items = [repr(text) for text in texts]
@@ -131,7 +126,7 @@ def labelled_texts(path: Path) -> Labelled:
 
 def scored_pairs(path: Path) -> Pairs:
     """Read a CSV file of pairs of texts and their scores. Raises ValueError for other files."""
-    rows = _columns(path, {'sentence1': _FIRST, 'sentence2': _SECOND, 'score': _SCORE})
+    rows = columns(path, {'sentence1': _FIRST, 'sentence2': _SECOND, 'score': _SCORE})
     scores = []
     for row, (_, _, text) in enumerate(rows, 1):
         try:
@@ -162,55 +157,6 @@ def plain_texts(path: Path) -> dict[str, str]:
         what = 'files that end in .txt' if path.is_dir() else 'a text'
         raise ValueError(f'{str(path)!r}: expected {what}, found nothing')
     return found
-
-
-def _columns(
-    path: Path, wanted: Mapping[str, Sequence[str]], optional: str = ''
-) -> list[tuple[str, ...]]:
-    """Return the cells of the columns wanted, of a CSV file whose first line names them.
-
-    Cells are divided by what makes such names of that line: commas, semicolons or tabs.
-    """
-    text = read_text(path)
-    tables = {mark: csv.reader(io.StringIO(text, newline=''), delimiter=mark) for mark in ',;\t'}
-    try:
-        heads = {mark: [cell.strip().lower() for cell in next(t, [])] for mark, t in tables.items()}
-        mark = max(
-            heads, key=lambda mark: len({*heads[mark]} & {n for k in wanted.values() for n in k})
-        )
-        places = _places(path, heads[mark], wanted, optional)
-        rows = []
-        for row in tables[mark]:
-            if row and len(row) != len(heads[mark]):
-                raise ValueError(
-                    f'{str(path)!r}: expected {len(heads[mark])} cells, as the first line names, in the '
-                    f'row that ends in line {tables[mark].line_num}, found {len(row)}'
-                )
-            rows += [tuple(row[place] for place in places)] if row else []
-    except csv.Error as error:
-        raise ValueError(f'{str(path)!r}: expected a CSV file: {error}') from error
-    if not rows:
-        raise ValueError(f'{str(path)!r}: expected rows below the names of columns, found none')
-    return rows
-
-
-def _places(
-    path: Path, head: Sequence[str], wanted: Mapping[str, Sequence[str]], optional: str
-) -> list[int]:
-    """Return which columns are those wanted. ValueError for one that is missing, or there twice."""
-    chosen: list[str] = []
-    for what, known in wanted.items():
-        found = [name for name in known if name in head and name not in chosen]
-        if not found and what != optional:
-            others = ', '.join(name for name in known if name != what)
-            raise ValueError(
-                f'{str(path)!r}: expected a CSV file whose first line names a column {what} '
-                f'(or {others}), found {some(head) or "none"}'
-            )
-        chosen += found[:1]
-    if twice := [name for name in chosen if head.count(name) > 1]:
-        raise ValueError(f'{str(path)!r}: expected one column {twice[0]}, found several')
-    return [head.index(name) for name in chosen]
 
 
 # Classes by name.

@@ -14,17 +14,19 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from blox.wording import printable, some
+from blox.zoo.datasets.folders import (
+    LIKE_PARTS,
+    VALIDATION,
+    check_no_loose,
+    directories,
+    images_below,
+)
 from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor, read_image
 from blox.zoo.training.augment import augment
 from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
 
 # Names of directories that are parts of the data, not classes.
 _TRAINING, _TEST = 'train', 'test'
-LIKE_PARTS = (
-    *('train', 'training', 'val', 'valid', 'validation', 'dev', 'eval', 'evaluation'),
-    *('test', 'testing', 'holdout'),
-)
-VALIDATION = ('val', 'valid', 'validation')
 
 Files: TypeAlias = Mapping[str, Sequence[Path]]
 
@@ -127,11 +129,6 @@ def _same_classes(root: Path, name: str, training: Files, others: Counter[str]) 
     return found
 
 
-def directories(root: Path) -> list[Path]:
-    """Return the directories in a folder, sorted, hidden ones left out."""
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith('.'))
-
-
 def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
     """Find the image files of each class. Raise ValueError for less than two classes."""
     check_no_loose(root)
@@ -149,34 +146,6 @@ def _classes(root: Path, others: Counter[str]) -> dict[str, list[Path]]:
             f'{some(list(found)) or "none"}'
         )
     return found
-
-
-def check_no_loose(root: Path) -> None:
-    """Raise ValueError for images beside the directories of classes."""
-    loose = [p.name for p in sorted(root.iterdir()) if p.is_file() and is_image(p.name)]
-    if loose:
-        raise ValueError(
-            f'{str(root)!r}: expected a directory for each class, found images beside them: '
-            f'{some(loose)}'
-        )
-
-
-def images_below(root: Path, others: Counter[str]) -> list[Path]:
-    """Find the image files below a folder, and links to some; count what else is there."""
-    files = []
-    for folder, directories, names in os.walk(root):
-        directories[:] = sorted(name for name in directories if not name.startswith('.'))
-        for name in sorted(name for name in names if not name.startswith('.')):
-            if is_image(name):
-                files.append(Path(folder) / name)
-            else:
-                others[Path(name).suffix.lower() or name] += 1
-    return files
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file is called as an image is, and not hidden."""
-    return not name.startswith('.') and name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _divided(

@@ -10,9 +10,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from blox.wording import printable
+from blox.zoo.datasets.texts import read_text
 from blox.zoo.training.data import IGNORED, Data, Pair, check_fraction
-
-_MAX_BYTES = 2**30
 
 
 def text_file(
@@ -44,18 +43,6 @@ def text_file(
         fingerprint=hashlib.sha256(f'{cut} {length} '.encode() + tokens.tobytes()).hexdigest(),
         summary=f'{name}: {len(tokens)} tokens, the last {len(held_out)} held out',
     )
-
-
-def read_text(path: Path) -> str:
-    """Read a file of text. ValueError for one that is too long, or not UTF-8."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise ValueError(f'{str(path)!r}: expected at most {_MAX_BYTES} bytes of text')
-    try:
-        return path.read_bytes().decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{str(path)!r}: expected text in UTF-8, found {error.reason} at byte {error.start}'
-        ) from error
 
 
 def _tokens(path: Path, tokenizer: Tokenizer, vocab_size: int) -> np.ndarray:

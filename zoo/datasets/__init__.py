@@ -1,0 +1,1 @@
+"""Files that hold examples: folders of images, tables, texts."""

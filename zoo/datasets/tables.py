@@ -1,0 +1,94 @@
+"""Tables: CSV files whose first line names their columns."""
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from blox.wording import some
+from blox.zoo.datasets.texts import read_text
+
+# What columns are called, by what is in them.
+FILE = ('file', 'path', 'image', 'filename', 'file_name')
+LABEL = ('label', 'class', 'target', 'category')
+TEXT = ('text', 'sentence', 'premise', 'sentence1', 'text1')
+OTHER_TEXT = ('text2', 'sentence2', 'hypothesis')
+
+
+class Table(NamedTuple):
+    """Cells of a table by row; `head` names its columns, in lower case."""
+
+    path: Path
+    head: list[str]
+    rows: list[list[str]]
+
+    def find(self, known: Sequence[str], taken: Sequence[str] = ()) -> str:
+        """Return the first known name that a column has and that is not taken, or ''."""
+        found = next((name for name in known if name in self.head and name not in taken), '')
+        if found and self.head.count(found) > 1:
+            raise ValueError(f'{str(self.path)!r}: expected one column {found}, found several')
+        return found
+
+    def require(self, what: str, known: Sequence[str], taken: Sequence[str] = ()) -> str:
+        """Return what `find` finds. ValueError for nothing."""
+        if found := self.find(known, taken):
+            return found
+        others = ', '.join(name for name in known if name != what)
+        raise ValueError(
+            f'{str(self.path)!r}: expected a CSV file whose first line names a column {what} '
+            f'(or {others}), found {some(self.head) or "none"}'
+        )
+
+    def column(self, name: str) -> list[str]:
+        """Return the cells of a column."""
+        place = self.head.index(name)
+        return [row[place] for row in self.rows]
+
+
+def read_table(path: Path, known: Collection[str]) -> Table:
+    """Read a CSV file. Its cells are divided by commas, semicolons or tabs: what makes known names of its head.
+
+    Raises ValueError for rows that have more or fewer cells than the first line, and for no rows.
+    """
+    text = read_text(path)
+    tables = {mark: csv.reader(io.StringIO(text, newline=''), delimiter=mark) for mark in ',;\t'}
+    try:
+        heads = {mark: [cell.strip().lower() for cell in next(t, [])] for mark, t in tables.items()}
+        mark = max(heads, key=lambda mark: len({*heads[mark]} & {*known}))
+        rows = []
+        for row in tables[mark]:
+            if row and len(row) != len(heads[mark]):
+                raise ValueError(
+                    f'{str(path)!r}: expected {len(heads[mark])} cells, as the first line names, in the '
+                    f'row that ends in line {tables[mark].line_num}, found {len(row)}'
+                )
+            rows += [row] if row else []
+    except csv.Error as error:
+        raise ValueError(f'{str(path)!r}: expected a CSV file: {error}') from error
+    return Table(path, heads[mark], rows)
+
+
+def columns(
+    path: Path, wanted: Mapping[str, Sequence[str]], optional: str = ''
+) -> list[tuple[str, ...]]:
+    """Return by row the cells of the columns wanted, by any of their names.
+
+    Raises ValueError for a column that is missing, and for no rows.
+    """
+    table = read_table(path, {name for known in wanted.values() for name in known})
+    chosen: list[str] = []
+    for what, known in wanted.items():
+        found = table.find(known, chosen)
+        if found or what != optional:
+            chosen.append(found or table.require(what, known, chosen))
+    check_rows(table)
+    return list(zip(*map(table.column, chosen)))
+
+
+def check_rows(table: Table) -> None:
+    """Raise ValueError for a table without rows."""
+    if not table.rows:
+        raise ValueError(
+            f'{str(table.path)!r}: expected rows below the names of columns, found none'
+        )
