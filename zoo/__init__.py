@@ -24,13 +24,17 @@ from blox.zoo.saving.compile import compile
 from blox.zoo.saving.export import export
 from blox.zoo.saving.push import push
 from blox.zoo.saving.save import save
+from blox.zoo.training.augment import Augmentation
 from blox.zoo.training.classes import load_for_classes
 from blox.zoo.training.data import Data
+from blox.zoo.training.depth import tune_last
 from blox.zoo.training.finetune import finetune
 from blox.zoo.training.images import image_folder
+from blox.zoo.training.tables import image_table, text_table
 from blox.zoo.training.texts import text_file
 
 __all__ = [
+    'Augmentation',
     'Card',
     'Data',
     'Evaluation',
@@ -48,6 +52,7 @@ __all__ = [
     'finetune',
     'generate',
     'image_folder',
+    'image_table',
     'init',
     'label_embeddings',
     'list_models',
@@ -61,5 +66,7 @@ __all__ = [
     'stream',
     'text_file',
     'text_preprocessor',
+    'text_table',
     'tokenizer',
+    'tune_last',
 ]

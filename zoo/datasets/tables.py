@@ -17,9 +17,15 @@ OTHER_TEXT = ('text2', 'sentence2', 'hypothesis')
 
 
 class Table(NamedTuple):
-    """Cells of a table by row; `head` names its columns, in lower case."""
+    """Cells of a table by row.
+
+    Attributes:
+      names: of its columns, as they are written.
+      head: the same in lower case, by which columns are found.
+    """
 
     path: Path
+    names: list[str]
     head: list[str]
     rows: list[list[str]]
 
@@ -54,7 +60,8 @@ def read_table(path: Path, known: Collection[str]) -> Table:
     text = read_text(path)
     tables = {mark: csv.reader(io.StringIO(text, newline=''), delimiter=mark) for mark in ',;\t'}
     try:
-        heads = {mark: [cell.strip().lower() for cell in next(t, [])] for mark, t in tables.items()}
+        names = {mark: [cell.strip() for cell in next(t, [])] for mark, t in tables.items()}
+        heads = {mark: [name.lower() for name in own] for mark, own in names.items()}
         mark = max(heads, key=lambda mark: len({*heads[mark]} & {*known}))
         rows = []
         for row in tables[mark]:
@@ -66,7 +73,7 @@ def read_table(path: Path, known: Collection[str]) -> Table:
             rows += [row] if row else []
     except csv.Error as error:
         raise ValueError(f'{str(path)!r}: expected a CSV file: {error}') from error
-    return Table(path, heads[mark], rows)
+    return Table(path, names[mark], heads[mark], rows)
 
 
 def columns(

@@ -68,15 +68,10 @@ def confusion(judged: Judged, count: int) -> np.ndarray:
 
 def classification(judged: Judged, table: np.ndarray, scores: str) -> dict[str, float]:
     """Return accuracies and f1, and of softmax scores loss and calibration error; `table` is the confusion."""
-    recalls, _, f1s = _by_class(table)
-    seen, named = table.sum(1) > 0, (table.sum(1) + table.sum(0)) > 0
     found = {'accuracy': float((judged.ranks == 1).mean())}
     if len(table) > 5:
         found['top5_accuracy'] = float((judged.ranks <= 5).mean())
-    found |= {
-        'balanced_accuracy': float(recalls[seen].mean()),
-        'macro_f1': float(f1s[named].mean()),
-    }
+    found |= {name: of_counts(*_counts(table)) for name, of_counts in BY_CLASS.items()}
     if scores == 'softmax':
         smallest = np.finfo(np.float64).tiny
         found['loss'] = float(-np.log(np.maximum(judged.probabilities, smallest)).mean())
@@ -84,23 +79,43 @@ def classification(judged: Judged, table: np.ndarray, scores: str) -> dict[str, 
     return found
 
 
+# Of counts by class: how many were found rightly, found, and are there.
+
+
+def balanced_accuracy(right: np.ndarray, found: np.ndarray, there: np.ndarray) -> float:
+    """Return the mean recall of the classes that there are; 0 if there are none."""
+    recalls = _over(right, there)[there > 0]
+    return float(recalls.mean()) if recalls.size else 0.0
+
+
+def macro_f1(right: np.ndarray, found: np.ndarray, there: np.ndarray) -> float:
+    """Return the mean f1 of the classes that there are or that were found; 0 if there are none."""
+    f1s = _over(2 * right, found + there)[found + there > 0]
+    return float(f1s.mean()) if f1s.size else 0.0
+
+
+BY_CLASS = {'balanced_accuracy': balanced_accuracy, 'macro_f1': macro_f1}
+
+
 def by_class(table: np.ndarray, labels: tuple[str, ...]) -> tuple[OfClass, ...]:
     """Return precision, recall and f1 of each class that has examples or was predicted."""
-    recalls, precisions, f1s = _by_class(table)
+    right, found, there = _counts(table)
+    precisions, recalls = _over(right, found), _over(right, there)
+    f1s = _over(2 * right, found + there)
     return tuple(
-        OfClass(labels[i], float(precisions[i]), float(recalls[i]), float(f1s[i]), int(row.sum()))
-        for i, row in enumerate(table)
-        if row.sum() or table[:, i].sum()
+        OfClass(labels[i], float(precisions[i]), float(recalls[i]), float(f1s[i]), int(there[i]))
+        for i in np.flatnonzero(found + there)
     )
 
 
-def _by_class(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return recall, precision and f1 of each class, 0 where there is nothing to divide by."""
-    right, said, there = np.diag(table), table.sum(0), table.sum(1)
-    return tuple(
-        above / np.maximum(below, 1)
-        for above, below in ((right, there), (right, said), (2 * right, said + there))
-    )
+def _counts(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return how many of each class were found rightly, found, and are there."""
+    return np.diag(table), table.sum(0), table.sum(1)
+
+
+def _over(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Divide, to 0 where there is nothing to divide by."""
+    return above / np.maximum(below, 1)
 
 
 def reliability(judged: Judged) -> tuple[Bin, ...]:

@@ -210,15 +210,15 @@ class ImagePreprocessor:
         mode = 'L' if len(self.mean) == 1 else 'RGB'
         pixels = read_image(image, mode)
         if self.resize_dtype == 'uint8':
-            fitted = np.asarray(self._fit(pixels), np.float32) / 255
+            fitted = np.asarray(self.fit(pixels), np.float32) / 255
         else:
             # Pillow has floats in images of one channel alone.
             planes = (np.asarray(band, np.float32) / 255 for band in pixels.split())
-            fitted = np.stack([np.asarray(self._fit(Image.fromarray(p))) for p in planes], -1)
+            fitted = np.stack([np.asarray(self.fit(Image.fromarray(p))) for p in planes], -1)
         scaled = fitted.reshape(*self.size, len(self.mean))
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
-    def _fit(self, image: Image.Image) -> Image.Image:
+    def fit(self, image: Image.Image) -> Image.Image:
         """Resize an image and crop it to `size`."""
         high, wide = self._resized(image)
         if wide * high > MAX_PIXELS:

@@ -29,6 +29,7 @@ from blox.zoo.catalog.entries import card
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.text import Padding, TextPreprocessor
 from blox.zoo.inputs.tokenizers import parse_tokenizer, special_token
+from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
@@ -96,19 +97,12 @@ def load(
     place = resolve(name_or_path, source, revision, overrides.get('task', ''), state)
     if check:
         place.check()
-    stored, family = place.card, families()[place.card.family]
-    wanted = family.override(stored.config, overrides)
+    family = families()[place.card.family]
+    wanted = family.override(place.card.config, overrides)
     # Files have entries of each block.
     config = dataclasses.replace(wanted, scan=False)
-    model = family.build(stored.config)
-    params = place.read(model, _precise(dtype) if config != stored.config else dtype)
-    if config != stored.config:
-        model = family.build(config)
-        params = _resized(params, model, stored, seed)
-        if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
-            what = 'these overrides do not fit its weights'
-            raise ValueError(f'{str(name_or_path)!r}: {what}: {some(wrong, separator="; ")}')
-    for change in _changes(stored, config):
+    model, params = read_as(place, str(name_or_path), config, dtype, seed)
+    for change in _changes(place.card, config):
         _LOG.info('%s: %s', name_or_path, change)
     params = params.merge(Params(seed)).finalize()
     if dtype is not None:
@@ -138,6 +132,11 @@ def read_card(
     ('num_classes 10 -> 3: vit/head*/* started anew',)
     """
     found = resolve(name_or_path, source, revision, overrides.get('task', ''), state).card
+    return card_with(found, overrides)
+
+
+def card_with(found: Card, overrides: Mapping[str, Any]) -> Card:
+    """Return the card of what these overrides make of the model that `found` is of."""
     family = families()[found.family]
     config = family.override(found.config, overrides)
     count = family.count_classes(config)
@@ -196,17 +195,26 @@ def text_preprocessor(
     *,
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    max_tokens: int = 0,
 ) -> TextPreprocessor:
     """Return what makes a text model's inputs of texts: prompts before them, cut, padded to a batch.
 
-    Arguments are as for `load`. Texts are prepared as sentence-transformers does it for the same
+    Arguments are as for `load`; `max_tokens`, if it is not 0, cuts texts sooner. Texts are prepared as sentence-transformers does it for the same
     folder: `prepare(texts, prompt_name='query')`.
 
     >>> text_preprocessor('gpt2-pydocs')(['for', 'The for statement']).mask.shape
     (2, 3)
     """
-    found = read_card(name_or_path, source=source, revision=revision)
+    found = with_max_tokens(read_card(name_or_path, source=source, revision=revision), max_tokens)
     return text_preprocessor_of(found, tokenizer_of(found, source or name_or_path))
+
+
+def with_max_tokens(found: Card, max_tokens: int) -> Card:
+    """Return a card whose texts are cut to so many tokens; 0 leaves them."""
+    if not max_tokens:
+        return found
+    texts = dataclasses.replace(found.texts, max_tokens=max_tokens)
+    return dataclasses.replace(found, texts=texts)
 
 
 def text_preprocessor_of(found: Card, tokenizer: Tokenizer) -> TextPreprocessor:
@@ -263,6 +271,27 @@ def tokenizer_of(found: Card, path: str | os.PathLike[str]) -> Tokenizer:
 
 
 # Overrides.
+
+
+def read_as(
+    place: Place, name: str, config: Any, dtype: Any = None, seed: int | jax.Array = 0
+) -> tuple[ZooModel, Params]:
+    """Return a model of `config`, and the Params of a place, resized and started anew where they differ.
+
+    ValueError that lists what does not fit, of what `name` stands for.
+    """
+    stored, family = place.card, families()[place.card.family]
+    model = family.build(stored.config)
+    if config == stored.config:
+        return model, place.read(model, dtype)
+    params = place.read(model, _precise(dtype))
+    model = family.build(config)
+    params = _resized(params, model, stored, seed)
+    if wrong := differences(shapes(model_spec(model)), shapes(params), 'shape'):
+        raise ValueError(
+            f'{name!r}: these overrides do not fit its weights: {some(wrong, separator="; ")}'
+        )
+    return model, params
 
 
 def _precise(dtype: Any) -> Any:

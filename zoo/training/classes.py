@@ -4,61 +4,82 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from blox.params import Params
+from blox.zoo.architecture.family import Head
 from blox.zoo.catalog.card import Card, default_scores
-from blox.zoo.loading.load import restarted
+from blox.zoo.loading.load import card_with, read_as, restarted
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
 
 
 def load_for_classes(
-    name_or_path: str | os.PathLike[str], labels: Sequence[str], *, seed: int = 0
+    name_or_path: str | os.PathLike[str],
+    labels: Sequence[str],
+    *,
+    scores: str = '',
+    seed: int = 0,
+    **overrides: Any,
 ) -> tuple[Any, Params, Card]:
     """Load a pretrained model for these classes: Params in float32, all trainable, and its card.
 
-    The head is drawn anew with `seed`, unless the model has these very labels in this order.
+    The head is drawn anew with `seed`, unless the model has these very labels in this order. `scores` say
+    what logits shall be: 'softmax' if one of the classes is right, 'sigmoid' if each may be, 'none' if
+    labels name values; '' for what the model says, or is usual. `overrides` are those of `load`, such as
+    `image_size`; `task='text-classification'` gives a text model a head.
 
     >>> model, params, card = load_for_classes('vit-digits', ['cat', 'dog'])
     >>> params['vit/head/w'], card.changes
     (Param(float32[96,2]), ('vit/head*/* started anew for 2 other classes',))
     """
-    return read_for_classes(resolve(name_or_path), labels, seed=seed)
+    place = resolve(name_or_path, task=overrides.get('task', ''))
+    return read_for_classes(place, labels, scores=scores, seed=seed, **overrides)
 
 
 def read_for_classes(
-    found: Place, labels: Sequence[str], *, seed: int = 0
+    found: Place, labels: Sequence[str], *, scores: str = '', seed: int = 0, **overrides: Any
 ) -> tuple[Any, Params, Card]:
     """Do as `load_for_classes` does with a checkpoint that is open already."""
+    stored, head = found.card, None
+    if labels and (stored.labels != tuple(labels) or scores not in ('', stored.scores)):
+        head = _head_of(stored, overrides)
+        overrides = {**overrides, head.field: len(labels)}
     # What was said of the weights as they are does not hold of what is made of them.
-    card = dataclasses.replace(found.card, training='', metrics={})
-    family = families()[card.family]
-    model = family.build(card.config)
-    if card.labels == tuple(labels):
-        params = found.read(model, jnp.float32)
-        return model, params.merge(Params(seed)).finalize().unfreeze(), card
-    if family.head is None or (hasattr(card.config, 'task') and not card.config.num_classes):
-        raise ValueError(
-            f'{card.name!r} is for {card.task}: it has no head for classes; of texts bx.zoo.load starts one, '
-            "with task='text-classification' and num_classes"
-        )
-    field, head = family.head
-    config = family.override(card.config, {field: len(labels)})
-    params = found.read(model, jnp.float32)
-    model = family.build(config)
-    # Even where as many other classes leave the head's shape as it is.
-    params = restarted(params, model, (head,), seed)
-    card = dataclasses.replace(
-        card,
-        config=config,
-        labels=tuple(labels),
-        scores=default_scores(config, card.task, len(labels)),
-        summary='',
-        changes=(*card.changes, f'{head} started anew for {len(labels)} other classes'),
-    )
+    card = dataclasses.replace(card_with(stored, overrides), training='', metrics={})
+    model, params = read_as(found, card.name, card.config, jnp.float32, seed)
+    if head:
+        # Even where as many other classes leave the head's shape as it is.
+        params = restarted(params, model, (head.pattern,), seed)
+        card = _for_labels(card, head, labels, scores)
     return model, params.merge(Params(seed)).finalize().unfreeze(), card
+
+
+def _head_of(card: Card, overrides: Mapping[str, Any]) -> Head:
+    """Return the head that classes are given by. ValueError for a model that can have none."""
+    family = families()[card.family]
+    is_text = hasattr(card.config, 'task')
+    is_without = is_text and not card.config.num_classes and 'task' not in overrides
+    if family.head is None or is_without:
+        raise ValueError(
+            f'{card.name!r} is for {card.task}: it has no head for classes; of texts one is started '
+            "with task='text-classification'"
+        )
+    return family.head
+
+
+def _for_labels(card: Card, head: Head, labels: Sequence[str], scores: str) -> Card:
+    """Return the card of a model whose head was started anew for these labels."""
+    kind = 'values' if scores == 'none' else 'classes'
+    kept = (line for line in card.changes if not line.startswith(f'{head.field} '))
+    return dataclasses.replace(
+        card,
+        labels=tuple(labels),
+        scores=scores or default_scores(card.config, card.task, len(labels)),
+        summary='',
+        changes=(*kept, f'{head.pattern} started anew for {len(labels)} other {kind}'),
+    )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 # The target that fills a batch up and does not count; of values it is NaN.
 IGNORED = -1
@@ -32,10 +33,15 @@ class Data:
       read: from an example to its inputs and targets, without the batch axis. Inputs are an array, or a
         tuple of those that the model takes; targets classes as integers, or a floating-point value of
         each class. In training it gets a random generator, to augment with; in measuring None.
-      labels: names of the classes, in the order of the targets; () where those are tokens.
+      labels: names of the classes, or of the values, in the order of the targets; () where those are
+        tokens.
       fingerprint: tells these data from others.
       summary: for people.
       test: examples that choose nothing: the best is scored on them once, at the end.
+      scores: what logits are to be, as a card has it: 'sigmoid' for any number of classes of each
+        example, 'none' for values; '' for one class of each.
+      counts: how many of `training` have each class, () where that is not known.
+      picture: from an example to the image that people see, None where there is none.
     """
 
     training: Sequence[Example]
@@ -45,6 +51,9 @@ class Data:
     fingerprint: str = ''
     summary: str = ''
     test: Sequence[Example] = ()
+    scores: str = ''
+    counts: tuple[int, ...] = ()
+    picture: Callable[[Example], Image.Image] | None = None
 
     def __repr__(self) -> str:
         tested = f', {len(self.test)} to test' if self.test else ''

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ def finetune(
     epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    schedule: str = 'cosine',
+    warmup: float | None = None,
+    weight_decay: float = 0.05,
+    layer_decay: float = 1.0,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | str = (),
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
+    ema: float = 0.0,
+    patience: int = 0,
+    choose_by: str | None = None,
     seed: int = 0,
     dtype: Any = None,
     freeze_statistics: bool = True,
@@ -38,15 +49,27 @@ def finetune(
 ) -> tuple[Params, tuple[Epoch, ...]]:
     """Train what is trainable in `params`; return the best of it, and what each epoch came to.
 
-    The loss is what `card.scores` are trained by: cross entropy for a softmax, which it is without a
-    card and several classes, binary cross entropy for a sigmoid, squared error for values. The best
-    has the highest accuracy on the held-out examples, then the lowest loss; for text the lowest
-    loss. What is frozen gets no gradient and no optimizer state: freeze a part, or pass
-    `bx.lora(params, ...)`, to train the rest. AdamW takes the steps, with a warmup and a cosine.
+    What is frozen gets no gradient and no optimizer state: freeze a part, or pass `bx.lora(params, ...)`
+    or `bx.zoo.tune_last(model, params, n)`, to train the rest. A batch norm whose scale and offset are
+    frozen works with the statistics that it has, which stay, unless `freeze_statistics` is False. `dtype`
+    is what the model computes in; parameters and optimizer keep their own.
+
+    The loss is what `card.scores`, or without a card `data.scores`, are trained by: cross entropy for a
+    softmax, binary cross entropy for a sigmoid, squared error for values. `label_smoothing` gives that share
+    of each target to all classes alike. `class_weights` are those of torch's losses, or 'balanced': inverse
+    to how often a class is there. `mixup` and `cutmix`, timm's alphas, mix images of a batch.
+
+    AdamW takes the steps. Its rate rises for `warmup`, a share of them (a tenth, at most 500, unless it is
+    given), and falls to zero by `schedule`: 'cosine', 'linear', or not at all for 'constant'. Matrices
+    decay by `weight_decay`. Each block below the head learns more slowly by the factor `layer_decay`.
     `epochs`, `batch_size` and `learning_rate` are chosen by how much data and how many trainable
-    parameters there are. `dtype` is what the model computes in; parameters and optimizer keep
-    their own. A batch norm whose scale and offset are frozen works with the statistics that it has,
-    which stay, unless `freeze_statistics` is False.
+    parameters there are.
+
+    After each epoch the held-out examples are measured. The best epoch is chosen by the highest 'accuracy',
+    then the lowest loss, or by what `choose_by` names: 'loss', which it is of texts and values,
+    'balanced_accuracy' or 'macro_f1'. After `patience` epochs without a better one it ends early. With
+    `ema`, such as 0.999, what is measured and returned is an average of the parameters over the steps,
+    which moves so slowly, at first faster.
 
     With `out`, a name ending in .safetensors, the best is saved there as `bx.zoo.save` does, adapters
     merged; `card` says more of it, and so do its scores on `data.test`, if there is any. Beside it
@@ -66,19 +89,27 @@ def finetune(
     >>> history[-1].held_out_accuracy
     1.0
     """
-    classes = family_of(model).count_classes(model.config)
     plan = make_plan(
         params,
         data,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=learning_rate,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        layer_decay=layer_decay,
+        label_smoothing=label_smoothing,
+        class_weights=class_weights,
+        mixup=mixup,
+        cutmix=cutmix,
+        ema=ema,
+        patience=patience,
+        choose_by=choose_by,
         seed=seed,
         dtype=dtype,
         freeze_statistics=freeze_statistics,
-        scores=card.scores
-        if card
-        else default_scores(model.config, family_of(model).task_of(model.config), classes),
+        scores=_scores(model, data, card),
     )
     _check_task(model, data)
     with _memory_errors(plan):
@@ -109,7 +140,7 @@ def _finetune_to(
         state, wrong = train(model, params, data, plan, folder, on_epoch)
         if not state.history:
             raise _diverged(wrong, plan)
-        params, best = params.merge(state.best), best_of(state.history, bool(data.labels))
+        params, best = params.merge(state.best), best_of(state.history, plan.choose_by)
         scores = score(model, params, data, data.test, plan) if data.test else None
         card = result.card_after(card, params, plan, best, scores)
         result.write(out, model, params, card, state.history)
@@ -118,6 +149,22 @@ def _finetune_to(
         saved = f'{str(out)!r} is the best before, of epoch {best.epoch}; '
         raise _diverged(wrong, plan, saved)
     return params, state.history
+
+
+def _scores(model: Any, data: Data, card: Card | None) -> str:
+    """Return what logits are trained to be. ValueError if the card and the data disagree."""
+    family = family_of(model)
+    usual = default_scores(
+        model.config, family.task_of(model.config), family.count_classes(model.config)
+    )
+    if not data.scores:
+        return card.scores if card else usual
+    if card and card.scores != data.scores:
+        raise ValueError(
+            f'expected a card whose scores are {data.scores!r}, as of these data, found '
+            f'{card.scores!r}: bx.zoo.load_for_classes(NAME, data.labels, scores=data.scores) gives one'
+        )
+    return data.scores
 
 
 def _check_task(model: Any, data: Data) -> None:

@@ -133,7 +133,7 @@ class Folder:
 
 def _arrays(state: State) -> dict[str, Any]:
     """Return those fields of a state that are arrays; `best` only once there is one."""
-    names = ('params', 'optimizer', 'totals', *(['best'] if state.history else []))
+    names = ('params', 'optimizer', 'totals', 'average', *(['best'] if state.history else []))
     return {name: getattr(state, name) for name in names}
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,9 +18,10 @@ from blox.zoo.datasets.folders import (
     directories,
     images_below,
 )
-from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor, read_image
-from blox.zoo.training.augment import augment
-from blox.zoo.training.data import THREADS, Data, Pair, check_fraction
+from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor
+from blox.zoo.training.augment import Augmentation
+from blox.zoo.training.data import Data, check_fraction
+from blox.zoo.training.image_data import Examples, Images, image_data
 
 # Names of directories that are parts of the data, not classes.
 _TRAINING, _TEST = 'train', 'test'
@@ -49,6 +47,7 @@ def image_folder(
     seed: int = 0,
     flip: bool = False,
     labels: Sequence[str] = (),
+    augmentation: Augmentation = Augmentation(),
 ) -> Data:
     """Read a folder with a directory of images for each class; their sorted names are the labels.
 
@@ -59,9 +58,9 @@ def image_folder(
     directories have the same names, gives their order. A class's own subdirectories belong to it.
     Hidden files are left out, and files that are no images by their suffix, as `summary` says.
 
-    Training sees a random part of each image, nearly what `prepare` shows of it, and with `flip`
-    mirrors half of them; digits and letters stay what they are without. Held-out images are read by
-    `prepare` alone. Every file is decoded once before this returns.
+    Training sees images changed at random, as `augmentation` says: nearly what `prepare` shows of them
+    without it. With `flip` half of them are mirrored; digits and letters stay what they are without.
+    Held-out images are read by `prepare` alone. Every file is decoded once before this returns.
 
     Raises ValueError, which names all files that cannot be read, or the classes that do not fit.
     """
@@ -72,18 +71,18 @@ def image_folder(
     names = sorted(found.training)
     order = tuple(labels) if sorted(labels) == names else tuple(names)
     training, held_out, test = (
-        [(file, order.index(name)) for name in names for file in part.get(name, ())]
+        [
+            (file, np.asarray(order.index(name), np.int32))
+            for name in names
+            for file in part.get(name, ())
+        ]
         for part in (found.training, found.held_out, found.test)
     )
-    files = [file for file, _ in (*training, *held_out, *test)]
-    _check_images(files, prepare)
-    return Data(
-        training,
-        held_out,
-        test=test,
-        read=lambda example, rng: _read_image(example, prepare, flip, rng),
-        labels=order,
-        fingerprint=_fingerprint(root, files, prepare, flip),
+    return image_data(
+        Examples(training, held_out, test),
+        prepare,
+        Images(root, order, augmentation, flip),
+        counts=tuple(len(found.training[name]) for name in order),
         summary=_summary(root, found),
     )
 
@@ -165,53 +164,6 @@ def _divided(
         training[name] = [files[j] for j in sorted(order[count:])]
         held_out[name] = [files[j] for j in sorted(order[:count])]
     return training, held_out
-
-
-def _check_images(files: Sequence[Path], prepare: ImagePreprocessor) -> None:
-    """Decode every file once: better to stop now than in the middle of training."""
-
-    def error(file: Path) -> str:
-        try:
-            if file.exists() and not file.is_file():
-                return f'{str(file)!r} is not a regular file'
-            prepare(file)
-        except (OSError, ValueError) as error:
-            return str(error) if str(file) in str(error) else f'{str(file)!r}: {error}'
-        return ''
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        wrong = [text for text in pool.map(error, files) if text]
-    if wrong:
-        raise ValueError(
-            f'{len(wrong)} of {len(files)} images cannot be read; mend or remove them: '
-            f'{some(wrong, 50)}'
-        )
-
-
-def _read_image(
-    example: tuple[Path, int],
-    prepare: ImagePreprocessor,
-    flip: bool,
-    rng: np.random.Generator | None,
-) -> Pair:
-    file, label = example
-    target = np.asarray(label, np.int32)
-    if rng is None:
-        return prepare(file)[0], target
-    image = augment(read_image(file, 'L' if len(prepare.mean) == 1 else 'RGB'), prepare, rng, flip)
-    return dataclasses.replace(prepare, resize=prepare.size, keep_ratio=False)(image)[0], target
-
-
-# For people, and for telling data apart.
-
-
-def _fingerprint(root: Path, files: Sequence[Path], *choices: Any) -> str:
-    """Hash the files' names and contents, and how they are read."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(lambda file: hashlib.sha256(file.read_bytes()).hexdigest(), files)
-        names = [f'{file.relative_to(root)}\0{found}' for file, found in zip(files, digests)]
-    text = '\0'.join([*names, repr(choices)])
-    return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
 
 
 def _summary(root: Path, found: _Parts) -> str:

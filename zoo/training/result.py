@@ -17,6 +17,7 @@ from blox.zoo.training import curves
 from blox.zoo.training.data import Data
 from blox.zoo.training.plan import Plan
 from blox.zoo.training.state import Epoch
+from blox.zoo.training.step import Measured
 
 _SUFFIXES = ('.safetensors', '.csv', '.png', '.lora.safetensors')
 
@@ -60,11 +61,11 @@ def card_before(card: Card | None, name: str, model: Any, data: Data) -> Card:
 
 
 def card_after(
-    card: Card, params: Params, plan: Plan, best: Epoch, scores: tuple[float, float] | None
+    card: Card, params: Params, plan: Plan, best: Epoch, scores: Measured | None
 ) -> Card:
     """Return the card with what was done and measured; `scores` are loss and accuracy of the test."""
     measured = {'held_out': (best.held_out_loss, best.held_out_accuracy)}
-    measured |= {'test': scores} if scores else {}
+    measured |= {'test': scores[:2]} if scores else {}
     trained = params.split_trainable()[0].num_params
     return dataclasses.replace(
         card,

@@ -12,7 +12,10 @@ from blox.params import Params
 
 
 class Epoch(NamedTuple):
-    """A row of history: means over an epoch's batches, and over the held-out examples after it."""
+    """A row of history: means over an epoch's batches, and over the held-out examples after it.
+
+    `score` is that of the held-out examples by which the best epoch is chosen.
+    """
 
     epoch: int
     step: int
@@ -20,6 +23,7 @@ class Epoch(NamedTuple):
     accuracy: float
     held_out_loss: float
     held_out_accuracy: float
+    score: float
 
 
 class State(NamedTuple):
@@ -30,7 +34,8 @@ class State(NamedTuple):
       params: what training changes: the trainable ones and batch statistics.
       optimizer: its own state, about the trainable ones alone.
       totals: loss and accuracy of the epoch's batches so far, and how many these are.
-      best: `params` after the best epoch so far; those of the start while none has ended.
+      average: the moving average of `params`, empty where none is kept.
+      best: `params`, or their average, after the best epoch so far; those of the start while none has ended.
       history: a row for each epoch that has ended.
     """
 
@@ -38,6 +43,7 @@ class State(NamedTuple):
     params: Params
     optimizer: Any
     totals: jax.Array
+    average: Params
     best: Params
     history: tuple[Epoch, ...] = ()
 
@@ -56,6 +62,7 @@ class DivergedError(ValueError):
     """The loss is not finite, and never will be again."""
 
 
-def best_of(history: Sequence[Epoch], by_accuracy: bool) -> Epoch:
-    """Return the epoch of the lowest held-out loss, or of the highest accuracy and then of that."""
-    return max(history, key=lambda x: (by_accuracy and x.held_out_accuracy, -x.held_out_loss))
+def best_of(history: Sequence[Epoch], choose_by: str) -> Epoch:
+    """Return the epoch of the best score, the lowest if that is the loss; of equals that of the lowest loss."""
+    sign = -1 if choose_by == 'loss' else 1
+    return max(history, key=lambda x: (sign * x.score, -x.held_out_loss))

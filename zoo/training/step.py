@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from blox.labels import spread
 from blox.param import BATCH_STATS
 from blox.params import Params
-from blox.stacking import STACKED
-from blox.zoo.training.data import IGNORED, Pair
+from blox.zoo.evaluating.metrics import BY_CLASS
+from blox.zoo.inputs.text import TextBatch
+from blox.zoo.training.data import Pair
+from blox.zoo.training.losses import Loss, class_counts, measures
+from blox.zoo.training.mixing import Mixing, mix
 
 
 def divide(params: Params) -> tuple[Params, Params]:
@@ -23,30 +24,22 @@ def divide(params: Params) -> tuple[Params, Params]:
     return params.partition(lambda _, p: p.trainable or p.metadata.get('tag') == BATCH_STATS)
 
 
-@functools.cache
-def adamw(rate: float, steps: int, weight_decay: float = 0.05) -> Any:
-    """Make AdamW with a warmup over a tenth of the steps and a cosine to zero; vectors do not decay.
+class Way(NamedTuple):
+    """What of a training is the same in each of its steps.
 
-    The same arguments give the same object, and so the same compiled programs.
+    Attributes:
+      dtype: what the model computes in; '' for what its parameters have.
+      freeze_statistics: whether batch statistics of norms that are frozen stay as they are.
     """
-    warmup = min(steps // 10, 500)
-    schedule = optax.warmup_cosine_decay_schedule(rate / (warmup + 1), rate, warmup, steps + 1)
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=weight_decay, mask=_decays),
-    )
 
-
-def _decays(params: Params) -> Params:
-    """Tell of each value whether it is more than a vector; of stacked ones, each block's own."""
-    axes = {path: len(p.shape) - (STACKED in p.metadata) for path, p in params.items()}
-    return spread(params, {path: count > 1 for path, count in axes.items()})
+    loss: Loss = Loss()
+    mixing: Mixing = Mixing()
+    dtype: str = ''
+    freeze_statistics: bool = True
 
 
 @functools.partial(
-    jax.jit,
-    static_argnames=('model', 'optimizer', 'dtype', 'freeze_statistics', 'scores'),
-    donate_argnames='optimized',
+    jax.jit, static_argnames=('model', 'optimizer', 'way'), donate_argnames='optimized'
 )
 def train_step(
     model: Any,
@@ -54,30 +47,34 @@ def train_step(
     params: Params,
     optimized: Any,
     frozen: Params,
-    inputs: jax.Array,
+    inputs: Any,
     targets: jax.Array,
     step: jax.Array,
     *,
-    dtype: Any = None,
-    freeze_statistics: bool = True,
-    scores: str = 'softmax',
+    way: Way = Way(),
 ) -> tuple[Params, Any, jax.Array]:
     """Return the params and the optimizer's state after a step, and its loss, accuracy, and 1.
 
-    The model computes in `dtype`, unless that is None; parameters and optimizer keep their own.
     Gradients are taken with respect to the trainable ones of `params` alone; the others are batch
-    statistics. Those of norms that are frozen move only without `freeze_statistics`. What is drawn
-    depends on the rng in `frozen` and on `step`. The memory of `optimized` is given away; that of
-    `params` is not, for they may be the caller's, or the best so far.
+    statistics. What is drawn depends on the rng in `frozen` and on `step`. The memory of `optimized` is
+    given away; that of `params` is not, for they may be the caller's, or the best so far.
     """
     trainable, stats = params.split_trainable()
+    frozen = frozen.fold_rng(step)
+    both = [(1.0, targets)]
+    if way.mixing.is_on:
+        key, frozen = frozen.next_key()
+        inputs, share = mix(key, inputs, way.mixing)
+        both = [(share, targets), (1 - share, targets[::-1])]
 
     def loss_fn(trainable: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
-        whole = trainable.merge(stats).merge(frozen.fold_rng(step))
+        whole = trainable.merge(stats).merge(frozen)
         # Norms go by the flags that they see; what gets a gradient is decided already.
-        whole = whole if freeze_statistics else whole.unfreeze()
-        logits, new = model(_computing_in(whole, dtype), *_all(inputs), is_training=True)
-        loss, accuracy, _ = measures(logits.astype(jnp.float32), targets, scores)
+        whole = whole if way.freeze_statistics else whole.unfreeze()
+        logits, new = model(_computing_in(whole, way.dtype), *_all(model, inputs), is_training=True)
+        logits = logits.astype(jnp.float32)
+        parts = [share * measures(logits, t, way.loss) for share, t in both]
+        loss, accuracy, _ = functools.reduce(jnp.add, parts)
         moved = stats.merge(new.partition(lambda path, _: path in stats)[0])
         return loss, (jnp.stack([loss, accuracy, jnp.ones_like(loss)]), moved)
 
@@ -88,105 +85,69 @@ def train_step(
     return trainable.merge(stats), optimized, measured
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'dtype', 'scores'))
+@jax.jit
+def averaged(average: Params, params: Params, decay: jax.Array) -> Params:
+    """Move an average of Params towards `params` by 1 - `decay`."""
+    return jax.tree.map(lambda a, p: a + ((p - a) * (1 - decay)).astype(a.dtype), average, params)
+
+
+class Measured(NamedTuple):
+    """Means over targets; `score` is what the best is chosen by."""
+
+    loss: float
+    accuracy: float
+    score: float
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'dtype', 'scores', 'by_class'))
 def measure_step(
     model: Any,
     params: Params,
-    inputs: jax.Array,
+    inputs: Any,
     targets: jax.Array,
     *,
-    dtype: Any = None,
+    dtype: str = '',
     scores: str = 'softmax',
-) -> jax.Array:
-    """Return the `measures` of one batch, the model running as in evaluation."""
-    logits, _ = model(_computing_in(params, dtype), *_all(inputs))
-    return measures(logits.astype(jnp.float32), targets, scores)
+    by_class: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Return the `measures` of one batch, the model running as in evaluation, and its `class_counts`."""
+    logits, _ = model(_computing_in(params, dtype), *_all(model, inputs))
+    logits = logits.astype(jnp.float32)
+    counts = class_counts(logits, targets, scores) if by_class else jnp.zeros((3, 0))
+    return measures(logits, targets, Loss(scores)), counts
 
 
 def measure(
     model: Any,
     params: Params,
     batches: Iterable[Pair],
-    dtype: Any = None,
+    dtype: str = '',
     scores: str = 'softmax',
-) -> tuple[float, float]:
-    """Return the mean loss and accuracy over all targets of `batches`."""
-    total = np.zeros(3)
+    by: str = 'accuracy',
+) -> Measured:
+    """Return the mean loss and accuracy over all targets of `batches`, and the score `by` its name."""
+    total, by_class = np.zeros(3), np.zeros(())
     for inputs, targets in batches:
-        found = measure_step(model, params, inputs, targets, dtype=dtype, scores=scores)
+        found, counts = measure_step(
+            model, params, inputs, targets, dtype=dtype, scores=scores, by_class=by in BY_CLASS
+        )
         loss, accuracy, count = np.asarray(found, np.float64)
         total += (loss * count, accuracy * count, count)
-    return float(total[0] / total[2]), float(total[1] / total[2])
+        by_class = by_class + np.asarray(counts, np.float64)
+    loss, accuracy = float(total[0] / total[2]), float(total[1] / total[2])
+    plain = {'accuracy': accuracy, 'loss': loss}
+    return Measured(loss, accuracy, plain[by] if by in plain else BY_CLASS[by](*by_class))
 
 
-def measures(logits: jax.Array, targets: jax.Array, scores: str = 'softmax') -> jax.Array:
-    """Return the mean loss, the accuracy, and the number of targets that count.
-
-    Targets are classes, IGNORED where they do not count, or floating-point values of each class, those
-    that are NaN left out. The loss is what `scores` are trained by: the cross entropy of a 'softmax', the
-    binary one of each 'sigmoid', the squared error if they are 'none', which have no accuracy.
-    """
-    are_classes = jnp.issubdtype(targets.dtype, jnp.integer)
-    counted = targets != IGNORED if are_classes else ~jnp.isnan(targets).all(-1)
-    if are_classes and scores == 'softmax':
-        loss, right = _cross_entropy(logits, targets), logits.argmax(-1) == targets
-    else:
-        values = _values(logits, targets) if are_classes else targets.astype(logits.dtype)
-        known = counted[..., None] & ~jnp.isnan(values)
-        loss, right = _value_loss(logits, jnp.where(known, values, 0), known, scores)
-        if are_classes and logits.shape[-1] > 1:
-            right = (logits.argmax(-1) == targets).astype(jnp.float32)
-    means = (_mean(x.astype(jnp.float32), counted) for x in (loss, right))
-    return jnp.stack([*means, counted.sum().astype(jnp.float32)])
-
-
-def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return the loss of each target; something finite for those that do not count."""
-    picked = jnp.maximum(targets, 0)[..., None]
-    return -jnp.take_along_axis(jax.nn.log_softmax(logits), picked, -1)[..., 0]
-
-
-def _values(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Return the values of classes: 1 for the one, 0 for the others; a single class's own, 0 or 1."""
-    count = logits.shape[-1]
-    if count == 1:
-        return targets[..., None].astype(logits.dtype)
-    return jax.nn.one_hot(targets, count, dtype=logits.dtype)
-
-
-def _value_loss(
-    logits: jax.Array, values: jax.Array, known: jax.Array, scores: str
-) -> tuple[jax.Array, jax.Array]:
-    """Return the loss of each row of values, and how right the logits are, between 0 and 1.
-
-    Both are means over the values that are known.
-    """
-    counts = known.astype(logits.dtype)
-    share = counts / jnp.maximum(counts.sum(-1, keepdims=True), 1)
-    match scores:
-        case 'softmax':
-            loss = -(values * jax.nn.log_softmax(logits)).sum(-1)
-            return loss, (logits.argmax(-1) == values.argmax(-1)).astype(jnp.float32)
-        case 'sigmoid':
-            loss = ((jax.nn.softplus(logits) - values * logits) * share).sum(-1)
-            return loss, (((logits > 0) == (values > 0.5)).astype(logits.dtype) * share).sum(-1)
-    return (jnp.square(logits - values) * share).sum(-1), jnp.zeros(logits.shape[:-1])
-
-
-def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
-    """Average over the targets that count."""
-    counts = counted.astype(values.dtype)
-    # A target that does not count may have no finite loss.
-    return jnp.where(counted, values, 0).sum() / jnp.maximum(counts.sum(), 1)
-
-
-def _all(inputs: Any) -> tuple[jax.Array, ...]:
-    """Return a model's inputs: one array, or several as a tuple."""
+def _all(model: Any, inputs: Any) -> tuple[Any, ...]:
+    """Return a model's inputs: one array, several as a tuple, or those of a batch of texts that it takes."""
+    if isinstance(inputs, TextBatch):
+        return inputs[: len(model.takes)]
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
-def _computing_in(params: Params, dtype: Any) -> Params:
-    """Cast weights to `dtype`; batch statistics stay as they are."""
-    if dtype is None:
+def _computing_in(params: Params, dtype: str) -> Params:
+    """Cast weights to `dtype`, if there is one; batch statistics stay as they are."""
+    if not dtype:
         return params
     return params.cast(dtype, lambda _, param: not param.is_state)

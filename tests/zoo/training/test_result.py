@@ -42,7 +42,7 @@ def test_adapters_are_merged_and_saved_alone_too(tmp_path):
 def test_the_curves_are_what_the_history_says(tmp_path):
     _, history = finetune(tmp_path / 'm.safetensors')
     names, *rows = (tmp_path / 'm.csv').read_text().splitlines()
-    assert names == 'epoch,step,loss,accuracy,held_out_loss,held_out_accuracy'
+    assert names == 'epoch,step,loss,accuracy,held_out_loss,held_out_accuracy,score'
     assert [tuple(map(float, row.split(','))) for row in rows] == list(history)
     with Image.open(tmp_path / 'm.png') as image:
         assert min(image.size) > 300
@@ -72,7 +72,7 @@ def test_the_best_is_scored_on_the_test_once_and_the_card_says_it(tmp_path):
     found = bx.zoo.read_card(tmp_path / 'a.safetensors').metrics
     pairs = [read(i, None) for i in test]
     batch = [(np.stack([x for x, _ in pairs]), np.stack([y for _, y in pairs]))]
-    loss, accuracy = measure(MODEL, params, batch)
+    loss, accuracy, _ = measure(MODEL, params, batch)
     assert found['test_accuracy'] == round(accuracy, 4)
     assert found['test_loss'] == pytest.approx(loss, abs=1e-4)
     # It chose nothing.

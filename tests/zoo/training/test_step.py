@@ -9,12 +9,14 @@ from trainings import MODEL, PARAMS, finetune, moved, shades, tiny
 
 import blox as bx
 from blox.zoo.training.data import training_batches
-from blox.zoo.training.step import adamw, divide, measures, train_step
+from blox.zoo.training.descent import Descent, adamw
+from blox.zoo.training.losses import Loss, measures
+from blox.zoo.training.step import divide, train_step
 
 
 def lowered_step(params):
     """The optimizer's state, and how many convolutions the step's program has."""
-    optimizer = adamw(1e-3, 10)
+    optimizer = adamw(Descent(1e-3, 10, 1))
     changing, frozen = divide(params)
     optimized = optimizer.init(changing.split_trainable()[0])
     batch = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32), np.uint32(0)
@@ -36,7 +38,7 @@ def test_frozen_parameters_have_no_optimizer_state_and_no_gradient_in_the_progra
 
 
 def test_the_memory_of_the_optimizers_state_is_given_to_the_next_and_that_of_params_is_not():
-    optimizer = adamw(1e-3, 10)
+    optimizer = adamw(Descent(1e-3, 10, 1))
     changing, frozen = divide(PARAMS)
     optimized = optimizer.init(changing.split_trainable()[0])
     batch = jnp.zeros((4, 8, 8, 1)), jnp.zeros(4, jnp.int32), np.uint32(0)
@@ -47,7 +49,7 @@ def test_the_memory_of_the_optimizers_state_is_given_to_the_next_and_that_of_par
 
 def steps(model, params, numbers):
     """Params after steps of these numbers, and the loss in each."""
-    optimizer = adamw(1e-2, len(numbers))
+    optimizer = adamw(Descent(1e-2, len(numbers), 0))
     changing, frozen = divide(params)
     optimized, losses = optimizer.init(changing.split_trainable()[0]), []
     batches = training_batches(shades(), 8, seed=0)
@@ -79,7 +81,7 @@ def test_a_training_is_its_steps_from_the_one_of_number_zero_on():
 
 
 def test_vectors_do_not_decay():
-    optimizer = adamw(1.0, 1, 0.5)
+    optimizer = adamw(Descent(1.0, 1, 0, weight_decay=0.5))
     params = bx.Params.from_entries({'w': jnp.ones((2, 2)), 'b': jnp.ones(2)})
     zeros = jax.tree.map(jnp.zeros_like, params)
     with jax.numpy_dtype_promotion('standard'):
@@ -120,7 +122,7 @@ def test_losses_of_values_are_those_that_scores_are_trained_by(scores):
     }
     padded = [np.pad(logits, [(0, 1), (0, 0)]), np.pad(values, [(0, 1), (0, 0)])]
     padded[1][-1] = np.nan
-    loss, accuracy, count = measures(jnp.asarray(padded[0]), jnp.asarray(padded[1]), scores)
+    loss, accuracy, count = measures(jnp.asarray(padded[0]), jnp.asarray(padded[1]), Loss(scores))
     np.testing.assert_allclose(loss, expected[scores], rtol=1e-5)
     if scores == 'sigmoid':
         np.testing.assert_allclose(accuracy, ((logits > 0) == right).mean(), rtol=1e-6)
@@ -132,10 +134,10 @@ def test_a_class_is_a_value_of_one_to_a_sigmoid():
     classes = np.array([0, 1, 2, -1, 1])
     values = np.where(classes[:, None] < 0, np.nan, classes[:, None] == np.arange(3))
     one, other = (
-        measures(jnp.asarray(logits), jnp.asarray(t), 'sigmoid') for t in (classes, values)
+        measures(jnp.asarray(logits), jnp.asarray(t), Loss('sigmoid')) for t in (classes, values)
     )
     assert (one[0], one[2]) == (other[0], other[2])
-    one = measures(jnp.asarray(logits[:2, :1]), jnp.asarray([1, 0]), 'sigmoid')
+    one = measures(jnp.asarray(logits[:2, :1]), jnp.asarray([1, 0]), Loss('sigmoid'))
     s = 1 / (1 + np.exp(-logits[:2, 0]))
     np.testing.assert_allclose(one[0], -np.log([s[0], 1 - s[1]]).mean(), rtol=1e-5)
 
@@ -144,20 +146,20 @@ def test_values_that_are_not_known_are_left_out():
     logits, right = values_and_logits()
     values = np.where(np.arange(3) == 1, np.nan, right.astype(np.float32))
     kept = [np.delete(a, 1, 1) for a in (logits, values)]
-    found = measures(jnp.asarray(logits), jnp.asarray(values), 'sigmoid')
-    expected = measures(jnp.asarray(kept[0]), jnp.asarray(kept[1]), 'sigmoid')
+    found = measures(jnp.asarray(logits), jnp.asarray(values), Loss('sigmoid'))
+    expected = measures(jnp.asarray(kept[0]), jnp.asarray(kept[1]), Loss('sigmoid'))
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_to_tell_nothing_is_not_to_be_right():
     logits = jnp.full((4, 10), -5.0)
-    assert measures(logits, jnp.arange(4), 'sigmoid')[1] == 0.25
+    assert measures(logits, jnp.arange(4), Loss('sigmoid'))[1] == 0.25
 
 
 def test_vectors_of_stacked_blocks_do_not_decay():
     model = bx.zoo.create('vit-ti16', image_size=32, depth=3, width=6, mlp_dim=8, scan=True)
     trainable, _ = jax.tree.map(jnp.ones_like, bx.zoo.init(model).split_trainable())
-    optimizer = adamw(1.0, 1, weight_decay=1.0)
+    optimizer = adamw(Descent(1.0, 1, 0, weight_decay=1.0))
     zeros = jax.tree.map(jnp.zeros_like, trainable)
     update = jax.jit(lambda zeros, params: optimizer.update(zeros, optimizer.init(params), params))
     with jax.numpy_dtype_promotion('standard'):
