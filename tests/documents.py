@@ -20,7 +20,21 @@ ROOT = Path(__file__).parent.parent
 PAGES = ROOT / 'docs' / 'pages'
 NAMES = sorted(str(page.relative_to(PAGES)) for page in PAGES.rglob('*.md'))
 # What the `parity` extra installs: blocks that import one of these run in tests/parity alone.
-REFERENCES = frozenset({'equinox', 'flax', 'peft', 'timm', 'torch', 'torchvision', 'transformers'})
+REFERENCES = frozenset(
+    {
+        'equinox',
+        'flax',
+        'haiku',
+        'jax2onnx',
+        'onnxruntime',
+        'orbax',
+        'peft',
+        'timm',
+        'torch',
+        'torchvision',
+        'transformers',
+    }
+)
 
 _FENCE = re.compile(r'^```(\w+)(?: title="([^"\n]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 _LEFT_OUT = re.compile(r'^ *\.\.\.\n', re.MULTILINE)

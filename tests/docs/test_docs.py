@@ -18,10 +18,12 @@ import blox as bx
 # Blocks that are shown and not run, by page: they download, or show what is no more.
 SHOWN = {
     'adding-a-family.md': 3,
+    'data-and-checkpoints.md': 1,
     'evaluating.md': 1,
     'from-transformers.md': 6,
     'index.md': 1,
     'loading.md': 7,
+    'onnx.md': 1,
     'scaling.md': 2,
     'serving.md': 2,
 }

@@ -25,4 +25,15 @@ def test_blocks_run_beside_the_libraries_they_speak_of(name):
 
 
 def test_each_library_has_a_page():
-    assert set().union(*NEEDS.values()) >= {'equinox', 'flax', 'peft', 'timm', 'transformers'}
+    assert set().union(*NEEDS.values()) >= {
+        'equinox',
+        'flax',
+        'haiku',
+        'jax2onnx',
+        'onnxruntime',
+        'orbax',
+        'peft',
+        'timm',
+        'torch',
+        'transformers',
+    }
