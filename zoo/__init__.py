@@ -29,6 +29,7 @@ from blox.zoo.training.classes import load_for_classes
 from blox.zoo.training.data import Data
 from blox.zoo.training.depth import tune_last
 from blox.zoo.training.finetune import finetune
+from blox.zoo.training.hub import image_dataset, text_dataset
 from blox.zoo.training.images import image_folder
 from blox.zoo.training.tables import image_table, text_table
 from blox.zoo.training.texts import text_file
@@ -51,6 +52,7 @@ __all__ = [
     'export',
     'finetune',
     'generate',
+    'image_dataset',
     'image_folder',
     'image_table',
     'init',
@@ -64,6 +66,7 @@ __all__ = [
     'read_card',
     'save',
     'stream',
+    'text_dataset',
     'text_file',
     'text_preprocessor',
     'text_table',

@@ -46,6 +46,7 @@ def test_it_trains_prints_and_writes_what_predict_reads(net, photos, tmp_path):
     assert {row.split()[1] for row in rows} <= {'cat', 'dog'}
     assert {path.name for path in tmp_path.iterdir()} == {
         'mine.csv',
+        'mine.html',
         'mine.png',
         'mine.safetensors',
     }
@@ -76,6 +77,37 @@ def test_options_reach_the_training(net, photos, tmp_path):
     assert {p.shape[-1] for path, p in bx.load(adapters).items() if path.endswith('_a')} == {3}
 
 
+def test_images_grow_and_the_last_block_alone_is_trained(photos, tmp_path):
+    out = tmp_path / 'm.safetensors'
+    options = ('--image-size', 10, '--tune-last', 0, '--rand-augment', 5, '--crop', 'resized')
+    printed('finetune', 'vit-digits', photos, '--out', out, *QUICK, *options, '--mixup', 0.5)
+    card = bx.zoo.read_card(out)
+    assert card.config.image_size == bx.zoo.preprocessor(out).size == (10, 10)
+    assert any('pos_embed resized' in line for line in card.changes)
+    start = bx.zoo.load('vit-digits', image_size=10)[1]
+    found = bx.zoo.load(out)[1]
+    same = [p for p in found if p != 'rng' and np.array_equal(start[p].value, found[p].value)]
+    assert {*found} - {*same} == {'vit/head/w', 'vit/head/b', 'rng'}
+    assert len(printed('predict', out, photos).splitlines()) == 24
+
+
+def test_tables_of_images_and_texts_are_read(net, photos, tmp_path):
+    rows = [f'photos/{name}/{i}.png,{name}|{i % 2}' for name in ('cat', 'dog') for i in range(12)]
+    (photos.parent / 'tags.csv').write_text('\n'.join(['file,labels', *rows]))
+    out = tmp_path / 'm.safetensors'
+    lines = printed('finetune', net, photos.parent / 'tags.csv', '--out', out, *QUICK, '--balanced')
+    assert lines.startswith('tags.csv: 24 images of any of 4 classes, 2 held out\n')
+    card = bx.zoo.read_card(out)
+    assert (card.labels, card.scores) == (('0', '1', 'cat', 'dog'), 'sigmoid')
+    encoder = write_encoder(tmp_path / 'encoder.safetensors')
+    rows = [f'a text {i},{"xy"[i % 2]}' for i in range(12)]
+    (tmp_path / 'texts.csv').write_text('\n'.join(['text,label', *rows]))
+    out = tmp_path / 'tuned.safetensors'
+    printed('finetune', encoder, tmp_path / 'texts.csv', '--out', out, *QUICK, '--max-tokens', 6)
+    assert printed('predict', out, 'a text 3').split()[-2] in 'xy'
+    assert bx.zoo.read_card(out).texts.max_tokens == 6
+
+
 def test_a_text_model_is_trained_on_a_text_file(tmp_path):
     file = write_model(tmp_path / 'base.safetensors', context=16)
     (tmp_path / 'a.txt').write_text('to be or not to be, ' * 20)
@@ -94,7 +126,7 @@ def test_the_model_is_opened_once(net, photos, tmp_path):
 def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     out = ('--out', tmp_path / 'm.safetensors')
     encoder = write_encoder(tmp_path / 'encoder.safetensors')
-    assert 'expected one for image-classification or text' in fails(
+    assert 'expected one for image-classification, or one of texts' in fails(
         'finetune', encoder, photos, *out
     )
     assert 'No such file' in fails('finetune', net, tmp_path / 'none', *out)
@@ -102,6 +134,13 @@ def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     assert "ends in '.safetensors'" in fails('finetune', net, photos, '--out', tmp_path / 'm.bin')
     misused('finetune', net, photos)
     misused('finetune', net, photos, *out, '--rank', 4)
+    misused('finetune', net, photos, *out, '--lora', '--tune-last', 1)
+    misused('finetune', encoder, photos, *out, '--image-size', 16)
+    misused('finetune', net, photos, *out, '--max-tokens', 16)
+    assert 'expected schedule one of cosine' in fails(
+        'finetune', net, photos, *out, '--schedule', 'up'
+    )
+    assert 'choose_by one of accuracy' in fails('finetune', net, photos, *out, '--choose-by', 'f1')
     (tmp_path / 'm.csv').write_text('mine')
     assert 'is there already' in fails('finetune', net, photos, *out)
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,21 @@ DTYPE = click.option(
     metavar='DTYPE',
     help='Cast to float32, bfloat16 or float16.',
 )
+
+
+class Sectioned(click.Command):
+    """A command whose help lists options in `sections`: by a title, what they are called without dashes."""
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write all sections."""
+        records = {p.opts[0].strip('-'): p.get_help_record(ctx) for p in self.get_params(ctx)}
+        for title, names in self.sections.items():
+            with formatter.section(title):
+                formatter.write_dl([record for name in names if (record := records[name])])
 
 
 def number(name: str, kind: click.ParamType, help: str, default: Any = None) -> Any:

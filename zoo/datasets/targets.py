@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from blox.zoo.datasets.tables import LABEL, Table
 
 _SEVERAL = ('labels', 'tags', 'classes')
 _SPLIT = 'split'
-_PARTS = {
+PARTS = {
     **dict.fromkeys(('train', 'training'), 'training'),
     **dict.fromkeys((*VALIDATION, 'dev'), 'held_out'),
     'test': 'test',
@@ -62,11 +62,12 @@ def read_targets(table: Table, inputs: Sequence[str], labels: Sequence[str] = ()
             f'{str(table.path)!r}: expected a column {single} or {several}, found both'
         )
     if single:
-        order, rows = _one_class(table, single, labels)
-        return Targets(order, '', rows, parts)
+        cells = [cell.strip() for cell in table.column(single)]
+        return class_targets(cells, _ordered(table.path, cells, labels), parts)
     if several:
-        order, rows = _classes(table, several, labels)
-        return Targets(order, 'sigmoid', rows, parts)
+        lists = [_names(cell) for cell in table.column(several)]
+        every = [name for names in lists for name in names]
+        return several_targets(lists, _ordered(table.path, every, labels), parts)
     # A column without a name counts rows, as pandas writes them.
     names = [name for name in table.names if name.lower() not in (*inputs, _SPLIT, '')]
     values = _numbers(table, names)
@@ -74,23 +75,24 @@ def read_targets(table: Table, inputs: Sequence[str], labels: Sequence[str] = ()
     return Targets(tuple(names), 'sigmoid' if is_of_classes else 'none', list(values), parts)
 
 
-def _one_class(
-    table: Table, column: str, labels: Sequence[str]
-) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    cells = [cell.strip() for cell in table.column(column)]
-    order = _ordered(table.path, cells, labels)
-    return order, [np.asarray(order.index(cell), np.int32) for cell in cells]
+def class_targets(
+    cells: Sequence[str], labels: tuple[str, ...], parts: Mapping[str, list[int]]
+) -> Targets:
+    """Return the targets of examples that have one class each."""
+    places = {label: np.asarray(i, np.int32) for i, label in enumerate(labels)}
+    return Targets(labels, '', [places[cell] for cell in cells], parts)
 
 
-def _classes(
-    table: Table, column: str, labels: Sequence[str]
-) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    cells = [
-        {name for part in cell.split('|') for name in map(str.strip, part.split(';')) if name}
-        for cell in table.column(column)
-    ]
-    order = _ordered(table.path, [name for names in cells for name in names], labels)
-    return order, [np.array([name in names for name in order], np.float32) for names in cells]
+def several_targets(
+    lists: Sequence[Collection[str]], labels: tuple[str, ...], parts: Mapping[str, list[int]]
+) -> Targets:
+    """Return the targets of examples that have any number of classes."""
+    rows = [np.array([label in names for label in labels], np.float32) for names in lists]
+    return Targets(labels, 'sigmoid', rows, parts)
+
+
+def _names(cell: str) -> set[str]:
+    return {name for part in cell.split('|') for name in map(str.strip, part.split(';')) if name}
 
 
 def _ordered(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
@@ -145,7 +147,7 @@ def _parts(table: Table) -> dict[str, list[int]]:
     if not table.find((_SPLIT,)):
         return {**found, 'training': [*range(len(table.rows))]}
     for i, cell in enumerate(table.column(_SPLIT)):
-        part = _PARTS.get(cell.strip().lower())
+        part = PARTS.get(cell.strip().lower())
         if part is None:
             raise ValueError(
                 f'{str(table.path)!r}: expected train, {", ".join(VALIDATION)} or test in column split of '

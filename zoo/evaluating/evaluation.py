@@ -28,7 +28,7 @@ from blox.zoo.evaluating.examples import (
     scored_pairs,
 )
 from blox.zoo.evaluating.journal import Journal, fingerprint
-from blox.zoo.evaluating.report import Answer, Evaluation, Likeness
+from blox.zoo.evaluating.report import Evaluation, Likeness, classified
 from blox.zoo.inputs.text import Text, trouble
 from blox.zoo.loading.load import read_card, text_preprocessor_of, tokenizer_of
 from blox.zoo.models import families, family_of
@@ -292,25 +292,15 @@ def _classifier(
 
     def report(rows: Mapping[int, Sequence[float]]) -> Evaluation:
         order = sorted(rows)
-        predicted, ranks, own, best = np.array([rows[i] for i in order]).T
-        right = np.array([targets[i] for i in order])
-        judged = metrics.Judged(right, predicted.astype(int), ranks.astype(int), own, best)
-        table = metrics.confusion(judged, count)
-        items = tuple(
-            Answer(names[i], labels[t], labels[int(p)], float(s), int(r))
-            for i, t, p, s, r in zip(order, right, predicted, best, ranks)
-        )
-        return Evaluation(
+        return classified(
             card.task,
             f'{found.note} ({how})' if how else found.note,
-            len(order),
-            len(targets) - len(order),
-            metrics.classification(judged, table, card.scores),
-            metrics.by_class(table, labels),
-            table,
+            [names[i] for i in order],
+            [targets[i] for i in order],
+            [rows[i] for i in order],
             labels,
-            metrics.reliability(judged),
-            items,
+            card.scores,
+            left_out=len(targets) - len(order),
         )
 
     stable = [f'{item} {target}' for item, target in zip(found.items, targets)]

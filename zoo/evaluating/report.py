@@ -4,7 +4,7 @@ import dataclasses
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,7 +12,15 @@ import numpy as np
 
 from blox.atomic import atomic_write
 from blox.wording import in_columns, printable
-from blox.zoo.evaluating.metrics import Bin, OfClass
+from blox.zoo.evaluating.metrics import (
+    Bin,
+    Judged,
+    OfClass,
+    by_class,
+    classification,
+    confusion,
+    reliability,
+)
 
 # Of more classes names would not be read in a picture.
 _MOST_NAMED = 40
@@ -104,7 +112,16 @@ class Evaluation:
         }
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Draw what is taken for what, and how sure the model is beside how right. ValueError for no classes."""
+        """Write what `draw` draws to a file."""
+        content = self.draw()
+        with atomic_write(path) as file:
+            file.write(content)
+
+    def draw(self) -> bytes:
+        """Draw what is taken for what, and how sure the model is beside how right, as a PNG.
+
+        ValueError for no classes.
+        """
         # They take a while to import. Without pyplot there is no global state.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -125,8 +142,40 @@ class Evaluation:
             # No font has every script; a box stands for what one lacks.
             warnings.filterwarnings('ignore', 'Glyph')
             FigureCanvasAgg(figure).print_png(content)
-        with atomic_write(path) as file:
-            file.write(content.getvalue())
+        return content.getvalue()
+
+
+def classified(
+    task: str,
+    data: str,
+    names: Sequence[str],
+    targets: Sequence[int],
+    rows: Sequence[Sequence[float]],
+    labels: tuple[str, ...],
+    scores: str,
+    left_out: int = 0,
+) -> Evaluation:
+    """Make the evaluation of a classifier of what `metrics.judge` says of each example."""
+    predicted, ranks, own, best = np.array(rows).T
+    right = np.array(targets)
+    judged = Judged(right, predicted.astype(int), ranks.astype(int), own, best)
+    table = confusion(judged, len(labels))
+    items = tuple(
+        Answer(name, labels[t], labels[int(p)], float(s), int(r))
+        for name, t, p, s, r in zip(names, right, predicted, best, ranks)
+    )
+    return Evaluation(
+        task,
+        data,
+        len(names),
+        left_out,
+        classification(judged, table, scores),
+        by_class(table, labels),
+        table,
+        labels,
+        reliability(judged),
+        items,
+    )
 
 
 def _draw_confusion(axes: Any, table: np.ndarray, labels: tuple[str, ...]) -> None:

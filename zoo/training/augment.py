@@ -17,7 +17,7 @@ from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.processors import INTERPOLATIONS
 from blox.zoo.training.rand_augment import MOST, rand_augment
 
-_CROPS = ('none', 'slight', 'resized')
+CROPS = ('none', 'slight', 'resized')
 # Shares of an image's area that are erased, and how high what is erased is beside its width, at most.
 _ERASED, _ERASED_RATIO = (0.02, 1 / 3), 1 / 0.3
 _TRIES = 10
@@ -45,7 +45,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         holds = {
-            f'crop of {", ".join(_CROPS)}': self.crop in _CROPS,
+            f'crop of {", ".join(CROPS)}': self.crop in CROPS,
             'scale two numbers, above 0 and at most 1': len(self.scale) == 2
             and 0 < self.scale[0] <= self.scale[1] <= 1,
             'ratio two numbers above 0': len(self.ratio) == 2

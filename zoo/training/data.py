@@ -41,7 +41,7 @@ class Data:
       scores: what logits are to be, as a card has it: 'sigmoid' for any number of classes of each
         example, 'none' for values; '' for one class of each.
       counts: how many of `training` have each class, () where that is not known.
-      picture: from an example to the image that people see, None where there is none.
+      show: from an example to what people see of it, an image or a text; None where nothing is known.
     """
 
     training: Sequence[Example]
@@ -53,7 +53,7 @@ class Data:
     test: Sequence[Example] = ()
     scores: str = ''
     counts: tuple[int, ...] = ()
-    picture: Callable[[Example], Image.Image] | None = None
+    show: Callable[[Example], Image.Image | str] | None = None
 
     def __repr__(self) -> str:
         tested = f', {len(self.test)} to test' if self.test else ''

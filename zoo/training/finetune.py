@@ -73,7 +73,8 @@ def finetune(
 
     With `out`, a name ending in .safetensors, the best is saved there as `bx.zoo.save` does, adapters
     merged; `card` says more of it, and so do its scores on `data.test`, if there is any. Beside it
-    come a .csv and a .png of the epochs, and the adapters alone as .lora.safetensors. Until then a
+    come a .csv and a .png of the epochs, an .html page that shows these, what is taken for what, and the
+    worst mistakes, and the adapters alone as .lora.safetensors. Until then a
     folder, .training, holds the state: the same call, repeated after an interruption, goes on from
     there, to the very same result.
 
@@ -143,7 +144,7 @@ def _finetune_to(
         params, best = params.merge(state.best), best_of(state.history, plan.choose_by)
         scores = score(model, params, data, data.test, plan) if data.test else None
         card = result.card_after(card, params, plan, best, scores)
-        result.write(out, model, params, card, state.history)
+        result.write(out, model, params, card, data, plan, state.history)
         folder.remove()
     if wrong:
         saved = f'{str(out)!r} is the best before, of epoch {best.epoch}; '

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -17,28 +17,26 @@ from blox.zoo.inputs.images import ImagePreprocessor, read_image
 from blox.zoo.training.augment import Augmentation, augmented
 from blox.zoo.training.data import THREADS, Data, Pair
 
-# A file, and what is right of it.
-Example: TypeAlias = tuple[Path, np.ndarray]
+# A file, or a function that gives an image, and what is right of it.
+Example: TypeAlias = tuple[Path | Callable[[], Image.Image], np.ndarray]
 
 
 class Examples(NamedTuple):
     """Examples by part."""
 
-    training: list[Example]
-    held_out: list[Example]
-    test: list[Example]
+    training: Sequence[Example]
+    held_out: Sequence[Example]
+    test: Sequence[Example]
 
 
 class Images(NamedTuple):
     """What is the same of all images.
 
     Attributes:
-      root: the folder from which on files are named.
       labels, scores: as `Data` has them.
       augmentation, flip: how training changes them.
     """
 
-    root: Path
     labels: tuple[str, ...]
     augmentation: Augmentation
     flip: bool
@@ -51,23 +49,61 @@ def image_data(
     images: Images,
     *,
     counts: tuple[int, ...],
+    fingerprint: str,
     summary: str,
 ) -> Data:
-    """Make data of files, each decoded once. Raises ValueError that names all that cannot be read."""
-    every = [example for part in examples for example in part]
-    _check_images([file for file, _ in every], prepare)
+    """Make data of images. `fingerprint` tells them and what is right of them from others."""
     return Data(
         examples.training,
         examples.held_out,
         functools.partial(_read, prepare, images),
         images.labels,
-        _fingerprint(images, every, prepare),
+        hashlib.sha256(repr((fingerprint, prepare, images)).encode()).hexdigest(),
         summary,
         examples.test,
         images.scores,
         counts,
         functools.partial(_picture, prepare),
     )
+
+
+def _read(
+    prepare: ImagePreprocessor, images: Images, example: Example, rng: np.random.Generator | None
+) -> Pair:
+    source, target = example
+    if rng is None:
+        return prepare(_opened(source))[0], target
+    image = _picture(prepare, example)
+    return augmented(image, prepare, rng, images.augmentation, images.flip), target
+
+
+def _picture(prepare: ImagePreprocessor, example: Example) -> Image.Image:
+    return read_image(_opened(example[0]), 'L' if len(prepare.mean) == 1 else 'RGB')
+
+
+def _opened(source: Path | Callable[[], Image.Image]) -> Path | Image.Image:
+    return source() if callable(source) else source
+
+
+# Files.
+
+
+def fingerprint_of_files(root: Path, examples: Examples, prepare: ImagePreprocessor) -> str:
+    """Hash files' names from `root` on, their contents, and what is right of them; decode each once.
+
+    Raises ValueError that names all that cannot be read.
+    """
+    every = [(Path(file), target) for part in examples for file, target in part]  # type: ignore[arg-type]
+    _check_images([file for file, _ in every], prepare)
+
+    def digest(example: tuple[Path, np.ndarray]) -> str:
+        file, target = example
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        return f'{file.relative_to(root)}\0{content}\0{target.tolist()}'
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        text = '\0'.join(pool.map(digest, every))
+    return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
 
 
 def _check_images(files: Sequence[Path], prepare: ImagePreprocessor) -> None:
@@ -89,30 +125,3 @@ def _check_images(files: Sequence[Path], prepare: ImagePreprocessor) -> None:
             f'{len(wrong)} of {len(files)} images cannot be read; mend or remove them: '
             f'{some(wrong, 50)}'
         )
-
-
-def _read(
-    prepare: ImagePreprocessor, images: Images, example: Example, rng: np.random.Generator | None
-) -> Pair:
-    file, target = example
-    if rng is None:
-        return prepare(file)[0], target
-    image = _picture(prepare, example)
-    return augmented(image, prepare, rng, images.augmentation, images.flip), target
-
-
-def _picture(prepare: ImagePreprocessor, example: Example) -> Image.Image:
-    return read_image(example[0], 'L' if len(prepare.mean) == 1 else 'RGB')
-
-
-def _fingerprint(images: Images, examples: Sequence[Example], prepare: ImagePreprocessor) -> str:
-    """Hash the files' names and contents, what is right of them, and how they are read."""
-
-    def digest(example: Example) -> str:
-        file, target = example
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        return f'{file.relative_to(images.root)}\0{content}\0{target.tolist()}'
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        lines = [*pool.map(digest, examples), repr((prepare, images._replace(root=Path())))]
-    return hashlib.sha256('\0'.join(lines).encode('utf-8', 'surrogateescape')).hexdigest()

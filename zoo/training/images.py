@@ -21,7 +21,7 @@ from blox.zoo.datasets.folders import (
 from blox.zoo.inputs.images import IMAGE_SUFFIXES, ImagePreprocessor
 from blox.zoo.training.augment import Augmentation
 from blox.zoo.training.data import Data, check_fraction
-from blox.zoo.training.image_data import Examples, Images, image_data
+from blox.zoo.training.image_data import Examples, Images, fingerprint_of_files, image_data
 
 # Names of directories that are parts of the data, not classes.
 _TRAINING, _TEST = 'train', 'test'
@@ -78,10 +78,12 @@ def image_folder(
         ]
         for part in (found.training, found.held_out, found.test)
     )
+    examples = Examples(training, held_out, test)
     return image_data(
-        Examples(training, held_out, test),
+        examples,
         prepare,
-        Images(root, order, augmentation, flip),
+        Images(order, augmentation, flip),
+        fingerprint=fingerprint_of_files(root, examples, prepare),
         counts=tuple(len(found.training[name]) for name in order),
         summary=_summary(root, found),
     )

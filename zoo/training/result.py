@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blox.adapters import is_adapted
+from blox.atomic import atomic_write
 from blox.lora import merge_lora, save_lora
 from blox.params import Params
 from blox.zoo.catalog.card import Card
@@ -16,10 +17,11 @@ from blox.zoo.saving.save import save
 from blox.zoo.training import curves
 from blox.zoo.training.data import Data
 from blox.zoo.training.plan import Plan
-from blox.zoo.training.state import Epoch
+from blox.zoo.training.report import page
+from blox.zoo.training.state import Epoch, best_of
 from blox.zoo.training.step import Measured
 
-_SUFFIXES = ('.safetensors', '.csv', '.png', '.lora.safetensors')
+_SUFFIXES = ('.safetensors', '.csv', '.png', '.html', '.lora.safetensors')
 
 
 def check_name(out: Path) -> None:
@@ -37,12 +39,28 @@ def check_free(out: Path) -> None:
         raise FileExistsError(f'{str(there[0])!r} is there already: remove it, or name another')
 
 
-def write(out: Path, model: Any, params: Params, card: Card, history: Sequence[Epoch]) -> None:
+def write(
+    out: Path,
+    model: Any,
+    params: Params,
+    card: Card,
+    data: Data,
+    plan: Plan,
+    history: Sequence[Epoch],
+) -> None:
     """Write all files, the model last."""
     if is_adapted(params):
         save_lora(out.with_suffix('.lora.safetensors'), params)
-    curves.write_csv(out.with_suffix('.csv'), history)
-    curves.write_png(out.with_suffix('.png'), history)
+    best = best_of(history, plan.choose_by)
+    picture = curves.draw(history, best)
+    content = page(model, params, card, data, plan, picture)
+    for suffix, made in (
+        ('.csv', curves.as_csv(history)),
+        ('.png', picture),
+        ('.html', content),
+    ):
+        with atomic_write(out.with_suffix(suffix)) as file:
+            file.write(made)
     save(out, model, merge_lora(params).unfreeze(), card=card)
 
 

@@ -99,6 +99,13 @@ class Measured(NamedTuple):
     score: float
 
 
+@functools.partial(jax.jit, static_argnames=('model', 'dtype'))
+def logits_step(model: Any, params: Params, inputs: Any, *, dtype: str = '') -> jax.Array:
+    """Return the logits of one batch in float32, the model running as in evaluation."""
+    logits, _ = model(_computing_in(params, dtype), *_all(model, inputs))
+    return logits.astype(jnp.float32)
+
+
 @functools.partial(jax.jit, static_argnames=('model', 'dtype', 'scores', 'by_class'))
 def measure_step(
     model: Any,
@@ -111,8 +118,7 @@ def measure_step(
     by_class: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the `measures` of one batch, the model running as in evaluation, and its `class_counts`."""
-    logits, _ = model(_computing_in(params, dtype), *_all(model, inputs))
-    logits = logits.astype(jnp.float32)
+    logits = logits_step(model, params, inputs, dtype=dtype)
     counts = class_counts(logits, targets, scores) if by_class else jnp.zeros((3, 0))
     return measures(logits, targets, Loss(scores)), counts
 

@@ -1,6 +1,7 @@
 """Fine-tuning: what is trained and what is not, the best epoch, the end."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,10 @@ from trainings import (
 )
 
 import blox as bx
+from blox.zoo.training.state import Epoch, best_of
 from blox.zoo.training.step import measure
+
+CARD = bx.zoo.Card('base', 'resnet', tiny().config, 'image-classification')
 
 # What is trained.
 
@@ -115,6 +119,68 @@ def test_the_best_epoch_is_kept(row):
     assert same == [row.epoch == best for row in history]
 
 
+@table(
+    {
+        'accuracy': ('accuracy', [0.5, 0.9, 0.9], [1, 3, 2], 3),
+        'loss': ('loss', [3, 1, 2], [3, 1, 2], 2),
+        'macro_f1': ('macro_f1', [0.2, 0.5, 0.4], [1, 9, 1], 2),
+    }
+)
+def test_the_best_has_the_best_score_then_the_lowest_loss(row):
+    choose_by, scores, losses, best = row
+    history = [
+        Epoch(i, i, 0.0, 0.0, float(loss), 0.0, float(score))
+        for i, (score, loss) in enumerate(zip(scores, losses), 1)
+    ]
+    assert best_of(history, choose_by).epoch == best
+
+
+def test_scores_by_class_choose_and_are_in_the_history():
+    _, history = finetune(choose_by='balanced_accuracy', learning_rate=1e-3)
+    assert all(row.score == pytest.approx(row.held_out_accuracy) for row in history)
+
+
+def test_patience_ends_it_and_an_interruption_does_not_undo_that(tmp_path):
+    options = {'epochs': 20, 'patience': 2, 'choose_by': 'accuracy', 'data': shades(held_out=2)}
+    _, history = finetune(**options)
+    assert len(history) < 20
+    assert len(history) == best_of(history, 'accuracy').epoch + 2
+    _, whole = finetune(**{**options, 'patience': 0})
+    # What comes after has no part in what came before.
+    assert history == whole[: len(history)]
+
+
+def test_an_average_is_what_is_measured_and_returned():
+    options = {'epochs': 4, 'learning_rate': 0.05}
+    plain, history = finetune(**options)
+    averaged, of_average = finetune(**options, ema=0.9)
+    # The average takes no part in the steps.
+    assert [row.loss for row in history] == [row.loss for row in of_average]
+    assert moved(plain, averaged) == {path for path in averaged if path != 'rng'}
+    decays = [min(0.9, (1 + n) / (10 + n)) for n in range(3)]
+    states = [finetune(**options, ema=decay)[0] for decay in (0.0, 0.9)]
+    assert decays[0] == 0.1
+    assert moved(*states)
+
+
+def test_smoothed_and_weighted_losses_are_trained_by_and_not_measured_by():
+    choices: list[dict[str, Any]] = [
+        {},
+        {'label_smoothing': 0.5},
+        {'class_weights': (1.0, 5.0)},
+        {'mixup': 1.0},
+        {'cutmix': 1.0},
+    ]
+    rows = [finetune(epochs=1, **options)[1][0] for options in choices]
+    assert len({row.loss for row in rows}) == 5
+    assert all(abs(row.held_out_loss - rows[0].held_out_loss) < 0.5 for row in rows)
+
+
+@pytest.mark.parametrize('schedule', ['linear', 'constant'])
+def test_schedules_change_what_is_learned(schedule):
+    assert moved(finetune()[0], finetune(schedule=schedule)[0])
+
+
 # The end.
 
 
@@ -151,6 +217,18 @@ WRONG = {
     'nothing held out': ({'data': shades(held_out=0)}, 'others to measure with'),
     'no epochs': ({'epochs': 0}, 'expected positive epochs'),
     'no rate': ({'learning_rate': float('nan')}, 'expected positive epochs'),
+    'schedule': ({'schedule': 'up'}, 'schedule one of cosine, linear, constant, found'),
+    'warmup': ({'warmup': 1.0}, 'a share of the steps below 1, found 1'),
+    'ema': ({'ema': 1.0}, 'ema a decay, 0 or more and below 1, found 1'),
+    'smoothing': ({'label_smoothing': -0.1}, 'label_smoothing a number, 0 or more'),
+    'weights': ({'class_weights': (1.0,)}, 'class_weights of 2 classes'),
+    'weights by name': ({'class_weights': 'fair'}, "numbers or 'balanced'"),
+    'no counts': ({'class_weights': 'balanced'}, 'found no counts'),
+    'no such score': ({'choose_by': 'f1'}, 'choose_by one of accuracy, loss, balanced_accuracy'),
+    'other scores': (
+        {'data': dataclasses.replace(shades(), scores='sigmoid'), 'card': CARD},
+        "found 'softmax'",
+    ),
     'seed': ({'seed': 2**32}, r'a seed below 2\*\*32'),
     'suffix': ({'out': 'm.bin'}, r"ends in '.safetensors', found 'm.bin'"),
 }

@@ -1,6 +1,7 @@
 """The files that a training ends with."""
 
 import dataclasses
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 from trainings import CLASSES, MODEL, PARAMS, files, finetune, moved, shades, tiny
 
 import blox as bx
+from blox.zoo.training.curves import draw
+from blox.zoo.training.state import Epoch
 from blox.zoo.training.step import measure
 
 
@@ -49,7 +52,7 @@ def test_the_curves_are_what_the_history_says(tmp_path):
         assert len(np.unique(np.asarray(image))) > 50
 
 
-@pytest.mark.parametrize('name', ['m.safetensors', 'm.csv', 'm.png'])
+@pytest.mark.parametrize('name', ['m.safetensors', 'm.csv', 'm.png', 'm.html'])
 def test_no_file_of_others_is_replaced(tmp_path, name):
     (tmp_path / name).write_text('mine')
     with pytest.raises(FileExistsError, match='is there already'):
@@ -79,3 +82,29 @@ def test_the_best_is_scored_on_the_test_once_and_the_card_says_it(tmp_path):
     plain, expected = finetune(data=shades())
     assert history == expected
     assert not moved(plain, params)
+
+
+def test_the_page_shows_what_is_wrong(tmp_path):
+    wrong = dataclasses.replace(shades(), show=lambda i: Image.new('L', (8, 8), i % 2))
+    finetune(tmp_path / 'm.safetensors', data=wrong, epochs=1, learning_rate=1e-6)
+    page = (tmp_path / 'm.html').read_text('utf-8')
+    found = re.findall(r'<figcaption>(.+?)</figcaption>', page)
+    card = bx.zoo.read_card(tmp_path / 'm.safetensors')
+    assert len(found) == round((1 - card.metrics['held_out_accuracy']) * 8) > 0
+    assert all(re.fullmatch(r'(dark|light), taken for (dark|light) \([\d.]+%\)', x) for x in found)
+    assert page.count('<figure><img') == len(found)
+    assert [line for line in page.split('<tr>') if '<td>dark</td>' in line]
+
+
+def test_the_page_takes_no_text_for_markup(tmp_path):
+    texts = dataclasses.replace(shades(), show=lambda i: '<script>alert(1)</script>', summary='<b>')
+    finetune(tmp_path / 'm.safetensors', data=texts, epochs=1, learning_rate=1e-6)
+    page = (tmp_path / 'm.html').read_text('utf-8')
+    assert '<script' not in page
+    assert '&lt;b&gt;' in page
+
+
+def test_the_picture_marks_the_epoch_that_is_kept():
+    rows = [Epoch(i, i, 1.0, 0.5, 1.0, 0.5, 0.5) for i in (1, 2, 3)]
+    pictures = {draw(rows, best) for best in rows}
+    assert len(pictures) == 3
