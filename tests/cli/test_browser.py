@@ -1,7 +1,5 @@
 """The page of `blox show --html`, in headless Chromium where that is installed."""
 
-import html
-import json
 import re
 
 import jax.numpy as jnp
@@ -14,40 +12,36 @@ BROWSER = example('screenshot')
 pytestmark = pytest.mark.skipif(
     BROWSER.find_chromium() is None, reason='needs chromium: apt-get install chromium'
 )
-# Writes down what a reader sees of the tree, before and after two of its lines are unfolded.
-LOOK = """
-  tree().style.contentVisibility = 'visible'  // whether or not a frame was drawn
-  const before = tree().innerText
-  unfold('pos_embed=')
-  unfold('block1=')
-  const seen = document.body.appendChild(document.createElement('pre'))
-  seen.id = 'seen'
-  seen.textContent = JSON.stringify([before, tree().innerText])
-"""
-
-
-def opened(page, folder):
-    """The page's DOM in the end, what was written to the console, and what it asked for."""
-    path, log = folder / 'page.html', folder / 'net.json'
-    path.write_text(page, 'utf-8')
-    result = BROWSER.browse(path, '--dump-dom', '--enable-logging=stderr', f'--log-net-log={log}')
-    console = [line for line in result.stderr.splitlines() if 'CONSOLE' in line]
-    events = [event.get('params', {}) for event in json.loads(log.read_text())['events']]
-    # What Chromium asks for on its own behalf has no page for its origin.
-    asked = [e['url'] for e in events if e.get('initiator', 'not an origin') != 'not an origin']
-    return result.stdout, console, asked
+# All of the tree, whether or not a frame was drawn.
+SEEN = (
+    f"{BROWSER.TREE}.style.setProperty('content-visibility', 'visible'), {BROWSER.TREE}.innerText"
+)
 
 
 @pytest.fixture(scope='module')
-def shown(tmp_path_factory):
-    """What is seen of a page before and after a click, its console, and what it asked for."""
+def browser():
+    with BROWSER.Browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope='module')
+def shown(browser, tmp_path_factory):
+    """What is seen of a page before and after two clicks, its console, and what it asked for."""
     model, params = bx.zoo.load('vit-digits')
     params = params.set('vit/block1/norm1/offset', jnp.full(96, jnp.nan)).freeze('vit/norm/*')
-    page = bx.to_html(model, params, about={'name': 'x', 'task': '<img src="http://a.test/">'})
-    folder = tmp_path_factory.mktemp('page')
-    dom, console, asked = opened(BROWSER.with_script(page, LOOK), folder)
-    (seen,) = re.findall('<pre id="seen">(.*?)</pre>', dom, re.DOTALL)
-    return *json.loads(html.unescape(seen)), console, asked
+    html = bx.to_html(model, params, about={'name': 'x', 'task': '<img src="http://a.test/">'})
+    page = tmp_path_factory.mktemp('page') / 'page.html'
+    page.write_text(html, 'utf-8')
+    BROWSER.open_model(browser, page)
+    before = browser.run(SEEN)
+    BROWSER.unfold(browser, 'pos_embed=')
+    BROWSER.unfold(browser, 'block1=')
+    return before, browser.run(SEEN), browser.errors, asked(browser)
+
+
+def asked(browser):
+    """What a page asked for besides itself, and what it holds."""
+    return [url for url in browser.requests[1:] if not url.startswith('data:')]
 
 
 def test_it_fetches_nothing_and_has_no_errors(shown):
@@ -72,19 +66,21 @@ def test_its_lines_unfold(shown):
     assert 'sharding=cpu:0' in after
 
 
-def test_a_page_that_fetches_or_fails_is_found_out(tmp_path):
-    page = '<img src="http://a.test/b.png"><script>throw Error("no")</script>'
-    _, console, asked = opened(page, tmp_path)
-    assert set(asked) == {'http://a.test/b.png'}
-    assert len(console) == 1
+def test_a_page_that_fetches_or_fails_is_found_out(browser, tmp_path):
+    page = tmp_path / 'page.html'
+    page.write_text('<img src="http://a.test/b.png"><script>throw Error("no")</script>')
+    browser.open(page.as_uri())
+    assert asked(browser) == ['http://a.test/b.png']
+    assert [error.split()[0] for error in browser.errors] == ['Error:', 'Failed']
 
 
-def test_a_page_of_ours_cannot_fetch(tmp_path):
-    graph = bx.Graph('net')
-    page = bx.to_html(graph, bx.Params(0)).replace('<h1>', '<img src="http://a.test/b.png"><h1>')
-    _, console, asked = opened(page, tmp_path)
-    assert asked == []
-    assert 'Content Security Policy' in console[0]
+def test_a_page_of_ours_cannot_fetch(browser, tmp_path):
+    page, graph = tmp_path / 'page.html', bx.Graph('net')
+    html = bx.to_html(graph, bx.Params(0)).replace('<h1>', '<img src="http://a.test/b.png"><h1>')
+    page.write_text(html, 'utf-8')
+    browser.open(page.as_uri())
+    assert asked(browser) == []
+    assert 'Content Security Policy' in browser.errors[0]
 
 
 def test_the_picture_of_the_documentation_can_be_drawn(tmp_path):
