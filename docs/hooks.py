@@ -4,6 +4,7 @@ Pictures show the objects that a page's own code makes: its blocks run here as t
 tests. Notebooks are the scripts in docs/tutorials, executed anew at each build.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 DOCS = Path(__file__).parent
 sys.path += [str(DOCS), str(DOCS.parent / 'tests')]
@@ -18,9 +20,12 @@ sys.path += [str(DOCS), str(DOCS.parent / 'tests')]
 from documents import PAGES, ROOT, blocks, run, workplace
 from notebooks import executed
 from offline import requests
-from pictures import graph_svg, params_svg, weights_svg
+from pictures import blocks_svg, graph_svg, params_svg, weights_svg
 
 import blox as bx
+
+# Where pages show a picture that was drawn.
+_PICTURE = re.compile(r'<img alt="([^"]*)" src="[./]*generated/(\w+)\.svg"\s*/?>')
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,6 +39,7 @@ def _generated() -> Iterator[tuple[str, str | bytes]]:
     yield from _pictures()
     model, params = bx.zoo.load('vit-digits')
     yield 'generated/vit-digits.html', bx.to_html(model, params)
+    yield 'generated/blocks.svg', blocks_svg(model.graph, params)
     for script in sorted((DOCS / 'tutorials').glob('*.py')):
         yield from executed(script.stem, script.read_text('utf-8'), ROOT).items()
 
@@ -46,6 +52,16 @@ def _pictures() -> Iterator[tuple[str, str]]:
     yield 'generated/params.svg', params_svg(made['frozen'])
     rows = [('before', made['before']), ('after', made['after'])]
     yield 'generated/randomness.svg', weights_svg(rows)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Puts pictures into the page, to have its colors."""
+    return _PICTURE.sub(lambda found: _inline(found[1], found[2], files), html)
+
+
+def _inline(alt: str, name: str, files: Files) -> str:
+    drawn = files.get_file_from_path(f'generated/{name}.svg').content_string
+    return drawn.replace('<svg ', f'<svg role="img" aria-label="{alt}" ', 1)
 
 
 def on_post_build(config: MkDocsConfig) -> None:

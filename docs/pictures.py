@@ -1,6 +1,7 @@
 """Draws the documentation's pictures, as SVG, from the objects that they show."""
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,11 +9,17 @@ import numpy as np
 import blox as bx
 
 ROW = 26
-TRAINABLE, FROZEN, STATE = '#3f51b5', '#8d6e63', '#9e9e9e'
+TRAINABLE, FROZEN, STATE = '#3d8fd1', '#b08968', '#8a97a8'
+# Colors of a page where there is one around the picture.
 _STYLE = (
-    'text{font:13px ui-monospace,monospace;fill:#263238}'
-    '.faint{fill:#78909c}path{fill:none;stroke:#b0bec5}'
+    '.drawn text{font:13px ui-monospace,monospace;fill:var(--md-default-fg-color,#263238)}'
+    '.drawn .faint{fill:var(--md-default-fg-color--light,#78909c)}'
+    '.drawn .inside{fill:#16213a}'
+    '.drawn path{fill:none;stroke:#8a97a8}'
 )
+# Blocks of a graph by their depth, and those of Params.
+_LEVELS = ('#f4a259', '#2a9d8f', '#3d8fd1', '#8fb8de')
+_ENTRY, _STEP = '#e9c46a', 52
 
 
 def graph_svg(graph: bx.Graph, params: bx.Params) -> str:
@@ -63,6 +70,52 @@ def weights_svg(rows: Sequence[tuple[str, bx.Params]]) -> str:
     return _svg(180 + 220 * len(columns), 6 * len(rows), parts)
 
 
+def blocks_svg(graph: bx.Graph, params: bx.Params) -> str:
+    """The graph as blocks on blocks, and below them the entries of Params, which are flat.
+
+    An entry is as wide as the root of its size, so that biases are seen beside matrices.
+    """
+    nodes = {node.path: (node, depth) for node, depth in _nodes(graph)}
+    owners = [(path, path.rpartition('/')[0]) for path in _in_order(graph, params)]
+    widths = {path: math.sqrt(params[path].size) for path, _ in owners}
+    scale, x, spans = 600 / sum(widths.values()), 20.0, {}
+    floor = _STEP * (1 + max(depth for _, depth in nodes.values())) + 2.5 * ROW
+    count = f'Params: {len(owners)} entries, {params.num_params:,} numbers, each at its path'
+    parts = [
+        _text(20, -0.3, f'Graph: the modules of {graph.name}'),
+        _text(20, floor / ROW - 1.2, count),
+    ]
+    for path, owner in owners:
+        width = scale * widths[path]
+        while owner:
+            start, _ = spans.get(owner, (x, x))
+            spans[owner] = start, x + width
+            owner = owner.rpartition('/')[0]
+        parts.append(_block(x, floor, width, path, 'w' if path.endswith('/w') else '', _ENTRY))
+        x += width
+    for path, (start, end) in spans.items():
+        node, depth = nodes[path]
+        color = _LEVELS[min(depth, len(_LEVELS) - 1)]
+        parts.append(_block(start, _STEP * depth + ROW, end - start, path, node.name, color))
+    return _framed(640, floor + _STEP + 10, parts)
+
+
+def _in_order(graph: bx.Graph, params: bx.Params) -> Iterator[str]:
+    """The paths of entries as modules come, those of a module's own first."""
+    for node, _ in _nodes(graph):
+        yield from (path for path in params if path.rpartition('/')[0] == node.path)
+
+
+def _block(x: float, y: float, width: float, path: str, name: str, color: str) -> str:
+    """A block with its name, where that fits."""
+    place = f'x="{x:.1f}" y="{y + 10}" width="{max(width - 1.5, 1):.1f}" height="{_STEP - 4}"'
+    middle = f'x="{x + width / 2:.1f}" y="{y + 10 + _STEP / 2}" text-anchor="middle"'
+    fits = len(name) * 8 < width
+    label = f'<text {middle} class="inside">{html.escape(name)}</text>' if fits else ''
+    title = f'<title>{html.escape(path)}</title>'
+    return f'<rect {place} rx="3" fill="{color}">{title}</rect>{label}'
+
+
 def _nodes(graph: bx.Graph, depth: int = 0) -> Iterator[tuple[bx.Graph, int]]:
     yield graph, depth
     for child in graph.children:
@@ -98,9 +151,11 @@ def _square(x: float, y: float, color: str) -> str:
 
 
 def _svg(width: int, rows: int, parts: Sequence[str]) -> str:
-    height = ROW * rows + 20
+    return _framed(width, ROW * rows + 20, parts)
+
+
+def _framed(width: int, height: int, parts: Sequence[str]) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}"><style>{_STYLE}</style>'
-        f'<rect width="{width}" height="{height}" rx="8" fill="#fafafa"/>{"".join(parts)}</svg>\n'
+        f'<svg class="drawn" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}"><style>{_STYLE}</style>{"".join(parts)}</svg>\n'
     )

@@ -21,11 +21,11 @@ SHOWN = {
     'data-and-checkpoints.md': 1,
     'evaluating.md': 1,
     'from-transformers.md': 6,
-    'index.md': 1,
     'loading.md': 7,
     'onnx.md': 1,
     'scaling.md': 2,
     'serving.md': 2,
+    'start.md': 1,
 }
 
 
@@ -99,6 +99,20 @@ def test_the_reference_means_objects_where_modules_have_the_same_name():
     assert [name for name in documented() if name in sys.modules] == []
 
 
+def test_what_the_front_page_claims_is_measured_on_the_page_it_leads_to():
+    claims = re.findall(
+        r'^- (\*\*.+?)\[[^\[]+\]\(([\w-]+\.md)[^)]*\)$',
+        (PAGES / 'index.md').read_text('utf-8'),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert len(claims) == 4
+    for claim, page in claims:
+        figures = set(re.findall(r'\d[\d.e-]*\d', claim))
+        text = (PAGES / page).read_text('utf-8')
+        assert {figure for figure in figures if figure not in text} == set(), page
+        assert figures
+
+
 @pytest.fixture
 def _scripts(monkeypatch):
     """The modules in docs/, which is no package."""
@@ -140,3 +154,5 @@ def test_pictures_show_what_they_are_drawn_of():
     ]
     assert pictures.params_svg(params).count(pictures.FROZEN) == 2  # One is the legend's.
     assert pictures.weights_svg([('one', params)]).count('<rect x=') == 6
+    places = re.findall('<title>(.*?)</title>', pictures.blocks_svg(graph, params))
+    assert places == ['net/head/b', 'net/head/w', 'net/head', 'net']
