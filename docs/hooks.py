@@ -24,7 +24,10 @@ from pictures import blocks_svg, graph_svg, params_svg, weights_svg
 
 import blox as bx
 
-# Where pages show a picture that was drawn.
+# Headings of the reference, and where pages show a picture that was drawn.
+_ENTRY = re.compile(
+    r'(<h\d id="([\w.]+)" class="doc doc-heading">\s*(?:<span [^>]*>)?)(blox\.)?(\w[\w.]*)'
+)
 _PICTURE = re.compile(r'<img alt="([^"]*)" src="[./]*generated/(\w+)\.svg"\s*/?>')
 
 
@@ -55,8 +58,17 @@ def _pictures() -> Iterator[tuple[str, str]]:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Puts pictures into the page, to have its colors."""
+    """Puts pictures into the page, to have its colors, and heads entries as users type them."""
+    if page.file.src_uri.startswith('api/'):
+        # Its names are found, not the groups that they are in.
+        html = _ENTRY.sub(_typed, html.replace('<h2 ', '<h2 data-search-exclude '))
     return _PICTURE.sub(lambda found: _inline(found[1], found[2], files), html)
+
+
+def _typed(found: re.Match[str]) -> str:
+    """The heading of a function or class with `bx.zoo.load`, that of a method with `Params.set`."""
+    start, place, is_root, name = found.groups()
+    return f'{start}bx.{name}' if is_root else f'{start}{place.split(".")[-2]}.{name}'
 
 
 def _inline(alt: str, name: str, files: Files) -> str:
