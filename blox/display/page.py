@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import warnings
 from collections.abc import Mapping
@@ -15,16 +16,18 @@ from blox.params import Params
 from blox.wording import some
 
 _ALARM = 'background: #b00020; color: white; font-weight: bold'
+# Lines are as wide as the window, where treescope's are as long as they are.
+_WRAPPED = 'white-space: pre-wrap; overflow-wrap: anywhere'
 # Nothing may be fetched, whatever a name or a card holds: treescope's scripts are in the page.
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'unsafe-inline'; font-src data:"
 )
 _STYLE = f"""
-body {{ font: 14px/1.5 system-ui, sans-serif; margin: 1.5em }}
+body {{ font: 14px/1.5 system-ui, sans-serif; margin: 1.5em; overflow-wrap: anywhere }}
 h1 {{ font-size: 1.4em; margin: 0 0 0.5em }}
 th {{ color: #666; font-weight: normal; padding-right: 1.5em; text-align: left }}
-th, td {{ overflow-wrap: anywhere; vertical-align: top }}
+th, td {{ vertical-align: top }}
 th {{ white-space: nowrap }}
 .alarm {{ {_ALARM}; padding: 0.3em 0.6em }}
 treescope-container {{ overflow-x: auto; padding-left: 1em }}
@@ -82,11 +85,17 @@ class Rendered(NamedTuple):
     root: Node
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
-        return _render_node('', self.root, subtree_renderer, expanded=True)
+        from treescope import rendering_parts as parts
+
+        tree = _render_node('', self.root, subtree_renderer, expanded=True)
+        return dataclasses.replace(tree, renderable=parts.custom_style(tree.renderable, _WRAPPED))
 
 
 def _render_node(prefix: str, node: Node, subtree_renderer: Any, *, expanded: bool) -> Any:
-    """Render a foldable part; of alike siblings the first alone is unfolded."""
+    """Render a foldable part; of alike siblings the first alone is unfolded.
+
+    A module of arguments alone, as a dropout, is folded to one line of them.
+    """
     from treescope import rendering_parts as parts
 
     children = [
@@ -96,6 +105,9 @@ def _render_node(prefix: str, node: Node, subtree_renderer: Any, *, expanded: bo
     ]
     inside = parts.indented_children(children, comma_separated=True)
     broken = sum(1 for leaf in node.leaves() if leaf.alarm)
+    arguments = [f'{name}={item}' for name, item in node.items if isinstance(item, str)]
+    has_parts = len(arguments) < len(node.items)
+    folded = '...' if has_parts else ', '.join(arguments)
     return parts.build_custom_foldable_tree_node(
         label=parts.siblings(
             f'{prefix}{node.title} ',
@@ -104,10 +116,12 @@ def _render_node(prefix: str, node: Node, subtree_renderer: Any, *, expanded: bo
             '(',
         ),
         contents=parts.siblings(
-            parts.fold_condition(collapsed=parts.text('...'), expanded=inside), ')'
+            parts.fold_condition(collapsed=parts.text(folded), expanded=inside), ')'
         ),
         path=node.path,
-        expand_state=parts.ExpandState.EXPANDED if expanded else parts.ExpandState.COLLAPSED,
+        expand_state=(
+            parts.ExpandState.EXPANDED if expanded and has_parts else parts.ExpandState.COLLAPSED
+        ),
     )
 
 

@@ -101,7 +101,7 @@ def _build_node(graph: Graph, params: Params, places: dict[str, list[tuple[str, 
     below = [param for path, param in params.items() if path.startswith(graph.path + '/')]
     numbers = sum(param.size for param in below if not param.is_state)
     size = format_bytes(sum(param.nbytes for param in below))
-    node = Node(type(module or graph).__name__, f'# Param: {numbers} ({size})', graph.path)
+    node = Node(type(module or graph).__name__, f'# Param: {numbers:,} ({size})', graph.path)
     if module is not None:
         node.items += [(name, short(value)) for name, value in module.arguments().items()]
         node.items += list(_links(module))

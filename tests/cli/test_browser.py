@@ -54,7 +54,8 @@ def test_it_shows_parameters_once_its_scripts_ran(shown):
     assert 'patch_embed=Conv # Param: 480 (1.9 KB)(' in before
     assert 'w=Param[T](float32[96,10]  960 (3.8 KB)  mean ' in before
     assert re.search(r'scale=Param\[N\]\(float32\[96\].*\) frozen', before)
-    assert 'block1=Block # Param: 74784 (292.1 KB) NaN or Inf in 1 below(...)' in before
+    assert 'dropout=Dropout # Param: 0 (0.0 B)(rate=0.1)' in before
+    assert 'block1=Block # Param: 74,784 (292.1 KB) NaN or Inf in 1 below(...)' in before
 
 
 def test_its_lines_unfold(shown):
@@ -64,6 +65,17 @@ def test_its_lines_unfold(shown):
     assert re.search(r'offset=Param\[T\]\(float32\[96\].* 96 NaN', after)
     assert 'sharding=cpu:0' not in before
     assert 'sharding=cpu:0' in after
+
+
+@pytest.mark.parametrize('width', [1300, 400])
+@pytest.mark.parametrize('name', ['vit-digits', 'gpt2-pydocs'])
+def test_its_lines_wrap_at_the_edge_of_the_window(browser, tmp_path, name, width):
+    page = tmp_path / 'page.html'
+    page.write_text(bx.to_html(*bx.zoo.load(name), about={'name': 'path/' * 40}), 'utf-8')
+    BROWSER.open_model(browser, page, width)
+    BROWSER.unfold(browser, 'pos_embed=')
+    assert browser.run('document.documentElement.scrollWidth') == width
+    assert browser.run(f'{BROWSER.TREE}.scrollWidth') < width
 
 
 def test_a_page_that_fetches_or_fails_is_found_out(browser, tmp_path):

@@ -45,7 +45,7 @@ def test_show_prints_the_parts_of_a_file(writer):
 
 def test_show_prints_a_name_without_its_weights():
     lines = printed('show', 'vit-b32').splitlines()
-    assert lines[0] == 'vit: ViT # Param: 88224232 (336.5 MB)('
+    assert lines[0] == 'vit: ViT # Param: 88,224,232 (336.5 MB)('
     assert '  block1..block11=like block0,' in lines
     assert len(lines) < 100
 
