@@ -31,7 +31,7 @@ from blox.params import Params, restacked, stacked_as, stacks_of
 from blox.paths import Where
 from blox.stacking import unstack
 from blox.tensorfile import TensorFile, fail, parse_json
-from blox.wording import differences, some
+from blox.wording import counted, differences, some
 
 # How the path of an adapter's half ends.
 _END = re.compile(rf'_{TAG}_([{"".join(PARTS)}]_)?[ab]$')
@@ -71,7 +71,8 @@ def lora(
     chosen, _ = params.partition(where)
     weights = {path: param for path, param in chosen.items() if _is_weight(param)}
     if not weights:
-        raise ValueError(f'{where!r} names no weights to adapt: of {len(chosen)} entries none')
+        paths = counted(len(chosen), 'path')
+        raise ValueError(f'{where!r} names no weights to adapt: of {paths} none')
     entries: dict[str, Param] = {}
     # Of stacked blocks each gets its own, as if it were alone.
     for path, param in unstack({path: _shape_of(param) for path, param in weights.items()}):

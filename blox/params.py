@@ -29,6 +29,7 @@ from blox.param import (
 from blox.paths import Where
 from blox.settings import setting
 from blox.structure import Structure, freeze_metadata, inserted, join, replaced, subset
+from blox.wording import counted
 
 # 'lane' in ASCII.
 _LANE = np.uint32(0x6C616E65)
@@ -344,7 +345,9 @@ class Params(Mapping[str, Param]):
         """The dtype of the floating-point values; of several, the one that JAX promotes them to."""
         dtypes = {p.dtype for p in self.values() if jnp.issubdtype(p.dtype, jnp.floating)}
         if not dtypes:
-            raise ValueError(f'no floating-point values among {len(self)} entries')
+            raise ValueError(
+                f'no floating-point values among {counted(len(self), "entry", "entries")}'
+            )
         return jnp.result_type(*dtypes)
 
     @property
@@ -354,7 +357,8 @@ class Params(Mapping[str, Param]):
 
     def __repr__(self) -> str:
         state = 'finalized' if self.initialized else 'open'
-        head = f'Params({len(self)} entries, {self.num_params:,} parameters, {state})'
+        entries = counted(len(self), 'entry', 'entries')
+        head = f'Params({entries}, {counted(f"{self.num_params:,}", "parameter")}, {state})'
         width = max((len(path) for path in self), default=0)
         lines = [f'  {path:<{width}}  {repr(param)[6:-1]}' for path, param in self.items()]
         if len(lines) > 40:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from blox.wording import counted
+
 if TYPE_CHECKING:
     from blox.param import Param
 
@@ -106,7 +108,8 @@ def select(where: Where, entries: 'Iterable[tuple[str, Param]]') -> frozenset[st
             if any('*' in path for path in paths):
                 hint += '; stacked blocks are one entry, which params.unstack() divides'
             raise ValueError(
-                f'pattern {pattern!r} matches none of {len(paths)} paths; nearest: {hint}'
+                f'pattern {pattern!r} matches none of {counted(len(paths), "path")}; '
+                f'nearest: {hint}'
             )
         selected.update(found)
     return frozenset(selected)

@@ -19,7 +19,7 @@ from jax.core import Tracer
 from blox.memory import aligned
 from blox.param import Param, describe
 from blox.paths import nearest
-from blox.wording import some
+from blox.wording import counted, some
 
 STACKED = 'stacked'
 INDEX = '{i}'
@@ -103,7 +103,8 @@ def _groups(entries: Mapping[str, Param], pattern: str, first: int) -> dict[str,
             found.setdefault(f'{match[1]}*{match[3]}', {})[int(match[2])] = path
     if not found:
         near = ', '.join(nearest(pattern, entries)) or 'none'
-        raise ValueError(f'{pattern!r} matches none of {len(entries)} paths; nearest: {near}')
+        paths = counted(len(entries), 'path')
+        raise ValueError(f'{pattern!r} matches none of {paths}; nearest: {near}')
     last = max(max(paths) for paths in found.values())
     expected = range(first, last + 1)
     missing = [

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from blox import paths
 from blox.stacking import members
+from blox.wording import counted
 
 Metadata: TypeAlias = tuple[tuple[str, Any], ...]
 
@@ -109,7 +110,7 @@ class Structure:
         return self
 
     def __repr__(self) -> str:
-        return f'Structure({len(self.paths)} paths)'
+        return f'Structure({counted(len(self.paths), "path")})'
 
 
 def _typed(value: Any) -> Any:

@@ -25,7 +25,7 @@ import numpy as np
 
 from blox.atomic import atomic_write
 from blox.memory import ALIGNMENT
-from blox.wording import cut, printable
+from blox.wording import counted, cut, printable
 
 # Hashing is bound by the processor, and lets go of Python's lock.
 _THREADS = min(os.cpu_count() or 1, 8)
@@ -297,7 +297,7 @@ def check_regular(path: Path) -> None:
 def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[str, Any], int]:
     """Return the parsed header and where the data starts."""
     if size < 8:
-        fail(path, f'expected a safetensors file of 8 bytes or more, found {size} bytes')
+        fail(path, f'expected a safetensors file of 8 bytes or more, found {counted(size, "byte")}')
     (length,) = struct.unpack('<Q', start)
     if length > min(MAX_HEADER_BYTES, size - 8):
         beginning = start + read(32)
@@ -306,7 +306,7 @@ def _read_header(path: Path, start: bytes, size: int, read: Any) -> tuple[dict[s
                 fail(path, f'expected a safetensors file, found {found}')
         fail(
             path,
-            f'expected a header of at most {min(MAX_HEADER_BYTES, size - 8)} bytes, '
+            f'expected a header of at most {counted(min(MAX_HEADER_BYTES, size - 8), "byte")}, '
             f'found a length of {length}; the file is cut short or not a safetensors file',
         )
     encoded = read(length)
@@ -385,7 +385,7 @@ def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorI
     if offsets[1] - offsets[0] != expected:
         fail(
             path,
-            f'expected {expected} bytes for {entry["dtype"]}{shape}, '
+            f'expected {counted(expected, "byte")} for {entry["dtype"]}{shape}, '
             f'found {offsets[1] - offsets[0]}',
             name,
         )

@@ -71,6 +71,15 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any], what: str
     )
 
 
+def counted(count: int | str, one: str, many: str = '') -> str:
+    """Write a number, as it is given, before what it counts or what is said of so many.
+
+    >>> counted(1, 'image'), counted('1,540', 'token'), counted(2, 'entry', 'entries')
+    ('1 image', '1,540 tokens', '2 entries')
+    """
+    return f'{count} {one if str(count) == "1" else many or f"{one}s"}'
+
+
 def format_bytes(count: float) -> str:
     """Write a number of bytes with its unit.
 

@@ -22,7 +22,7 @@ from blox.converters.sources.tensor import Tensor
 from blox.converters.target import layouts_of, model_spec, table_of
 from blox.params import Params
 from blox.tensorfile import holds_weights
-from blox.wording import cut, misfits
+from blox.wording import counted, cut, misfits
 
 # Characters that fit on a screen; how many problems of each kind are shown there at most, and how long
 # one may be.
@@ -98,7 +98,7 @@ class Explanation:
         needed = sum(len(entry.names) for entry in self.entries.values())
         under = f', all under {cut(repr(self.prefix), _LONGEST)}' if self.prefix else ''
         layout = f'{self.layout!r}{f" of {self.library}" if self.library else ""}'
-        nearest = f'the nearest layout is {layout}, of whose {needed} names it has'
+        nearest = f'the nearest layout is {layout}, of whose {counted(needed, "name")} it has'
         return f'{nearest} {len(self.names)}{under}: {"; ".join(clauses)}'
 
     def fields(self) -> dict[str, Any]:
@@ -134,7 +134,9 @@ class Explanation:
         lines = [f'{ours:<{width}}  <-  {theirs}' for ours, theirs in rows]
         lines += [f'ignored: {name}' for name in self.ignored]
         lines += [f'problem: {problem}' for problem in self.problems]
-        return '\n'.join([f'{self.path}: {len(rows)} paths from layout {self.layout!r}', *lines])
+        return '\n'.join(
+            [f'{self.path}: {counted(len(rows), "path")} from layout {self.layout!r}', *lines]
+        )
 
 
 def explain(source: str | os.PathLike[str] | Source, model: Any, *, state: str = '') -> Explanation:

@@ -16,6 +16,7 @@ from blox.layers.precision import widen
 from blox.layers.rotary import PAIRS, Rotation, rotate
 from blox.module import Initializer, Module
 from blox.params import Params
+from blox.wording import counted
 
 IMPLEMENTATIONS = ('auto', 'exact')
 
@@ -229,8 +230,8 @@ class MultiHeadAttention(Module):
             wanted.append((length, self.heads, pairs))
         if found not in [{shape} for shape in wanted]:
             raise ValueError(
-                f'{self.path!r} expects a rotation of {length} places, and of half of the '
-                f'{self.head_dim} numbers of a head, {" or ".join(map(str, wanted))}, '
+                f'{self.path!r} expects a rotation of {counted(length, "place")}, and of half of the '
+                f'{counted(self.head_dim, "number")} of a head, {" or ".join(map(str, wanted))}, '
                 f'found one of {rotary.cos.shape}'
             )
 

@@ -18,6 +18,7 @@ from blox.layers.convolve import Window, channels_last, convolution
 from blox.layers.initializers import LecunNormal, Zeros
 from blox.module import Initializer, Module
 from blox.params import Params
+from blox.wording import counted
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
 
@@ -210,7 +211,10 @@ def explicit_padding(
     if isinstance(padding, int | np.integer):
         return [(int(padding), int(padding))] * len(kernel)
     if len(padding) != len(kernel):
-        raise ValueError(f'padding {padding!r} does not fit {len(kernel)} spatial axes')
+        raise ValueError(
+            f'padding {padding!r} does not fit '
+            f'{counted(len(kernel), "spatial axis", "spatial axes")}'
+        )
     return [(int(p), int(p)) if isinstance(p, int | np.integer) else (p[0], p[1]) for p in padding]
 
 

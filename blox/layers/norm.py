@@ -17,6 +17,7 @@ from blox.layers.precision import widen
 from blox.module import Initializer, Module
 from blox.param import BATCH_STATS
 from blox.params import Params
+from blox.wording import counted
 
 _ones = Ones()
 _zeros = Zeros()
@@ -113,7 +114,8 @@ class GroupNorm(Module):
         batch, channels = inputs.shape[0], inputs.shape[-1]
         if self.groups < 1 or channels % self.groups:
             raise ValueError(
-                f'{self.path!r}: groups {self.groups} must divide the {channels} channels'
+                f'{self.path!r}: groups {self.groups} must divide the '
+                f'{counted(channels, "channel")}'
             )
         # [batch, positions, groups, channels / groups]
         x = widen(inputs).reshape(batch, -1, self.groups, channels // self.groups)

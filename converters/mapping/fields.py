@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blox.wording import counted
+
 # Fields of our config that are known so far, or all of them.
 Known = Mapping[str, Any]
 
@@ -230,7 +232,7 @@ def stages(count: int) -> Via:
 
     def check(values: Any, known: Known) -> Any:
         if len(values) != count:
-            raise ValueError(f'{count} stages')
+            raise ValueError(counted(count, 'stage'))
         return values
 
     return Via(lambda v, known: tuple(check(v, known)), lambda v, known: list(check(v, known)))

@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from blox.wording import counted
+
 
 @runtime_checkable
 class Layout(Protocol):
@@ -53,7 +55,7 @@ class Transform:
         for step in reversed(self.steps):
             arrays = step.inverse(arrays, count)
         if len(arrays) != count:
-            raise ValueError(f'expected {count} external arrays, found {len(arrays)}')
+            raise ValueError(f'expected {counted(count, "external array")}, found {len(arrays)}')
         return arrays
 
     def external_shapes(self, shape: tuple[int, ...], count: int = 1) -> list[tuple[int, ...]]:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from blox.tensorfile import DTYPES, MAX_RANK, MAX_TENSORS, MappedFile, fail
+from blox.wording import counted
 
 # All that zipfile raises for a malformed archive.
 ZIP_ERRORS = (
@@ -127,7 +128,11 @@ class NpzFile(MappedFile):
                 what = 'expected no compression or deflate (method 8)'
                 fail(self.path, f'{what}, found method {info.compress_type}', name)
             if size > packed * _RATIOS[info.compress_type]:
-                fail(self.path, f'expected what {packed} bytes may hold, found {size}', name)
+                fail(
+                    self.path,
+                    f'expected what {counted(packed, "byte")} may hold, found {size}',
+                    name,
+                )
         if (total := sum(info.file_size for info in infos)) > _MAX_BYTES:
             fail(self.path, f'expected at most {_MAX_BYTES} unpacked bytes, found {total}')
 
@@ -150,7 +155,7 @@ class NpzFile(MappedFile):
         offset = 8 + struct.calcsize(code) + length
         expected = offset + math.prod(shape) * dtype.itemsize
         if info.file_size != expected:
-            fail(self.path, f'expected {expected} bytes, found {info.file_size}', name)
+            fail(self.path, f'expected {counted(expected, "byte")}, found {info.file_size}', name)
         order = 'F' if found[3] == 'True' else 'C'
         return Member(dtype, shape, found[1] == '>', order, offset, self._start(info), info)
 
@@ -170,7 +175,8 @@ class NpzFile(MappedFile):
         if ordered[0][1].info.header_offset or mark != b'PK\5\6':
             fail(self.path, 'expected a zip archive alone, found bytes before or after it')
         if count not in (len(ordered), 2**16 - 1):  # the latter: more than fit here
-            fail(self.path, f'expected {count} arrays, as its end says, found {len(ordered)}')
+            expected = f'{counted(count, "array")}, as its end says'
+            fail(self.path, f'expected {expected}, found {len(ordered)}')
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Return where a member's bytes start: its name and extra fields come again before them."""
@@ -196,5 +202,6 @@ class NpzFile(MappedFile):
         except zlib.error as error:
             fail(self.path, f'cannot be unpacked: {error}', name)
         if len(found) != size or not engine.eof or engine.unused_data:
-            fail(self.path, f'expected exactly {size} bytes when unpacked, found others', name)
+            expected = f'exactly {counted(size, "byte")} when unpacked'
+            fail(self.path, f'expected {expected}, found others', name)
         return memoryview(found)

@@ -21,6 +21,7 @@ from blox.converters.mapping.parts import (
 )
 from blox.converters.mapping.rules import Rule, Table
 from blox.converters.mapping.transforms import HWIO, IDENTITY, split_axis
+from blox.wording import counted
 
 _STAGE, _BLOCK = 'swin/stage{s}', 'swin/stage{s}/block{b}'
 _TIMM_BLOCK, _HF_BLOCK = 'layers.{s-1}.blocks.{b}', 'encoder.layers.{s-1}.blocks.{b}'
@@ -128,7 +129,9 @@ def _read_windows(found: Any, known: Mapping[str, Any]) -> tuple[int, ...]:
         isinstance(side, list | tuple) and len(side) == 2 and side[0] == side[1] for side in squares
     )
     if not are_squares or len(squares) != count:
-        raise ValueError(f'the side of square windows, or one for each of {count} stages')
+        raise ValueError(
+            f'the side of square windows, or one for each of {counted(count, "stage")}'
+        )
     return tuple(side for side, _ in squares)
 
 

@@ -114,6 +114,13 @@ def test_diff_of_the_same_weights(digits, tmp_path):
     assert json.loads(printed('diff', 'vit-digits', file, '--json'))['same'] is True
 
 
+def test_diff_counts_one_parameter_in_the_singular(digits, tmp_path):
+    file = finetuned(
+        tmp_path / 'a.safetensors', digits, lambda params: scaled(params, {'vit/head/w': 3})
+    )
+    assert differing('vit-digits', file).endswith('parameters: 1 differs, 79 are the same\n')
+
+
 def test_diff_of_an_export_and_of_what_it_was_made_from(writer, tmp_path):
     printed('export', writer, tmp_path / 'hf')
     assert 'parameters: 0 differ' in printed('diff', writer, tmp_path / 'hf')

@@ -204,6 +204,12 @@ def test_predict_prints_csv_with_names_that_are_not_utf_8(tmp_path):
     )
 
 
+def test_predict_names_a_file_once_and_counts_one_in_the_singular(broken, tmp_path):
+    result = blox('predict', 'vit-digits', DIGITS / '1.png', broken, '--csv', tmp_path / 'a.csv')
+    assert result.stdout == f'{tmp_path / "a.csv"}: 1 file\n'
+    assert result.stderr.count(str(broken)) == 1
+
+
 def test_predict_of_broken_files_alone_writes_a_header_of_csv(broken):
     result = blox('predict', 'vit-digits', broken, '--csv', '-')
     assert (result.exit_code, result.stdout) == (1, 'file,label,probability\n')

@@ -131,6 +131,13 @@ def test_integers_that_would_be_cut_are_refused():
     assert bx.Params().set('net/count', np.array([5]))['net/count'].dtype == jnp.int32
 
 
+def test_one_of_a_kind_is_counted_in_the_singular():
+    params = bx.Params.from_entries({'net/w': bx.Param(jnp.ones(()))})
+    assert repr(params).startswith('Params(1 entry, 1 parameter, open)')
+    with pytest.raises(ValueError, match='matches none of 1 path;'):
+        params.freeze('net/b')
+
+
 def test_trees_of_other_things_than_arrays_have_a_repr():
     flags = jax.tree.map(lambda x: True, make(1))
     assert repr(flags).startswith('Params(3 entries, 0 parameters, open)')

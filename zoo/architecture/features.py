@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from blox.params import Params
 from blox.scan import unrolled
+from blox.wording import counted
 
 
 class Feature(NamedTuple):
@@ -74,6 +75,7 @@ def map_names(known: Sequence[Feature], out_indices: Sequence[int]) -> list[str]
     wrong = [i for i in out_indices if not -len(maps) <= i < len(maps)]
     if wrong or not out_indices:
         raise ValueError(
-            f'expected out_indices of {len(maps)} maps ({", ".join(maps)}), found {out_indices}'
+            f'expected out_indices of {counted(len(maps), "map")} ({", ".join(maps)}), '
+            f'found {out_indices}'
         )
     return [maps[i] for i in out_indices]

@@ -9,7 +9,7 @@ from typing import Any
 
 from blox.converters.mapping.fields import is_number
 from blox.tensorfile import TensorFile, fail, parse_json
-from blox.wording import cut
+from blox.wording import counted, cut
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.validation import expect, expect_names
 from blox.zoo.inputs.images import ImagePreprocessor
@@ -79,7 +79,9 @@ class Card:
             object.__setattr__(self, 'scores', getattr(self.config, 'scores', 'softmax'))
         channels = getattr(self.config, 'in_channels', None)
         if self.preprocessor and channels not in (None, found := len(self.preprocessor.mean)):
-            raise ValueError(f'expected a preprocessor of {channels} channels, found {found}')
+            raise ValueError(
+                f'expected a preprocessor of {counted(channels, "channel")}, found {found}'
+            )
 
     def __repr__(self) -> str:
         """Return the fields that say something; long ones, such as a tokenizer, are cut.

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from blox.atomic import atomic_write
-from blox.wording import printable
+from blox.wording import counted, printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.inputs import image_files, is_image, read_lines
 from blox.zoo.cli.shared import (
@@ -85,7 +85,7 @@ def embed(
     if csv is not None:
         head = ['input', *map(str, range(vectors.shape[1]))]
         rows = ([item.what, *map(float, row)] for item, row in zip(items, vectors))
-        write_csv(csv, [head, *rows], f'{len(items)} rows')
+        write_csv(csv, [head, *rows], counted(len(items), 'row'))
     if as_json:
         rows = [row.tolist() if whole else None for row, whole in zip(vectors, sound)]
         say(json.dumps(rows))

@@ -7,6 +7,7 @@ import sys
 import click
 
 import blox as bx
+from blox.wording import counted
 from blox.zoo.cli.inputs import LABELS, TEMPLATES, read_labels
 from blox.zoo.cli.shared import (
     AS_JSON,
@@ -79,7 +80,8 @@ def evaluate(
         note=report,
     )
     if csv is not None:
-        write_csv(csv, [result.items[0]._fields, *result.items], f'{len(result.items)} examples')
+        rows = [result.items[0]._fields, *result.items]
+        write_csv(csv, rows, counted(len(result.items), 'example'))
     if as_json:
         # Of many classes a line for each number would be most of the text.
         indent = 2 if len(result.labels) <= _MOST_INDENTED else None

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
-from blox.wording import some
+from blox.wording import counted, some
 from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, say, status
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
@@ -63,7 +63,7 @@ def convert(source: str, out: str, name: str | None, state: str, dtype: str | No
     model, params = read(found, source, dtype and jnp.dtype(dtype))
     with status(f'writing {out}'):
         bx.zoo.save(out, model, params, card=found.card)
-    say(f'{out}: {type(model).__name__}, {params.num_params:,} parameters')
+    say(f'{out}: {type(model).__name__}, {counted(f"{params.num_params:,}", "parameter")}')
 
 
 @click.command(epilog=MODEL)

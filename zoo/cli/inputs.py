@@ -92,7 +92,8 @@ def over_images(
 
 def report_file(file: Path, error: Exception) -> None:
     """Print why a file was left out."""
-    report(printable(file), getattr(error, 'strerror', None) or error)
+    why = getattr(error, 'strerror', None) or str(error)
+    report(printable(file), why.removeprefix(f'{str(file)!r} '))
 
 
 def read_text() -> str:

@@ -9,7 +9,7 @@ import click
 import blox as bx
 from blox.atomic import atomic_write
 from blox.converters.target import model_spec
-from blox.wording import format_bytes
+from blox.wording import counted, format_bytes
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.about import facts, in_catalog
 from blox.zoo.cli.shared import AS_JSON, MODEL, check_free, find, read, say, status
@@ -41,7 +41,7 @@ def show(model: str, html: str | None) -> None:
         page = bx.to_html(net, params, about=facts(card, params)).encode()
         with atomic_write(html) as file:
             file.write(page)
-    say(f'{html}: {format_bytes(len(page))}, {params.num_params:,} parameters')
+    say(f'{html}: {format_bytes(len(page))}, {counted(f"{params.num_params:,}", "parameter")}')
 
 
 def _opened(model: str, *, download: bool) -> tuple[Card, Any, bx.Params]:

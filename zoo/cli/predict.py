@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from blox.wording import cut, printable
+from blox.wording import counted, cut, printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.inputs import LABELS, TEMPLATES, image_files, over_images, read_labels
 from blox.zoo.cli.shared import (
@@ -213,7 +213,7 @@ def _write_csv(out: str, rows: list[_Row], what: str) -> None:
         cells = (cell for label, score in row.answers for cell in (label, float(f'{score:.6g}')))
         of = (row.input, row.part.text) if row.part else (row.input,)
         lines.append([*of, *cells])
-    write_csv(out, lines, f'{len(rows)} {"rows" if has_parts else "files"}')
+    write_csv(out, lines, counted(len(rows), 'row' if has_parts else 'file'))
 
 
 COMMANDS = (predict,)

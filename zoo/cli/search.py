@@ -13,7 +13,7 @@ import click
 import numpy as np
 
 from blox.atomic import atomic_write
-from blox.wording import printable
+from blox.wording import counted, printable
 from blox.zoo.cli.inputs import image_files, is_image, report_file
 from blox.zoo.cli.shared import (
     AS_JSON,
@@ -49,7 +49,8 @@ def search(
     """Find the images in FOLDER that are most like each QUERY.
 
     A QUERY is an image's file, or a text for models that embed them too, such as a CLIP. Prints cosines
-    and files. Of an index only images are embedded again that are new, or of another size or time.
+    and files. Of an index only images are embedded again that are new, or of another size or time. Files
+    that cannot be read are left out; the exit code is then 1.
 
     \b
     Example: blox search clip-b32 photos/ 'a cat asleep' --index photos.npz
@@ -189,7 +190,7 @@ class _Index:
         found = {stamp: self._found[stamp] for stamp in stamps if stamp in self._found}
         if wrong := [row.shape for row in found.values() if row.shape != (width,)]:
             raise ValueError(
-                f'{self._path!r}: expected embeddings of {width} numbers, found {wrong[0]}'
+                f'{self._path!r}: expected embeddings of {counted(width, "number")}, found {wrong[0]}'
             )
         return {stamp: row for stamp, row in found.items() if np.isfinite(row).all()}
 

@@ -8,7 +8,7 @@ import numpy as np
 import tqdm
 
 import blox as bx
-from blox.wording import cut
+from blox.wording import counted, cut
 from blox.zoo.cli.inputs import over_images
 from blox.zoo.inputs.images import ImagePreprocessor
 from blox.zoo.inputs.text import EncodedText, TextPreprocessor, is_utf8, trouble
@@ -91,7 +91,7 @@ def _embed_texts(
                     progress.update()
                     continue
                 if text.is_cut:
-                    note(i, f'cut to its first {len(text.ids)} tokens')
+                    note(i, f'cut to its first {counted(len(text.ids), "token")}')
                 sound[i] = text
             for rows, values in embedder(sound):
                 vectors[rows] = values

@@ -13,6 +13,7 @@ from blox.param import RNG, Param, describe
 from blox.params import Params
 from blox.paths import natural_key
 from blox.statistics import pieces
+from blox.wording import counted
 from blox.zoo.catalog.card import Card
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
@@ -113,7 +114,9 @@ class Difference(NamedTuple):
         lines += [f'{name}: not the same' for name in self.uses]
         lines += _rows(self.changes)
         changed = len(self.changes) + self.omitted
-        return '\n'.join([*lines, f'parameters: {changed} differ, {self.identical} are the same'])
+        differ = counted(changed, 'differs', 'differ')
+        same = counted(self.identical, 'is the same', 'are the same')
+        return '\n'.join([*lines, f'parameters: {differ}, {same}'])
 
 
 def diff(a: Comparable, b: Comparable) -> Difference:
@@ -129,7 +132,7 @@ def diff(a: Comparable, b: Comparable) -> Difference:
     b: Params
     path        relative   largest
     vit/head/w   1.0e+00   1.5e-01
-    parameters: 1 differ, 79 are the same
+    parameters: 1 differs, 79 are the same
     """
     (card_a, params_a), (card_b, params_b) = _open(a), _open(b)
     paths = sorted({*params_a, *params_b} - {RNG}, key=natural_key)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from blox.tensorfile import fail
+from blox.wording import counted
 from blox.zoo.inputs.tokenizer_bounds import MAX_TOKENS, check_vocabulary
 
 _SPACE = '\u2581'
@@ -116,7 +117,7 @@ def _fields(message: Any) -> Iterator[tuple[int, Any]]:
         elif kind in (1, 2, 5):
             size, at = _integer(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
             if size > len(message) - at:
-                raise ValueError(f'{size} bytes announced, {len(message) - at} there')
+                raise ValueError(f'{counted(size, "byte")} announced, {len(message) - at} there')
             value, at = message[at : at + size], at + size
         else:
             raise ValueError(f'a field of kind {kind}')

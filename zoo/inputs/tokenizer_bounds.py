@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from blox.tensorfile import fail
-from blox.wording import cut
+from blox.wording import counted, cut
 from blox.zoo.inputs.expressions import least_match
 
 # XLM-V has 901,629 tokens, others a third of it at most.
@@ -101,7 +101,9 @@ def check_vocabulary(
     wrong = [f'{i!r}' for i in ids.values() if not _is_id(i, bound)]
     if wrong or len(set(ids.values())) < len(ids):
         found = wrong[0] if wrong else 'one twice'
-        expected = f'another integer from 0 to {bound - 1} for each of {len(tokens)} tokens'
+        expected = (
+            f'another integer from 0 to {bound - 1} for each of {counted(len(tokens), "token")}'
+        )
         fail(path, f'{where}expected {expected}, found {found}')
     return bound
 
@@ -110,7 +112,10 @@ def check_merges(path: Path, count: int, tokens: int, where: str = '') -> None:
     """Raise CheckpointError if there are more merges than so many tokens can be made by."""
     if count > MAX_MERGES * tokens:
         most = MAX_MERGES * tokens
-        fail(path, f'{where}expected at most {most} merges for {tokens} tokens, found {count}')
+        fail(
+            path,
+            f'{where}expected at most {most} merges for {counted(tokens, "token")}, found {count}',
+        )
 
 
 def _check_model(path: Path, model: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import html
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from blox.wording import format_count, in_columns
+from blox.wording import counted, format_count, in_columns
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card, count_parameters, names
 
@@ -109,7 +109,7 @@ def _inputs(found: Card) -> str:
     size = size or getattr(found.config, 'image_size', None)
     context = getattr(found.config, 'context', None)
     parts = [f'{size[0]} x {size[1]}'] if size else []
-    return ', '.join([*parts, f'{context} tokens'] if context else parts)
+    return ', '.join([*parts, counted(context, 'token')] if context else parts)
 
 
 def measured(metrics: Mapping[str, float]) -> str:

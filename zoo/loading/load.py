@@ -20,7 +20,7 @@ from blox.initialization import init_part, spec
 from blox.param import Param
 from blox.params import Params, stacked_as, stacks_of
 from blox.sharding import shard
-from blox.wording import differences, some
+from blox.wording import counted, differences, some
 from blox.zoo.architecture.family import Family, Resized
 from blox.zoo.architecture.fit import shapes
 from blox.zoo.architecture.model import ZooModel
@@ -242,7 +242,7 @@ def _padding(found: Card, tokenizer: Tokenizer) -> Padding:
     id = tokenizer.token_to_id(token)
     if id is None:
         raise ValueError(
-            f'{found.name!r} takes texts of {length} tokens: expected pad_token in its '
+            f'{found.name!r} takes texts of {counted(length, "token")}: expected pad_token in its '
             f'tokenizer_config.json, a token to fill them up with, found {token!r}'
         )
     return Padding(length, id, found.tokenizer_config.get('padding_side') == 'left')

@@ -10,6 +10,7 @@ from blox import converters
 from blox.converters.mapping.libraries import OPEN_CLIP, TIMM, Library
 from blox.converters.target import layouts_of, meant
 from blox.params import Params
+from blox.wording import counted
 from blox.zoo.architecture.fit import check_fit
 from blox.zoo.catalog.card import SCORED, SCORES, Card, default_scores
 from blox.zoo.inputs.text import TextSettings
@@ -37,7 +38,7 @@ def export(
     classes = family_of(model).count_classes(model.config)
     if card and card.labels and len(card.labels) != classes:
         raise ValueError(
-            f'expected a card with {classes} labels, as many as classes, found '
+            f'expected a card with {counted(classes, "label")}, as many as classes, found '
             f'{len(card.labels)}; pass bx.zoo.read_card the overrides that bx.zoo.load had'
         )
     extra = _extra(Card.of(model, card.name, card), format) if card else {}

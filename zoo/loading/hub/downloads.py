@@ -11,6 +11,7 @@ from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.utils import WeakFileLock
 
 from blox.tensorfile import fail
+from blox.wording import counted
 from blox.zoo.loading.hub.answers import check_body
 from blox.zoo.loading.hub.cache import (
     download_folder,
@@ -118,7 +119,7 @@ def _mismatch(snapshot: Snapshot, name: str, path: Path) -> str:
 def _difference(path: Path, file: RemoteFile, verified: Path) -> str:
     memory, now = verified / f'{file.digest}.json', seen(path)
     if file.size != UNKNOWN and now['size'] != file.size:
-        return f'expected {file.size} bytes, found {now["size"]}'
+        return f'expected {counted(file.size, "byte")}, found {now["size"]}'
     if read_record(memory) == now:
         return ''
     found = _hash(path, now['size'], file)

@@ -12,7 +12,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from blox.tensorfile import fail
-from blox.wording import cut
+from blox.wording import counted, cut
 from blox.zoo.loading.hub.answers import check_body
 from blox.zoo.loading.hub.cache import download_folder, own_folder, read_record, write_record
 from blox.zoo.loading.hub.client import PATIENCE, ask
@@ -80,7 +80,7 @@ class Snapshot:
         if missing := [name for name in names if name not in self.files]:
             raise FileNotFoundError(
                 f'{self.repo!r} at {self.revision!r} has no {missing}; of its '
-                f'{len(self.files)} files, the first are {[*self.files][:20]}'
+                f'{counted(len(self.files), "file")}, the first: {[*self.files][:20]}'
             )
 
 
