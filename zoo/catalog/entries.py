@@ -78,8 +78,9 @@ def card(name: str) -> Card:
     if name in _variants():
         family, config = _variants()[name], _variants()[name].variants[name]
         return Card(name, family.name, config, family.task_of(config))
-    near = ', '.join(nearest(name, names())) or 'see bx.zoo.list_models()'
-    raise ValueError(f'no model {name!r} in the catalog; nearest: {near}')
+    near = ', '.join(nearest(name, names()))
+    hint = f'nearest: {near}' if near else 'bx.zoo.list_models() has all names'
+    raise ValueError(f'no model {name!r} in the catalog; {hint}')
 
 
 def count_parameters(name: str) -> int | None:
