@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from blox.params import Params
-from blox.wording import printable
+from blox.wording import counted, printable
 from blox.zoo.catalog.card import Card
 from blox.zoo.evaluating import metrics
 from blox.zoo.evaluating.examples import (
@@ -112,7 +112,9 @@ def evaluate(
                 kept.add(i, row)
                 progress.update()
         if not kept.rows:
-            raise ValueError(f'{str(path)!r}: none of {len(work.items)} examples could be read')
+            raise ValueError(
+                f'{str(path)!r}: none of {counted(len(work.items), "example")} could be read'
+            )
         return work.report(kept.rows)
 
 
@@ -264,7 +266,10 @@ def _over_texts(
         for found, rows in batches(sound):
             yield from zip(found, rows)
     if cut:
-        note(f'{cut} of {len(keys)} texts', f'cut to their first {prepare.max_tokens} tokens')
+        note(
+            f'{cut} of {counted(len(keys), "text")}',
+            f'cut to their first {counted(prepare.max_tokens, "token")}',
+        )
 
 
 def _classifier(
@@ -387,7 +392,7 @@ def _windows(model: Any, params: Params, card: Card, path: Path) -> Work:
                 f'{card.name!r}: expected finite probabilities of tokens, found others'
             )
         figures = text_figures(float(nats), int(tokens), size)
-        data = f'{printable(path)}, {int(tokens)} tokens and {size} bytes'
+        data = f'{printable(path)}, {counted(int(tokens), "token")} and {counted(size, "byte")}'
         return Evaluation(card.task, data, len(texts), 0, figures)
 
     run = functools.partial(_nats, model, params, windows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blox.paths import natural_key
-from blox.wording import printable, some
+from blox.wording import counted, printable, some
 from blox.zoo.datasets.folders import (
     LIKE_PARTS,
     VALIDATION,
@@ -183,7 +183,7 @@ def class_numbers(
     raise ValueError(
         f"expected names of the model's {count} classes ({some(labels, 5) or 'it has no labels'}), or numbers "
         f'below {count}, or {count} names in the order of the classes of which none is a label; found '
-        f'{len(unique)} names, among them {some([repr(name) for name in unknown], 5)}'
+        f'{counted(len(unique), "name")}, among them {some([repr(name) for name in unknown], 5)}'
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blox.atomic import atomic_write
-from blox.wording import in_columns, printable
+from blox.wording import counted, in_columns, printable
 from blox.zoo.evaluating.metrics import (
     Bin,
     Judged,
@@ -80,8 +80,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         left_out = f', {self.left_out} left out' if self.left_out else ''
-        noun = 'example' if self.examples == 1 else 'examples'
-        lines = [f'{self.data}: {self.examples} {noun}{left_out}']
+        lines = [f'{self.data}: {counted(self.examples, "example")}{left_out}']
         lines.append(in_columns([(name, f'{x:.4f}') for name, x in self.metrics.items()]))
         if self.classes:
             lines += ['', self._table()]
@@ -95,7 +94,7 @@ class Evaluation:
         head = ('class', 'precision', 'recall', 'f1', 'examples')
         rows = [(one.label, *(f'{x:.3f}' for x in one[1:4]), str(one.support)) for one in shown]
         more = len(self.classes) - len(shown)
-        end = f'\nand {more} classes with a higher f1' if more else ''
+        end = f'\nand {counted(more, "class", "classes")} with a higher f1' if more else ''
         return in_columns([head, *rows]) + end
 
     def as_json(self) -> dict[str, Any]:

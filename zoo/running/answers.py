@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from blox.params import Params
+from blox.wording import counted
 from blox.zoo.inputs.text import EncodedText, Text, TextPreprocessor, trouble
 from blox.zoo.running.batches import TextBatches
 from blox.zoo.running.scoring import Answer, best, score
@@ -75,7 +76,7 @@ def answer(
     sound = {}
     for i, one in enumerate(encoded):
         if one.is_cut:
-            note(i, f'cut to its first {len(one.ids)} tokens')
+            note(i, f'cut to its first {counted(len(one.ids), "token")}')
         lacks_mask = task == 'fill-mask' and mask not in one.ids
         lack = f'expected {mask_token} in the text, found none' if lacks_mask else ''
         if wrong := trouble(one, model.config) or lack:

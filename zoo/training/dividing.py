@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from blox.wording import some
+from blox.wording import counted, some
 from blox.zoo.datasets.targets import Targets
 from blox.zoo.training.data import check_fraction
 
@@ -46,9 +46,10 @@ def _strata(name: str, targets: Targets, rows: Sequence[int]) -> list[list[int]]
 
 def described(name: str, targets: Targets, parts: tuple[Part, ...], what: str) -> str:
     """Say how many examples there are, of what, and how many are held out."""
+    classes = counted(len(targets.labels), 'class', 'classes')
     kind = {
-        '': f'of {len(targets.labels)} classes',
-        'sigmoid': f'of any of {len(targets.labels)} classes',
+        '': f'of {classes}',
+        'sigmoid': f'of any of {classes}',
         'none': f'with values: {some(targets.labels, 5)}',
     }[targets.scores]
     counts = [len(part) for part in parts]

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from blox.params import Params
+from blox.wording import counted
 from blox.zoo.catalog.card import Card, default_scores
 from blox.zoo.models import family_of
 from blox.zoo.training import result
@@ -180,7 +181,7 @@ def _check_task(model: Any, data: Data) -> None:
     classes = family.count_classes(model.config)
     if data.labels and classes != len(data.labels):
         raise ValueError(
-            f'expected a model of {len(data.labels)} classes, found {classes}: '
+            f'expected a model of {counted(len(data.labels), "class", "classes")}, found {classes}: '
             'bx.zoo.load_for_classes(NAME, data.labels) gives one'
         )
 

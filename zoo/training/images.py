@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from blox.wording import printable, some
+from blox.wording import counted, printable, some
 from blox.zoo.datasets.folders import (
     LIKE_PARTS,
     VALIDATION,
@@ -172,7 +172,7 @@ def _summary(root: Path, found: _Parts) -> str:
     counts = [sum(map(len, part.values())) for part in found[:3]]
     left = ', '.join(f'{n} {printable(suffix)}' for suffix, n in sorted(found.others.items()))
     return (
-        f'{printable(root.resolve().name)}: {sum(counts)} images '
+        f'{printable(root.resolve().name)}: {counted(sum(counts), "image")} '
         f'of {len(found.training)} classes, {counts[1]} held out{found.where}'
         + (f'; {counts[2]} of {_TEST}/ are scored once, at the end' if found.test else '')
         + (f'; left out, as no images: {left}' if left else '')

@@ -12,6 +12,7 @@ from blox.adapters import is_adapted
 from blox.atomic import atomic_write
 from blox.lora import merge_lora, save_lora
 from blox.params import Params
+from blox.wording import counted
 from blox.zoo.catalog.card import Card
 from blox.zoo.saving.save import save
 from blox.zoo.training import curves
@@ -87,9 +88,9 @@ def card_after(
     trained = params.split_trainable()[0].num_params
     return dataclasses.replace(
         card,
-        training=f'fine-tuned by AdamW: {trained:,} parameters'
+        training=f'fine-tuned by AdamW: {counted(f"{trained:,}", "parameter")}'
         f'{", adapters among them" if is_adapted(params) else ""}, '
-        f'{plan.epochs} epochs of {plan.examples} examples, of which epoch {best.epoch} '
+        f'{counted(plan.epochs, "epoch")} of {counted(plan.examples, "example")}, of which epoch {best.epoch} '
         f'is this, batches of {plan.batch_size}, learning rate {plan.learning_rate:.3g}, '
         f'seed {plan.seed}' + (f', computed in {plan.dtype}' if plan.dtype else ''),
         metrics={

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from blox.wording import printable
+from blox.wording import counted, printable
 from blox.zoo.datasets.texts import read_text
 from blox.zoo.training.data import IGNORED, Data, Pair, check_fraction
 
@@ -41,7 +41,7 @@ def text_file(
         held_out=[(held_out, start) for start in range(0, len(held_out) - 1, length)],
         read=lambda example, rng: _read_window(example, length, rng),
         fingerprint=hashlib.sha256(f'{cut} {length} '.encode() + tokens.tobytes()).hexdigest(),
-        summary=f'{name}: {len(tokens)} tokens, the last {len(held_out)} held out',
+        summary=f'{name}: {counted(len(tokens), "token")}, the last {len(held_out)} held out',
     )
 
 

@@ -318,7 +318,7 @@ def test_where_no_token_begins_texts_the_first_is_not_counted(writer, tmp_path):
         model, params, tmp_path, card=dataclasses.replace(card, config=model.config)
     )
     # Of the bytes of a letter the tokenizer says that each is the whole.
-    assert found.data == f'{tmp_path}, 2 tokens and 1 bytes'
+    assert found.data == f'{tmp_path}, 2 tokens and 1 byte'
     assert found.metrics['bits_per_byte'] == pytest.approx(2 * found.metrics['loss'] / math.log(2))
 
 
@@ -409,7 +409,7 @@ def test_data_that_is_not_there_or_not_such_data_is_refused(digits, writer, tmp_
         with pytest.raises(ValueError, match=message):
             evaluate(digits, table)
     table.write_text('file,label\nno.png,7\n')
-    with pytest.raises(ValueError, match='none of 1 examples could be read'):
+    with pytest.raises(ValueError, match='none of 1 example could be read'):
         evaluate(digits, table)
     table.write_bytes(b'\xff')
     with pytest.raises(ValueError, match='expected text in UTF-8'):
