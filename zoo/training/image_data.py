@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,7 +100,7 @@ def fingerprint_of_files(root: Path, examples: Examples, prepare: ImagePreproces
     def digest(example: tuple[Path, np.ndarray]) -> str:
         file, target = example
         content = hashlib.sha256(file.read_bytes()).hexdigest()
-        return f'{file.relative_to(root)}\0{content}\0{target.tolist()}'
+        return f'{os.path.relpath(file, root)}\0{content}\0{target.tolist()}'
 
     with ThreadPoolExecutor(THREADS) as pool:
         text = '\0'.join(pool.map(digest, every))

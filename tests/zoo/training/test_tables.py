@@ -1,5 +1,7 @@
 """Tables of images and texts to fine-tune on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from commands import write_encoder
@@ -61,6 +63,17 @@ def test_a_table_may_say_itself_what_is_held_out(tmp_path):
         [int(file.stem) for file, _ in part] for part in (data.training, data.held_out, data.test)
     ]
     assert parts == [[0, 1, 6, 7], [2, 3], [4, 5]]
+
+
+def test_files_may_be_named_absolutely_and_elsewhere(tmp_path):
+    (tmp_path / 'elsewhere').mkdir()
+    (tmp_path / 'own').mkdir()
+    path = write_table(tmp_path / 'own', 'file,label', 'a', 'b')
+    for i, name in enumerate((tmp_path / 'elsewhere' / 'x.png', Path('../elsewhere/y.png'))):
+        write_image(tmp_path / 'own' / name)
+        path.write_text(path.read_text() + f'{name},{"ab"[i]}\n')
+    data = bx.zoo.image_table(path, GRAY)
+    assert len(data.training) + len(data.held_out) == 4
 
 
 @table(
