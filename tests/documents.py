@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from blox.zoo import models
 from blox.zoo.cli.main import main
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +56,7 @@ class Block(NamedTuple):
 
     @property
     def is_excerpt(self) -> bool:
-        return self.title.endswith('.py')
+        return self.title.endswith(('.py', '.toml'))
 
 
 def blocks(page: Path) -> list[Block]:
@@ -88,6 +89,18 @@ def users_settings():
         yield
 
 
+@contextlib.contextmanager
+def families_as_they_are() -> Iterator[None]:
+    """Forget what is registered meanwhile."""
+    before = dict(models._registered)
+    try:
+        yield
+    finally:
+        models._registered.clear()
+        models._registered.update(before)
+        models.families.cache_clear()
+
+
 def run(page: Path, found: list[Block], folder: Path) -> dict[str, Any]:
     """Run `found`, blocks of a page, in order, in one namespace and in `folder`.
 
@@ -95,7 +108,7 @@ def run(page: Path, found: list[Block], folder: Path) -> dict[str, Any]:
     excerpt is not what its file says.
     """
     namespace, printed = {'__name__': page.stem}, ''
-    with contextlib.chdir(folder), users_settings():
+    with contextlib.chdir(folder), users_settings(), families_as_they_are():
         for block in found:
             if block.kind == 'text':
                 assert printed == block.text, f'{page.name} says {block.text!r}, found {printed!r}'

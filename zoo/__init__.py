@@ -1,5 +1,9 @@
 """Pretrained models: `model, params = bx.zoo.load('vit-digits')`."""
 
+from blox.zoo.architecture.config import Config
+from blox.zoo.architecture.family import Family, Head
+from blox.zoo.architecture.features import Feature
+from blox.zoo.architecture.model import ImageModel, TextModel
 from blox.zoo.catalog.card import Card
 from blox.zoo.catalog.entries import card
 from blox.zoo.comparing.diff import diff
@@ -17,6 +21,7 @@ from blox.zoo.loading.load import (
     text_preprocessor,
     tokenizer,
 )
+from blox.zoo.models import register
 from blox.zoo.running.embedding import label_embeddings
 from blox.zoo.running.generation import Generation, generate, stream
 from blox.zoo.running.likelihood import log_probabilities
@@ -37,11 +42,17 @@ from blox.zoo.training.texts import text_file
 __all__ = [
     'Augmentation',
     'Card',
+    'Config',
     'Data',
     'Evaluation',
+    'Family',
+    'Feature',
     'Generation',
+    'Head',
+    'ImageModel',
     'ImagePreprocessor',
     'TextBatch',
+    'TextModel',
     'TextPreprocessor',
     'TextSettings',
     'card',
@@ -64,6 +75,7 @@ __all__ = [
     'preprocessor',
     'push',
     'read_card',
+    'register',
     'save',
     'stream',
     'text_dataset',

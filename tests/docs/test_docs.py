@@ -46,7 +46,7 @@ def test_blocks_that_are_only_shown_are_few_and_python():
 
 def test_every_block_has_a_kind_that_is_known():
     kinds = {block.kind for name in NAMES for block in blocks(PAGES / name)}
-    assert kinds <= {'python', 'bash', 'text', 'py', 'sh'}
+    assert kinds <= {'python', 'bash', 'text', 'py', 'sh', 'toml'}
     fences = sum((PAGES / name).read_text('utf-8').count('```') for name in NAMES)
     assert fences == 2 * sum(len(blocks(PAGES / name)) for name in NAMES)
 

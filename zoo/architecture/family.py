@@ -6,7 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from blox import paths
 from blox.graph import Graph
+from blox.initialization import spec
+from blox.wording import some
+from blox.zoo.architecture.config import Config
 from blox.zoo.architecture.model import ZooModel
 from blox.zoo.architecture.validation import expect_names
 
@@ -113,6 +117,36 @@ class Family(NamedTuple):
         if self.head and values.get('task', self.task_of(config)) != self.task_of(config):
             values = {self.head.field: 0, **values}
         return dataclasses.replace(config, **values)
+
+
+def check_family(family: Any) -> None:
+    """Raise TypeError or ValueError unless a family can make a model of its first variant.
+
+    No numbers are drawn.
+    """
+    if not isinstance(family, Family):
+        raise TypeError(f'expected a bx.zoo.Family, found {type(family).__name__}')
+    name = family.name
+    if not name.isidentifier():
+        raise ValueError(f'expected a name of letters, digits and underscores, found {name!r}')
+    for kind, base in ((family.config, Config), (family.model, ZooModel)):
+        if not (isinstance(kind, type) and issubclass(kind, base)):
+            raise TypeError(f'{name}: expected a subclass of {base.__name__}, found {kind!r}')
+    if wrong := [key for key, one in family.variants.items() if type(one) is not family.config]:
+        raise TypeError(
+            f'{name}: expected variants of {family.config.__name__}, others are {wrong}'
+        )
+    fields = {field.name for field in dataclasses.fields(family.config)}
+    if missing := sorted({*family.fresh, *family.resized} - fields):
+        raise ValueError(f'{name}: {family.config.__name__} has no field {", ".join(missing)}')
+    config = next(iter(family.variants.values()), None)
+    if config is None:
+        raise ValueError(f'{name}: expected one variant or more, such as {{"{name}-small": ...}}')
+    model = family.build(config)
+    there = spec(model, *model.example_inputs())
+    for pattern in family.fresh.values():
+        if not any(paths.matches(pattern, path) for path in there):
+            raise ValueError(f'{name}: {pattern} matches none of {some(list(there), 5)}')
 
 
 # What transformers and timm call our fields.

@@ -197,7 +197,10 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
         wrong.append('tokenizer a text')
     family, labels, metrics = fields['family'], fields['labels'], fields['metrics']
     if not wrong and family not in families():
-        wrong.append(f'family one of {", ".join(families())}')
+        # It may be of a package that is not installed here.
+        wrong.append(
+            f'family one of {", ".join(families())} (bx.zoo.register(FAMILY) adds one of your own)'
+        )
     elif not wrong and fields['task'] != (task := _task_of(fields)):
         wrong.append(f"task {task!r}, the model's")
     if not wrong and fields['scores'] not in SCORES:

@@ -22,15 +22,18 @@ def _shipped() -> Mapping[str, Path]:
     return {path.stem: path for path in WEIGHTS.glob('*.safetensors')}
 
 
-@functools.cache
 def _variants() -> Mapping[str, Family]:
     return {name: family for family in families().values() for name in family.variants}
 
 
-@functools.cache
 def names() -> tuple[str, ...]:
     """Return all names of the catalog, in natural order."""
-    return tuple(sorted({*_variants(), *published(), *_shipped()}, key=natural_key))
+    return _ordered(frozenset({*_variants(), *published(), *_shipped()}))
+
+
+@functools.lru_cache(maxsize=1)
+def _ordered(names: frozenset[str]) -> tuple[str, ...]:
+    return tuple(sorted(names, key=natural_key))
 
 
 @functools.cache

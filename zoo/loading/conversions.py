@@ -14,13 +14,13 @@ from typing import Any
 from huggingface_hub.utils import WeakFileLock
 
 from blox import converters
+from blox.converters.tables import families
 from blox.tensorfile import TensorFile, fail, parse_json
 from blox.wording import differences
 from blox.zoo.loading.foreign import needed
 from blox.zoo.loading.hub.cache import FULL_DISK, own_folder, read_record, seen, write_record
 from blox.zoo.loading.hub.downloads import fetch
 from blox.zoo.loading.hub.snapshots import Snapshot, all_recorded
-from blox.zoo.models import families
 
 _LOG = logging.getLogger('blox')
 
@@ -36,7 +36,7 @@ def _version(family: str) -> str:
     """Return a digest of what converts a family's checkpoints: its table and what tables share."""
     # Sources, not the evaluated table: that needs config.json, which a kept conversion does without.
     root = Path(converters.__file__).parent
-    others = families().keys() - _taken(root / 'tables', family)
+    others = {*families()} - _taken(root / 'tables', family)
     digest = hashlib.sha256(b'%d' % _VERSION)
     files = [file for place in ('', 'mapping', 'sources') for file in (root / place).iterdir()]
     # A family's tables are one file, or a folder.
