@@ -27,7 +27,9 @@ FOLDERS = {f'{family}-{layout}': (family, layout) for family, layout in every_li
 IMAGES = [name for name, (family, _) in FOLDERS.items() if 'image' in families()[family].task]
 HEADS = [name for name, (family, _) in FOLDERS.items() if families()[family].head]
 COLORS = [
-    name for name, (family, _) in FOLDERS.items() if 'in_channels' in families()[family].resized
+    name
+    for name, (family, _) in FOLDERS.items()
+    if any('in_channels' in one.fields for one in families()[family].resized)
 ]
 LABELS = ('cat', 'dog', 'tröll')
 

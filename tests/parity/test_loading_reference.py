@@ -5,16 +5,26 @@ The references save themselves, and load what they saved with the same override 
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, pair, timm, torch
+from cases import CASES, Case, pair, timm, torch, transformers
 from helpers import normal
 
 import blox as bx
-from blox.zoo.architecture.resizing import resize_positions
+from blox.zoo.architecture.resizing import (
+    interpolate_positions,
+    resize_patches,
+    resize_positions,
+    resize_rows,
+)
+from blox.zoo.comparing.parity import import_reference
+from blox.zoo.models.gpt2 import GPT2Config
 from blox.zoo.models.vit import ViTConfig
+
+open_clip = import_reference('open_clip')
 
 GRIDS = [
     ((4, 4), (7, 7)),
@@ -58,6 +68,35 @@ def test_resized_positions_equal_timms(old, new, prefix):
     found = resized(pos_embed, old, new, 'timm')
     # It takes float32 for the places between patches too, and is that far from its own float64.
     np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('new', [(4, 4), (16, 16), (5, 11), (14, 7)])
+def test_resized_patches_equal_timms(new):
+    w = normal(8, 6, 3, 5).astype(np.float32)
+    expected = timm.layers.resample_patch_embed(torch.tensor(w).permute(3, 2, 0, 1), list(new))
+    found = resize_patches(w, None, ViTConfig(patch_size=new), 'timm')
+    # It takes the inverse in float32.
+    np.testing.assert_allclose(found, expected.permute(2, 3, 1, 0).numpy(), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize('count', [16, 40, 77])
+def test_resized_positions_of_texts_equal_open_clips(count):
+    table = normal(32, 5)
+    model = SimpleNamespace(positional_embedding=torch.zeros(count, 5))
+    state = {'positional_embedding': torch.tensor(table)}
+    open_clip.model.resize_text_pos_embed(state, model)
+    found = interpolate_positions(table, None, GPT2Config(context=count), 'open_clip')
+    np.testing.assert_allclose(found, state['positional_embedding'].numpy(), rtol=0, atol=1e-12)
+
+
+def test_new_tokens_equal_those_of_transformers():
+    sizes = {'n_embd': 8, 'n_layer': 1, 'n_head': 2, 'n_positions': 4, 'vocab_size': 20}
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+    table = theirs.transformer.wte.weight.detach().numpy().copy()
+    theirs.resize_token_embeddings(23)
+    found = resize_rows(table, None, GPT2Config(vocab_size=23), 'hf')
+    # It adds noise of a hundred thousandth of how far tokens are apart.
+    np.testing.assert_allclose(found, theirs.transformer.wte.weight.detach(), rtol=0, atol=1e-5)
 
 
 # Whole models.

@@ -28,15 +28,17 @@ class Head(NamedTuple):
 
 
 class Resized(NamedTuple):
-    """A parameter whose shape follows a config field.
+    """A parameter whose shape follows config fields.
 
     Attributes:
       path: the parameter's path.
+      fields: those whose other value changes its shape.
       fit: makes it of another shape: `(value, stored config, wanted config, layout of the
         source) -> value`.
     """
 
     path: str
+    fields: tuple[str, ...]
     fit: Callable[[np.ndarray, Any, Any, str], np.ndarray]
 
 
@@ -53,7 +55,7 @@ class Family(NamedTuple):
       head: what a caller's other number of classes starts anew; None if there is none.
       parts: what a caller's other value of a config field starts anew or leaves out, by field: a
         pattern of paths. The head is one of them.
-      resized: what a caller's other value of a config field resizes, by field.
+      resized: what callers' other values of config fields resize, one after the other.
       one_size: whether its models take images of their config's `image_size` alone.
     """
 
@@ -64,7 +66,7 @@ class Family(NamedTuple):
     variants: Mapping[str, Any]
     head: Head | None = None
     parts: Mapping[str, str] = {}
-    resized: Mapping[str, Resized] = {}
+    resized: tuple[Resized, ...] = ()
     one_size: bool = False
 
     def build(self, config: Any) -> ZooModel:
@@ -137,7 +139,8 @@ def check_family(family: Any) -> None:
             f'{name}: expected variants of {family.config.__name__}, others are {wrong}'
         )
     fields = {field.name for field in dataclasses.fields(family.config)}
-    if missing := sorted({*family.fresh, *family.resized} - fields):
+    named = {*family.fresh, *(field for one in family.resized for field in one.fields)}
+    if missing := sorted(named - fields):
         raise ValueError(f'{name}: {family.config.__name__} has no field {", ".join(missing)}')
     config = next(iter(family.variants.values()), None)
     if config is None:

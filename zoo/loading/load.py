@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,9 @@ def load(
 
     `overrides` change config fields. `num_classes` starts a fresh head, drawn with `seed`, and so does
     another `task` of the family, such as 'text-classification', if the weights have no head for it;
-    `image_size` resizes position embeddings and `in_channels` the first convolution, as the
-    library does that the weights come from; all else is kept. Any other difference between
+    `image_size` resizes position embeddings, `in_channels` and `patch_size` the first convolution,
+    `vocab_size` the tables of tokens and `context` those of their positions, as the library does that the
+    weights come from; all else is kept. Any other difference between
     weights and model is an error that lists all of them. `dtype` casts floating-point values.
     `rules` from path patterns to PartitionSpec place the Params on `mesh`. The rng of the result
     is made from `seed`. `check=True` reads a file of our own whole, and compares each tensor with the
@@ -303,18 +304,21 @@ def _precise(dtype: Any) -> Any:
 def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) -> Params:
     """Return `params` of the stored config as those of a model with another one."""
     family, config = families()[stored.family], model.config
-    fresh = tuple(_changed(stored.config, config, family.fresh).values())
-    for path, fit in _resizings(family, stored.config, config).values():
+    fresh = tuple(family.fresh[f] for f in _changed(stored.config, config, family.fresh))
+    for path, _, fit in _resizings(family, stored.config, config):
         value = fit(np.asarray(params[path].value), stored.config, config, stored.layout)
         params = params.set(path, value, strict=False)
     return restarted(params, model, fresh, seed)
 
 
-def _resizings(family: Family, stored: Any, wanted: Any) -> dict[str, Resized]:
-    """Return what is resized where the two configs differ, of the parameters that there are."""
-    changed = _changed(stored, wanted, family.resized)
-    there = model_spec(family.build(stored)) if changed else ()
-    return {field: way for field, way in changed.items() if way.path in there}
+def _resizings(family: Family, stored: Any, wanted: Any) -> list[Resized]:
+    """Return what is resized where the two configs differ: parameters that have another shape then."""
+    changed = [one for one in family.resized if _changed(stored, wanted, one.fields)]
+    if not changed:
+        return []
+    before, after = (shapes(model_spec(family.build(config))) for config in (stored, wanted))
+    there = [one for one in changed if one.path in before]
+    return [one for one in there if before[one.path] != after.get(one.path)]
 
 
 def restarted(
@@ -338,14 +342,16 @@ def _changes(stored: Card, config: Any) -> tuple[str, ...]:
     """Return a line for each override that starts weights anew, leaves them out or resizes them."""
     family = families()[stored.family]
     ways = {
-        field: f'{pattern} {_fate(family, config, pattern)}'
-        for field, pattern in _changed(stored.config, config, family.fresh).items()
+        field: f'{family.fresh[field]} {_fate(family, config, family.fresh[field])}'
+        for field in _changed(stored.config, config, family.fresh)
     }
     resizings = _resizings(family, stored.config, config)
-    ways |= {field: f'{path} resized' for field, (path, _) in resizings.items()}
+    for field in dict.fromkeys(field for one in resizings for field in one.fields):
+        found = dict.fromkeys(one.path for one in resizings if field in one.fields)
+        ways[field] = f'{", ".join(found)} resized'
     return tuple(
-        f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {way}'
-        for field, way in _changed(stored.config, config, ways).items()
+        f'{field} {getattr(stored.config, field)} -> {getattr(config, field)}: {ways[field]}'
+        for field in _changed(stored.config, config, ways)
     )
 
 
@@ -355,6 +361,6 @@ def _fate(family: Family, config: Any, pattern: str) -> str:
     return 'started anew' if any(paths.matches(pattern, path) for path in there) else 'left out'
 
 
-def _changed(stored: Any, wanted: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries of `fields` for those in which the two configs differ."""
-    return {f: x for f, x in fields.items() if getattr(stored, f) != getattr(wanted, f)}
+def _changed(stored: Any, wanted: Any, fields: Iterable[str]) -> list[str]:
+    """Return those fields in which the two configs differ."""
+    return [field for field in fields if getattr(stored, field) != getattr(wanted, field)]

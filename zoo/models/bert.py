@@ -32,10 +32,11 @@ from blox.layers.precision import widen
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
-from blox.zoo.architecture.family import Family, Head
+from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps, collect, finish
 from blox.zoo.architecture.model import TextModel, block_steps, check_tokens
 from blox.zoo.architecture.pooling import normalized, picked
+from blox.zoo.architecture.resizing import repeat_positions, resize_rows
 
 # Tasks by what their heads are made for: classes, and the pooler's output.
 _WITH_CLASSES = ('text-classification', 'token-classification')
@@ -374,4 +375,10 @@ FAMILY = Family(
     VARIANTS,
     head=Head('num_classes', 'bert/head/**'),
     parts={'task': 'bert/head/**', 'pooler': 'bert/pooler/*'},
+    resized=(
+        Resized('bert/token_embed/w', ('vocab_size',), resize_rows),
+        # Of words in the place of masks; a head of classes keeps its own.
+        Resized('bert/head/b', ('vocab_size',), resize_rows),
+        Resized('bert/pos_embed/w', ('context',), repeat_positions),
+    ),
 )

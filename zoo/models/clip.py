@@ -30,7 +30,13 @@ from blox.zoo.architecture.family import Family, Resized
 from blox.zoo.architecture.features import Feature, Steps, collect, finish, named
 from blox.zoo.architecture.model import ZooModel, block_steps, check_tokens
 from blox.zoo.architecture.pooling import normalized, picked
-from blox.zoo.architecture.resizing import resize_channels, resize_positions
+from blox.zoo.architecture.resizing import (
+    interpolate_positions,
+    resize_channels,
+    resize_patches,
+    resize_positions,
+    resize_rows,
+)
 from blox.zoo.models.vit import ViT, ViTConfig
 
 
@@ -451,9 +457,12 @@ FAMILY = Family(
     CLIPConfig,
     CLIP,
     VARIANTS,
-    resized={
-        'image_size': Resized('clip/image/pos_embed', resize_positions),
-        'in_channels': Resized('clip/image/patch_embed/w', resize_channels),
-    },
+    resized=(
+        Resized('clip/image/pos_embed', ('image_size', 'patch_size'), resize_positions),
+        Resized('clip/image/patch_embed/w', ('in_channels',), resize_channels),
+        Resized('clip/image/patch_embed/w', ('patch_size',), resize_patches),
+        Resized('clip/text/token_embed/w', ('vocab_size',), resize_rows),
+        Resized('clip/text/pos_embed/w', ('context',), interpolate_positions),
+    ),
     one_size=True,
 )

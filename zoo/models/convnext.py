@@ -327,5 +327,5 @@ FAMILY = Family(
     ConvNeXt,
     VARIANTS,
     head=Head('num_classes', 'convnext/head/*'),
-    resized={'in_channels': Resized('convnext/stem/conv/w', resize_channels)},
+    resized=(Resized('convnext/stem/conv/w', ('in_channels',), resize_channels),),
 )

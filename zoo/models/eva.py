@@ -46,7 +46,7 @@ from blox.zoo.architecture.model import (
     drop_path_rates,
 )
 from blox.zoo.architecture.pooling import AttentionPool
-from blox.zoo.architecture.resizing import resize_channels, resize_positions
+from blox.zoo.architecture.resizing import resize_channels, resize_patches, resize_positions
 
 
 @dataclass(frozen=True)
@@ -537,9 +537,10 @@ FAMILY = Family(
     Eva,
     VARIANTS,
     head=Head('num_classes', 'eva/head/*'),
-    resized={
-        'image_size': Resized('eva/pos_embed', resize_positions),
-        'in_channels': Resized('eva/patch_embed/w', resize_channels),
-    },
+    resized=(
+        Resized('eva/pos_embed', ('image_size', 'patch_size'), resize_positions),
+        Resized('eva/patch_embed/w', ('in_channels',), resize_channels),
+        Resized('eva/patch_embed/w', ('patch_size',), resize_patches),
+    ),
     one_size=True,
 )

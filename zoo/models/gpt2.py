@@ -32,10 +32,11 @@ from blox.layers.initializers import Normal
 from blox.module import Module
 from blox.params import Params
 from blox.zoo.architecture.config import Config, heads_divide_width
-from blox.zoo.architecture.family import Family, Head
+from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature, Steps, finish
 from blox.zoo.architecture.model import TextModel, block_steps, check_tokens
 from blox.zoo.architecture.pooling import picked
+from blox.zoo.architecture.resizing import repeat_positions, resize_columns, resize_rows
 
 _WITH_CLASSES = ('text-classification', 'token-classification')
 TASKS = ('text-generation', *_WITH_CLASSES, 'feature-extraction')
@@ -345,4 +346,9 @@ FAMILY = Family(
     VARIANTS,
     head=Head('num_classes', 'gpt2/head/*'),
     parts={'task': 'gpt2/head/*'},
+    resized=(
+        Resized('gpt2/token_embed/w', ('vocab_size',), resize_rows),
+        Resized('gpt2/head/w', ('vocab_size',), resize_columns),
+        Resized('gpt2/pos_embed/w', ('context',), repeat_positions),
+    ),
 )

@@ -524,5 +524,5 @@ FAMILY = Family(
     ResNet,
     VARIANTS,
     head=Head('num_classes', 'resnet/head/*'),
-    resized={'in_channels': Resized('resnet/stem/conv/w', resize_channels)},
+    resized=(Resized('resnet/stem/conv/w', ('in_channels',), resize_channels),),
 )

@@ -372,6 +372,6 @@ FAMILY = Family(
     Swin,
     VARIANTS,
     head=Head('num_classes', 'swin/head/*'),
-    resized={'in_channels': Resized('swin/patch_embed/w', resize_channels)},
+    resized=(Resized('swin/patch_embed/w', ('in_channels',), resize_channels),),
     one_size=True,
 )

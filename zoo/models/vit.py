@@ -50,7 +50,7 @@ from blox.zoo.architecture.model import (
     drop_path_rates,
 )
 from blox.zoo.architecture.pooling import AttentionPool
-from blox.zoo.architecture.resizing import resize_channels, resize_positions
+from blox.zoo.architecture.resizing import resize_channels, resize_patches, resize_positions
 
 
 @dataclass(frozen=True)
@@ -410,9 +410,10 @@ FAMILY = Family(
     ViT,
     VARIANTS,
     head=Head('num_classes', 'vit/head*/*'),
-    resized={
-        'image_size': Resized('vit/pos_embed', resize_positions),
-        'in_channels': Resized('vit/patch_embed/w', resize_channels),
-    },
+    resized=(
+        Resized('vit/pos_embed', ('image_size', 'patch_size'), resize_positions),
+        Resized('vit/patch_embed/w', ('in_channels',), resize_channels),
+        Resized('vit/patch_embed/w', ('patch_size',), resize_patches),
+    ),
     one_size=True,
 )

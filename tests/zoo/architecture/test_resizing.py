@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from blox.zoo.architecture.resizing import resize_channels, resize_positions
+from blox.zoo.architecture.resizing import (
+    interpolate_positions,
+    repeat_positions,
+    resize_channels,
+    resize_columns,
+    resize_patches,
+    resize_positions,
+    resize_rows,
+)
+from blox.zoo.models.gpt2 import GPT2Config
 from blox.zoo.models.resnet import ResNetConfig
 from blox.zoo.models.vit import ViTConfig
 
@@ -204,3 +213,50 @@ def test_the_dtype_of_a_convolution_stays(count):
 def test_channels_change_from_three_alone(stored):
     with pytest.raises(ValueError, match=f'in_channels can change from 3 alone, found {stored}'):
         adapted(normal(3, 2, stored, 5), 3)
+
+
+# Patches, tokens, positions of texts.
+
+
+def test_a_larger_patch_gives_for_enlarged_images_what_the_old_one_gave():
+    """The law of FlexiViT, for images that resizing makes: each pixel twice, or bilinearly between them."""
+    w = normal(4, 4, 3, 5)
+    found = resize_patches(w, None, ViTConfig(patch_size=(8, 8)), '')
+    image = normal(4, 4, 3, seed=1)
+    matrix = np.stack([interpolated(line, 8, True) for line in np.eye(4)], 1)
+    enlarged = np.einsum('yh,xw,hwc->yxc', matrix, matrix, image)
+    given, wanted = (np.einsum('hwc,hwco->o', x, k) for x, k in ((enlarged, found), (image, w)))
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-12)
+
+
+def test_the_same_patch_changes_nothing_and_googles_is_another():
+    w = normal(4, 6, 1, 2).astype(np.float32)
+    same = resize_patches(w, None, ViTConfig(patch_size=(4, 6)), '')
+    np.testing.assert_allclose(same, w, rtol=0, atol=1e-6)
+    own, other = (
+        resize_patches(w, None, ViTConfig(patch_size=(2, 3)), layout) for layout in ('', 'google')
+    )
+    assert own.dtype == np.float32
+    assert abs(own - other).max() > 0.01
+
+
+def test_new_tokens_are_the_mean_of_the_old_and_the_first_are_kept():
+    table = normal(5, 3).astype(ml_dtypes.bfloat16)
+    more = resize_rows(table, None, GPT2Config(vocab_size=8), '')
+    assert (more[:5] == table).all()
+    assert (more[5:] == table.astype(np.float32).mean(0).astype(table.dtype)).all()
+    assert (resize_rows(table, None, GPT2Config(vocab_size=2), '') == table[:2]).all()
+    assert (resize_columns(table.T, None, GPT2Config(vocab_size=8), '') == more.T).all()
+
+
+def test_longer_texts_repeat_the_positions_and_shorter_ones_keep_the_first():
+    table = normal(5, 3)
+    longer = repeat_positions(table, None, GPT2Config(context=12), '')
+    assert (longer == np.concatenate([table, table, table[:2]])).all()
+    assert (repeat_positions(table, None, GPT2Config(context=2), '') == table[:2]).all()
+
+
+def test_positions_of_texts_of_images_are_between_the_old_ones():
+    line = np.arange(4.0)[:, None]
+    found = interpolate_positions(line, None, GPT2Config(context=8), '')[:, 0]
+    np.testing.assert_allclose(found, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
