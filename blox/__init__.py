@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from blox.averaging import average
 from blox.checkpoint import load, save
 from blox.display import display, to_html, to_text
 from blox.graph import Graph
@@ -72,6 +73,7 @@ __all__ = [
     'RMSNorm',
     'Recurrent',
     'Sequential',
+    'average',
     'avg_pool',
     'converters',
     'display',

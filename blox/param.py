@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 RNG = 'rng'
 BATCH_STATS = 'batch_stats'
@@ -56,6 +57,9 @@ class Param:
     def nbytes(self) -> int:
         """Bytes of the value's numbers; 0 for the rng."""
         return self.size * self.dtype.itemsize
+
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f'{self!r} is no array: its value is, as in params[path].value')
 
     def __repr__(self) -> str:
         flags = '' if self.trainable else ', trainable=False'
@@ -116,9 +120,16 @@ def is_floating(value: Any) -> bool:
 
 
 def describe(value: Any) -> str:
-    """Write 'float32[2,3]' for an array, '(key<fry>[], uint32[])' for the rng."""
+    """Write 'float32[2,3]' for an array, '(key<fry>[], uint32[])' for the rng, 'deleted' before what is gone."""
     if isinstance(value, tuple):
         return f'({", ".join(map(describe, value))})'
     if not hasattr(value, 'dtype'):
         return repr(value)
-    return f'{value.dtype}[{",".join(map(str, value.shape))}]'
+    gone = 'deleted ' if _is_deleted(value) else ''
+    return f'{gone}{value.dtype}[{",".join(map(str, value.shape))}]'
+
+
+def _is_deleted(value: Any) -> bool:
+    """Tell whether an array's memory was given away, as `donate_argnums` of `jax.jit` does it."""
+    is_array = isinstance(value, jax.Array) and not isinstance(value, Tracer)
+    return is_array and value.is_deleted()

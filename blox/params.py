@@ -119,6 +119,18 @@ class Params(Mapping[str, Param]):
     def __reduce__(self) -> tuple[Any, ...]:
         return _make, (self._structure, self._values)
 
+    def __array__(self, *_: Any, **__: Any) -> NoReturn:
+        # NumPy would make an array of the paths.
+        raise TypeError(
+            'Params are no array but a mapping: params[path].value is one, and jax.tree.map goes over all'
+        )
+
+    def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
+        """Show what treescope shows of a dictionary."""
+        from treescope.repr_lib import render_dictionary_wrapper
+
+        return render_dictionary_wrapper(Params, dict(self), path, subtree_renderer)
+
     def _raise_unknown(self, path: object) -> NoReturn:
         near = ', '.join(paths.nearest(str(path), self)) or 'none'
         hint = '' if not self.initialized else '; Params are finalized and take no new paths'

@@ -104,13 +104,19 @@ class Structure:
         return Structure.of(*(changes.get(name, getattr(self, name)) for name in fields))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Structure.of, (self.paths, self.trainable, self.metadata, self.finalized)
+        return _made, (self.paths, self.trainable, self.metadata, self.finalized)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Structure:
         return self
 
     def __repr__(self) -> str:
-        return f'Structure({counted(len(self.paths), "path")})'
+        trainable = sum(self.trainable)
+        return f'Structure({counted(len(self.paths), "path")}, {trainable} of them trainable)'
+
+
+def _made(*content: Any) -> Structure:
+    """Return what `Structure.of` does: a function of a module, which every kind of pickle finds again."""
+    return Structure.of(*content)
 
 
 def _typed(value: Any) -> Any:

@@ -3,14 +3,15 @@
 import sys
 
 from blox.display.page import Rendered, to_html
-from blox.display.text import to_text
+from blox.display.table import to_text
 from blox.display.tree import build
+from blox.display.tree_text import tree_text
 from blox.graph import Graph
 from blox.module import Module
 from blox.params import Params
 from blox.wording import format_bytes
 
-__all__ = ['display', 'format_bytes', 'to_html', 'to_text']
+__all__ = ['display', 'format_bytes', 'to_html', 'to_text', 'tree_text']
 
 
 def display(graph: Graph | Module, params: Params) -> None:
@@ -20,7 +21,7 @@ def display(graph: Graph | Module, params: Params) -> None:
 
         treescope.display(Rendered(build(graph, params)), ignore_exceptions=True)
     else:
-        print(to_text(graph, params))
+        print(tree_text(graph, params))
 
 
 def _in_notebook() -> bool:

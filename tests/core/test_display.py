@@ -14,6 +14,7 @@ from helpers import normal, unpacked
 from jax.sharding import PartitionSpec
 
 import blox as bx
+from blox.display import tree_text
 from blox.statistics import Statistics, statistics
 
 
@@ -60,7 +61,7 @@ net: Graph # Param: 385 (1.5 KB)(
 
 
 def test_text_shows_arguments_parameters_sizes_and_links(net):
-    assert bx.to_text(*net) == SHOWN
+    assert tree_text(*net) == SHOWN
 
 
 def test_display_prints_text_in_a_terminal(net, capsys):
@@ -70,7 +71,7 @@ def test_display_prints_text_in_a_terminal(net, capsys):
 
 def test_a_part_of_the_graph_can_be_shown(net):
     graph, params = net
-    text = bx.to_text(graph.children[0], params)
+    text = tree_text(graph.children[0], params)
     assert text.startswith('readout: Linear # Param: 33 (132.0 B)(')
     assert 'hidden' not in text
 
@@ -78,14 +79,14 @@ def test_a_part_of_the_graph_can_be_shown(net):
 def test_a_spec_can_be_shown(net):
     graph, params = net
     abstract = jax.eval_shape(lambda: params)
-    assert bx.to_text(graph, abstract) == SHOWN
+    assert tree_text(graph, abstract) == SHOWN
     assert bx.to_html(graph, abstract).endswith('</html>\n')
 
 
 def test_frozen_parameters_and_others_without_a_node_are_shown(net):
     graph, params = net
     extra = bx.Params.from_entries({'net/elsewhere/lora': jnp.ones(2)})
-    text = bx.to_text(graph, params.freeze('net/readout/*').merge(extra))
+    text = tree_text(graph, params.freeze('net/readout/*').merge(extra))
     assert 'w=Param[N](float32[32,1])' in text
     assert '  net/elsewhere/lora=Param[T](float32[2]),' in text
 
@@ -108,7 +109,7 @@ def brief(*sizes, frozen=()):
     """The lines of each block in the brief text of a Stack."""
     model = Stack(bx.Graph('stack'), sizes)
     params = bx.spec(model, jnp.ones((1, 4))).freeze(frozen)
-    return re.findall(r'^  (block.*)', bx.to_text(model, params, brief=True), re.MULTILINE)
+    return re.findall(r'^  (block.*)', tree_text(model, params, brief=True), re.MULTILINE)
 
 
 def test_brief_text_prints_one_of_blocks_that_are_alike():
@@ -131,13 +132,13 @@ def test_brief_text_says_where_arguments_differ():
             return x, params
 
     model = Twin(bx.Graph('twin'))
-    text = bx.to_text(model, bx.spec(model, jnp.ones((1, 4))), brief=True)
+    text = tree_text(model, bx.spec(model, jnp.ones((1, 4))), brief=True)
     assert '\n  norm1..norm2=parameters like norm0,\n' in text
 
 
 def test_adapters_are_shown_in_their_module(net):
     graph, params = net
-    text = bx.to_text(graph, bx.lora(params, 'net/readout/w', rank=2))
+    text = tree_text(graph, bx.lora(params, 'net/readout/w', rank=2))
     readout = text[text.index('readout=Linear') :].partition('  ),')[0]
     assert 'w=Param[N](float32[32,1])' in readout
     assert re.search(r'w_lora_a=Param\[T\]\(float32\[32,2\], .*lora', readout)

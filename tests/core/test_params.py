@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import treescope
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -391,3 +392,42 @@ def test_an_integer_makes_the_key_that_jax_makes_of_it(seed, is_wide):
         made, expected = as_key(seed), jax.random.key(seed)
         assert made.dtype == expected.dtype
         assert jnp.array_equal(jax.random.key_data(made), jax.random.key_data(expected))
+
+
+# Beside other libraries.
+
+
+def test_params_are_no_array_to_numpy():
+    params = bx.Params.from_entries({'w': jnp.ones(2)})
+    for call in (np.asarray, np.sum, jnp.asarray, lambda x: np.testing.assert_allclose(x, x)):
+        with pytest.raises(TypeError, match=r'a mapping: params\[path\]\.value'):
+            call(params)
+        with pytest.raises(TypeError, match=r'is no array: its value is'):
+            call(params['w'])
+    assert not np.array_equal(params, params)  # type: ignore[arg-type]
+
+
+def test_cloudpickle_takes_params():
+    cloudpickle = pytest.importorskip('cloudpickle')
+    params = bx.Params(seed=0).set('net/w', jnp.ones(2)).freeze()
+    found = pickle.loads(cloudpickle.dumps(params))
+    assert jax.tree.structure(found) == jax.tree.structure(params)
+
+
+def test_treescope_shows_paths_and_arrays():
+    text = treescope.render_to_text(bx.Params.from_entries({'net/w': jnp.ones(2)}))
+    assert "'net/w': Param(" in text
+    assert 'float32(2,)' in text
+
+
+def test_what_was_given_away_is_shown_as_deleted():
+    params = bx.Params.from_entries({'w': jnp.ones(2)})
+    jax.jit(lambda p: jax.tree.map(lambda x: x + 1, p), donate_argnums=0)(params)
+    assert repr(params['w']) == 'Param(deleted float32[2])'
+    assert 'deleted float32[2]' in repr(params)
+
+
+def test_trees_of_other_flags_are_told_apart():
+    params = bx.Params.from_entries({'a': jnp.ones(2), 'b': jnp.ones(2)})
+    with pytest.raises(ValueError, match=r'(?s)2 of them trainable.*1 of them trainable'):
+        jax.tree.map(jnp.add, params, params.freeze('a'))

@@ -8,6 +8,7 @@ from helpers import normal, table
 from jax.sharding import PartitionSpec
 
 import blox as bx
+from blox.display import tree_text
 
 
 def entry(i, shape=(2, 3), **said):
@@ -155,7 +156,7 @@ def test_a_tree_shows_each_block(params):
     for i in range(12):
         bx.Linear(linears / f'block{i}', 3)
     params = params.partition('net/block*/w')[0]
-    assert bx.to_text(linears, params.stack('net/block{i}')) == bx.to_text(linears, params)
+    assert tree_text(linears, params.stack('net/block{i}')) == tree_text(linears, params)
 
 
 def test_what_is_not_stacked_comes_back_as_it_is(params):

@@ -9,6 +9,7 @@ import click
 import blox as bx
 from blox.atomic import atomic_write
 from blox.converters.target import model_spec
+from blox.display import tree_text
 from blox.wording import counted, format_bytes
 from blox.zoo.catalog.card import Card
 from blox.zoo.cli.about import facts, in_catalog
@@ -33,7 +34,7 @@ def show(model: str, html: str | None) -> None:
     """
     if html is None:
         _, net, params = _opened(model, download=False)
-        _print_lines(bx.to_text(net, params, brief=True))
+        _print_lines(tree_text(net, params, brief=True))
         return
     check_free(html)
     card, net, params = _opened(model, download=True)

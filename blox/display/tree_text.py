@@ -9,7 +9,7 @@ from blox.param import Param
 from blox.params import Params
 
 
-def to_text(graph: Graph | Module, params: Params, *, brief: bool = False) -> str:
+def tree_text(graph: Graph | Module, params: Params, *, brief: bool = False) -> str:
     """Return what `display` prints in a terminal.
 
     With `brief`, only the first of neighbours that have the same parts and parameters, such as a
@@ -18,7 +18,7 @@ def to_text(graph: Graph | Module, params: Params, *, brief: bool = False) -> st
     >>> import blox as bx, jax.numpy as jnp
     >>> graph = bx.Graph('head')
     >>> params = bx.init(bx.Linear(graph, 3), jnp.ones((1, 2)))
-    >>> print(to_text(graph, params))
+    >>> print(tree_text(graph, params))
     head: Linear # Param: 9 (36.0 B)(
       rng=Param[N]((key<fry>[], uint32[]), metadata={'tag': 'rng'}),
       output_size=3,
