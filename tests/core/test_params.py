@@ -417,7 +417,7 @@ def test_cloudpickle_takes_params():
 def test_treescope_shows_paths_and_arrays():
     text = treescope.render_to_text(bx.Params.from_entries({'net/w': jnp.ones(2)}))
     assert "'net/w': Param(" in text
-    assert 'float32(2,)' in text
+    assert '[1., 1.]' in text
 
 
 def test_what_was_given_away_is_shown_as_deleted():
