@@ -22,6 +22,7 @@ from blox.zoo.loading.load import (
     tokenizer,
 )
 from blox.zoo.models import register
+from blox.zoo.pipelines.pipeline import Pipeline, pipeline
 from blox.zoo.running.embedding import label_embeddings
 from blox.zoo.running.generation import Generation, generate, stream
 from blox.zoo.running.likelihood import log_probabilities
@@ -51,6 +52,7 @@ __all__ = [
     'Head',
     'ImageModel',
     'ImagePreprocessor',
+    'Pipeline',
     'TextBatch',
     'TextModel',
     'TextPreprocessor',
@@ -72,6 +74,7 @@ __all__ = [
     'load',
     'load_for_classes',
     'log_probabilities',
+    'pipeline',
     'preprocessor',
     'push',
     'read_card',

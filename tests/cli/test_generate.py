@@ -9,6 +9,7 @@ from commands import END, blox, byte_tokenizer, fails, misused, printed, write_m
 
 import blox as bx
 from blox.zoo.cli.main import main
+from blox.zoo.running import writing
 
 
 @pytest.fixture(scope='module')
@@ -49,7 +50,7 @@ def test_generate_prints_as_tokens_come(writer, monkeypatch):
             shown.append(sys.stdout.buffer.getvalue())  # pyright: ignore
             yield token
 
-    monkeypatch.setattr(bx.zoo, 'stream', stream)
+    monkeypatch.setattr(writing, 'stream', stream)
     assert printed('generate', writer, 'ab') == 'abxyz\n'
     assert shown == [b'ab', b'abx', b'abxy']
 
@@ -58,7 +59,7 @@ def test_generate_prints_as_tokens_come(writer, monkeypatch):
 def test_generate_waits_for_whole_characters(writer, monkeypatch, text):
     ids = bx.zoo.tokenizer(writer).encode(text).ids
     assert len(ids) == len(text.encode())
-    monkeypatch.setattr(bx.zoo, 'stream', lambda *args, **kwargs: iter(ids))
+    monkeypatch.setattr(writing, 'stream', lambda *args, **kwargs: iter(ids))
     assert printed('generate', writer, 'ab') == f'ab{text}\n'
 
 
@@ -69,7 +70,7 @@ def test_generate_prints_an_end_that_is_no_whole_character(writer, monkeypatch, 
     tokenizer = bx.zoo.tokenizer(writer)
     ids = tokenizer.encode(text).ids
     ids = ids[: len(ids) - left_out]
-    monkeypatch.setattr(bx.zoo, 'stream', lambda *args, **kwargs: iter(ids))
+    monkeypatch.setattr(writing, 'stream', lambda *args, **kwargs: iter(ids))
     assert printed('generate', writer, 'ab') == f'ab{tokenizer.decode(ids)}\n'
 
 
@@ -104,7 +105,7 @@ def test_generate_refuses_bad_options_in_one_line(writer, option, value):
 
 
 def test_generate_refuses_a_prompt_that_is_not_utf_8(writer):
-    assert 'PROMPT: expected text in UTF-8' in fails('generate', writer, os.fsdecode(b'\xff'))
+    assert 'expected a prompt in UTF-8' in fails('generate', writer, os.fsdecode(b'\xff'))
 
 
 def test_generate_reads_its_prompt_from_stdin():
@@ -120,7 +121,7 @@ def test_generate_ends_before_a_stop():
     stop = after[20:23]
     expected = whole[: len(whole) - len(after) + after.index(stop)] + '\n'
     assert printed(*args, '--stop', 'never there', '--stop', stop) == expected
-    assert fails(*args, '--stop', '') == 'Error: expected a text after --stop, found nothing'
+    assert fails(*args, '--stop', '') == 'Error: expected texts to stop before, found an empty one'
 
 
 def test_generate_holds_back_what_may_be_the_start_of_a_stop(tmp_path):

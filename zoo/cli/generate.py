@@ -1,14 +1,12 @@
 """The command of `blox` that continues a text: generate."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import click
 
-import blox as bx
 from blox.zoo.cli.inputs import read_text
 from blox.zoo.cli.shared import MODEL, find, number, read, say, tokenizer_of
-from blox.zoo.inputs.text import is_utf8
+from blox.zoo.running.writing import written
 
 
 @click.command(epilog=MODEL)
@@ -30,43 +28,15 @@ def generate(model: str, prompt: str, seed: int, stops: tuple[str, ...], **optio
     \b
     Example: blox generate gpt2 'Once upon a time' --temperature 0
     """
-    if '' in stops:
-        raise ValueError('expected a text after --stop, found nothing')
     prompt = read_text() if prompt == '-' else prompt
     found = find(model, 'text-generation')
     tokenizer = tokenizer_of(found.card, model)
     net, params = read(found, model)
-    if not is_utf8(prompt):
-        raise ValueError(f'PROMPT: expected text in UTF-8, found {prompt[:30]!r}')
-    prompt_ids = tokenizer.encode(prompt).ids
-    room = net.config.context - len(prompt_ids)
-    options['max_new_tokens'] = min(options['max_new_tokens'], max(room, 1))
-    tokens = bx.zoo.stream(net, params, prompt_ids, seed=seed, **options)
+    pieces = written(net, params, tokenizer, prompt, stops=stops, seed=seed, **options)
     say(prompt, end='')
-    ids, printed, text = [], '', ''
-    for token in tokens:
-        ids.append(token)
-        text = tokenizer.decode(ids)
-        if end := _first(stops, text):
-            text = text[: end[0]]
-            break
-        # Bytes of an unfinished character decode to U+FFFD, and a stop may have begun: wait for the rest.
-        safe = text[: len(text) - _held_back(stops, text)]
-        if not text.endswith('\ufffd') and len(safe) > len(printed):
-            say(safe[len(printed) :], end='')
-            printed = safe
-    say(text[len(printed) :])
-
-
-def _first(stops: Sequence[str], text: str) -> list[int]:
-    """Return where the first of the stops is in a text, [] for none."""
-    return sorted(place for stop in stops if (place := text.find(stop)) >= 0)[:1]
-
-
-def _held_back(stops: Sequence[str], text: str) -> int:
-    """Return how many characters at the end of a text may be the beginning of a stop."""
-    starts = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
-    return max(starts, default=0)
+    for piece in pieces:
+        say(piece, end='')
+    say('')
 
 
 COMMANDS = (generate,)

@@ -111,6 +111,9 @@ def _pair(first: str, text: str) -> Text:
     return (first, text) if first else text
 
 
+@functools.lru_cache(
+    maxsize=16
+)  # One function for a model is one program, however often it is asked.
 def _scored(model: Any, scores: str) -> Callable[..., jax.Array]:
     """Return the program from a batch to scores; of spans each end's are over the text."""
     is_of_spans = model.config.task == 'question-answering'
@@ -174,6 +177,6 @@ def _choice(
     model: Any, params: Params, prepare: TextPreprocessor, texts: Sequence[str], asked: Asked
 ) -> Part:
     batch = prepare([(asked.first, text) for text in texts], prompt='')
-    apply = jax.jit(lambda params, *inputs: score(model(params, *inputs)[0], 'softmax'))
+    apply = jax.jit(_scored(model, 'softmax'))
     row = np.asarray(apply(params, *(x[None] for x in batch)))[0]
     return Part(asked.first, 0, len(asked.first), best(row, texts, asked.top))

@@ -5,7 +5,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -40,18 +39,20 @@ def ahead(
 def run_images(
     call: Callable[[Params, jax.Array], jax.Array],
     params: Params,
-    prepare: Callable[[Path], np.ndarray],
-    files: Sequence[Path],
+    prepare: Callable[[Any], np.ndarray],
+    files: Sequence[Any],
     report: Callable[[int, Exception], None],
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the index of each file that can be read, and what `call` makes of its image, in order.
 
-    `prepare` makes a batch of one image of a file; files for which it raises OSError or ValueError
-    go to `report`. All batches have one size, so there is one program.
+    `prepare` makes a batch of one image of a file, or of what else it takes for an image; those for which it
+    raises OSError or ValueError go to `report`. All batches have one size, so there is one program.
     """
     if not files:
         return
-    size = math.ceil(len(files) / math.ceil(len(files) / _IMAGES))
+    size = _room(len(files), _IMAGES)
+    if len(files) > size:  # Of many, what leaves least over.
+        size = math.ceil(len(files) / math.ceil(len(files) / size))
     apply = jax.jit(call)
 
     def computed(batch: Mapping[int, np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
@@ -88,7 +89,7 @@ class TextBatches:
         takes: int = 0,
         padding: Padding = Padding(),
     ) -> None:
-        self._size = min(most, _TEXTS)
+        self._size = _room(most, _TEXTS)
         self._context = model.config.context
         self._takes = takes or len(model.takes)
         self._padding = padding
@@ -109,6 +110,11 @@ class TextBatches:
             batch = pad([texts[key] for key in keys], self._size, length, self._padding)
             found = self._apply(self._params, *batch[: self._takes])
             yield keys, _at_least_float32(found)[: len(keys)]
+
+
+def _room(count: int, most: int) -> int:
+    """Return a power of two with room for so many, or the most: whoever asks often has few programs."""
+    return min(1 << max(count - 1, 0).bit_length(), most)
 
 
 def _at_least_float32(found: jax.Array) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Embed images and texts, each with the part of a model that does it, and classify by texts alone."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,6 +39,9 @@ def embedding_width(model: Any) -> int:
     return model.feature_info()[-1].channels
 
 
+@functools.lru_cache(
+    maxsize=16
+)  # One function for a model is one program, however often it is asked.
 def image_embedder(model: Any) -> Callable[[Params, jax.Array], jax.Array]:
     """Return `(params, images) -> embeddings` [batch, width].
 
@@ -52,17 +56,15 @@ def image_embedder(model: Any) -> Callable[[Params, jax.Array], jax.Array]:
 def text_embedder(model: Any, params: Params, prepare: TextPreprocessor, most: int) -> TextBatches:
     """Return what embeds up to `most` texts at a time; of two towers embeddings have length 1."""
     if _task(model) == TWO_TOWERS:
-        return TextBatches(
-            model,
-            params,
-            most,
-            lambda params, tokens: model.encode_text(params, tokens, normalize=True)[0],
-            takes=1,
-            padding=prepare.padding,
-        )
-    return TextBatches(
-        model, params, most, lambda params, *inputs: model(params, *inputs)[0].embedding
-    )
+        return TextBatches(model, params, most, _text_call(model), takes=1, padding=prepare.padding)
+    return TextBatches(model, params, most, _text_call(model))
+
+
+@functools.lru_cache(maxsize=16)
+def _text_call(model: Any) -> Callable[..., jax.Array]:
+    if _task(model) == TWO_TOWERS:
+        return lambda params, tokens: model.encode_text(params, tokens, normalize=True)[0]
+    return lambda params, *inputs: model(params, *inputs)[0].embedding
 
 
 def label_embeddings(
