@@ -126,9 +126,7 @@ def test_the_model_is_opened_once(net, photos, tmp_path):
 def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     out = ('--out', tmp_path / 'm.safetensors')
     encoder = write_encoder(tmp_path / 'encoder.safetensors')
-    assert 'expected one for image-classification, or one of texts' in fails(
-        'finetune', encoder, photos, *out
-    )
+    assert 'learns from texts in a CSV file' in fails('finetune', encoder, photos, *out)
     assert 'No such file' in fails('finetune', net, tmp_path / 'none', *out)
     assert 'matches none' in fails('finetune', net, photos, *out, '--freeze', 'resnet/hat/**')
     assert "ends in '.safetensors'" in fails('finetune', net, photos, '--out', tmp_path / 'm.bin')
@@ -137,10 +135,11 @@ def test_what_is_wrong_is_one_line(net, photos, tmp_path):
     misused('finetune', net, photos, *out, '--lora', '--tune-last', 1)
     misused('finetune', encoder, photos, *out, '--image-size', 16)
     misused('finetune', net, photos, *out, '--max-tokens', 16)
-    assert 'expected schedule one of cosine' in fails(
-        'finetune', net, photos, *out, '--schedule', 'up'
-    )
-    assert 'choose_by one of accuracy' in fails('finetune', net, photos, *out, '--choose-by', 'f1')
+    misused('finetune', net, photos, *out, '--schedule', 'up')
+    misused('finetune', net, photos, *out, '--choose-by', 'f1')
+    misused('finetune', net, photos, *out, '--scale', 0.5)
+    misused('finetune', encoder, photos, *out, '--flip')
+    assert 'none.csv' in fails('finetune', net, tmp_path / 'none.csv', *out)
     (tmp_path / 'm.csv').write_text('mine')
     assert 'is there already' in fails('finetune', net, photos, *out)
 

@@ -77,6 +77,72 @@ def test_texts_and_pairs_are_read_and_classes_that_are_not_told_left_out(tmp_pat
     assert data.show(data.training[0]) == 'a | c'
 
 
+def rows_of(feature, cells):
+    return pictures(len(cells), label=(feature, cells))
+
+
+@pytest.mark.parametrize(
+    ('feature', 'cells', 'labels'),
+    [
+        ('string', ['b', 'a', 'b', 'a'], ('a', 'b')),
+        ('int64', [11, 12, 12, 11], ('11', '12')),
+        ('bool', [True, False, True, False], ('False', 'True')),
+    ],
+)
+def test_classes_without_a_list_of_their_names_are_found(feature, cells, labels):
+    found = rows_of(datasets.Value(feature), cells)
+    data = bx.zoo.image_dataset(found, GRAY, labels=tuple('0123456789'))
+    assert (data.labels, data.scores) == (labels, '')
+
+
+def test_lists_of_texts_are_several_classes():
+    found = rows_of(datasets.List(datasets.Value('string')), [['a', 'b'], ['b'], []])
+    data = bx.zoo.image_dataset(found, GRAY)
+    targets = sorted(target.tolist() for _, target in [*data.training, *data.held_out])
+    assert (data.scores, targets) == ('sigmoid', [[0, 0], [0, 1], [1, 1]])
+
+
+FLOAT = datasets.Value('float32')
+
+
+@pytest.mark.parametrize(
+    ('feature', 'cells', 'message'),
+    [
+        (datasets.Value('string'), ['a', None, 'b'], 'row 2: expected a label, found none'),
+        (datasets.Value('string'), ['a', 'a', 'a'], 'two classes or more, found a'),
+        (datasets.List(CLASSES), [[0], [-1]], r'classes in each list, found \[-1\]'),
+        (FLOAT, [1.0, float('nan')], 'row 2: expected finite numbers'),
+        (FLOAT, [1.0, float('inf')], 'row 2: expected finite numbers'),
+        (datasets.List(FLOAT), [[1.0, 2.0], [1.0]], 'as many numbers in each row'),
+    ],
+)
+def test_labels_that_are_none_are_refused(feature, cells, message):
+    with pytest.raises(ValueError, match=message):
+        bx.zoo.image_dataset(rows_of(feature, cells), GRAY)
+
+
+def test_splits_whose_classes_differ_are_told_apart():
+    turned = datasets.ClassLabel(names=['light', 'dark'])
+    test = rows_of(turned, [0, 1])
+    data = bx.zoo.image_dataset(datasets.DatasetDict({'train': labelled(8), 'test': test}), GRAY)
+    assert [target.item() for _, target in data.test] == [1, 0]
+    other = rows_of(datasets.ClassLabel(names=['light', 'gray']), [0, 1])
+    with pytest.raises(ValueError, match='the same classes in all splits'):
+        bx.zoo.image_dataset(datasets.DatasetDict({'train': labelled(8), 'test': other}), GRAY)
+
+
+def test_a_stream_is_no_dataset():
+    with pytest.raises(TypeError, match='found IterableDataset; one that streams'):
+        bx.zoo.image_dataset(labelled(4).to_iterable_dataset(), GRAY)
+
+
+def test_images_that_are_not_decoded_are():
+    raw = labelled(6).cast_column('image', datasets.Image(decode=False))
+    data, other = (bx.zoo.image_dataset(rows, GRAY) for rows in (raw, labelled(6)))
+    for one, two in zip(data.training, other.training):
+        np.testing.assert_array_equal(data.read(one, None)[0], other.read(two, None)[0])
+
+
 def test_what_is_not_there_is_named():
     with pytest.raises(ValueError, match=r'expected a column picture, found image, label: name it'):
         bx.zoo.image_dataset(labelled(4), GRAY, image='picture')

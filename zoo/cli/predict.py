@@ -188,7 +188,7 @@ def _classified(
         call = lambda params, images: score(model(params, images)[0], card.scores)  # noqa: E731
     known = labels or card.labels
     rows = [
-        _Row(files[i], best(row, known, top))
+        _Row(files[i], best(row, known, top, card.scores))
         for i, row in over_images(call, params, prepare, files)
     ]
     return rows, len(rows) == len(files)

@@ -74,6 +74,10 @@ def read_data(
         sizes = card.config.context, card.config.vocab_size
         return bx.zoo.text_file(data, tokenizer_of(card, model), *sizes, holdout=about['holdout'])
     if card.task != 'image-classification':
+        if _takes_texts(card):
+            raise ValueError(
+                f'{data!r}: {model!r} learns from texts in a CSV file with the columns text and label'
+            )
         raise ValueError(
             f'{model!r} is for {card.task}, expected one for image-classification, or one of texts; '
             'others train in a loop of your own, which the page on fine-tuning shows'

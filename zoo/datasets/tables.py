@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blox.wording import some
+from blox.zoo.datasets.folders import VALIDATION
 from blox.zoo.datasets.texts import read_text
 
 # What columns are called, by what is in them.
@@ -14,6 +15,14 @@ FILE = ('file', 'path', 'image', 'filename', 'file_name')
 LABEL = ('label', 'class', 'target', 'category')
 TEXT = ('text', 'sentence', 'premise', 'sentence1', 'text1')
 OTHER_TEXT = ('text2', 'sentence2', 'hypothesis')
+
+
+SPLIT = 'split'
+PARTS = {
+    **dict.fromkeys(('train', 'training'), 'training'),
+    **dict.fromkeys((*VALIDATION, 'dev'), 'held_out'),
+    'test': 'test',
+}
 
 
 class Table(NamedTuple):
@@ -55,9 +64,11 @@ class Table(NamedTuple):
 def read_table(path: Path, known: Collection[str]) -> Table:
     """Read a CSV file. Its cells are divided by commas, semicolons or tabs: what makes known names of its head.
 
-    Raises ValueError for rows that have more or fewer cells than the first line, and for no rows.
+    Raises ValueError for rows that have more or fewer cells than the first line.
     """
     text = read_text(path)
+    # A cell is as long as a text; Python's own limit is 128 KB.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     tables = {mark: csv.reader(io.StringIO(text, newline=''), delimiter=mark) for mark in ',;\t'}
     try:
         names = {mark: [cell.strip() for cell in next(t, [])] for mark, t in tables.items()}
@@ -83,7 +94,7 @@ def columns(
 
     Raises ValueError for a column that is missing, and for no rows.
     """
-    table = read_table(path, {name for known in wanted.values() for name in known})
+    table = of_part(read_table(path, {name for known in wanted.values() for name in known}))
     chosen: list[str] = []
     for what, known in wanted.items():
         found = table.find(known, chosen)
@@ -91,6 +102,19 @@ def columns(
             chosen.append(found or table.require(what, known, chosen))
     check_rows(table)
     return list(zip(*map(table.column, chosen)))
+
+
+def of_part(table: Table) -> Table:
+    """Return the rows that are not to be trained on: those of test, else of val, where a column 'split' says it."""
+    if not table.find((SPLIT,)):
+        return table
+    parts = [PARTS.get(cell.strip().lower()) for cell in table.column(SPLIT)]
+    part = next((name for name in ('test', 'held_out') if name in parts), None)
+    if part is None:
+        raise ValueError(
+            f'{str(table.path)!r}: expected rows of test or val in column split, found none'
+        )
+    return table._replace(rows=[row for row, own in zip(table.rows, parts) if own == part])
 
 
 def check_rows(table: Table) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,15 +11,11 @@ import numpy as np
 
 from blox.wording import printable, some
 from blox.zoo.datasets.folders import VALIDATION
-from blox.zoo.datasets.tables import LABEL, Table
+from blox.zoo.datasets.tables import LABEL, PARTS, SPLIT, Table
 
 _SEVERAL = ('labels', 'tags', 'classes')
-_SPLIT = 'split'
-PARTS = {
-    **dict.fromkeys(('train', 'training'), 'training'),
-    **dict.fromkeys((*VALIDATION, 'dev'), 'held_out'),
-    'test': 'test',
-}
+# Values are float32.
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Targets(NamedTuple):
@@ -40,7 +36,7 @@ class Targets(NamedTuple):
 
     def counts(self, examples: Sequence[int]) -> tuple[int, ...]:
         """Count how many of some examples have each class; () of values."""
-        if self.scores == 'none':
+        if self.scores == 'none' or not examples:
             return ()
         rows = np.stack([self.rows[i] for i in examples])
         found = (rows > 0.5).sum(0) if rows.ndim == 2 else np.bincount(rows, None, len(self.labels))
@@ -63,15 +59,16 @@ def read_targets(table: Table, inputs: Sequence[str], labels: Sequence[str] = ()
         )
     if single:
         cells = [cell.strip() for cell in table.column(single)]
-        return class_targets(cells, _ordered(table.path, cells, labels), parts)
+        return class_targets(cells, ordered(printable(table.path), cells, labels), parts)
     if several:
         lists = [_names(cell) for cell in table.column(several)]
         every = [name for names in lists for name in names]
-        return several_targets(lists, _ordered(table.path, every, labels), parts)
+        return several_targets(lists, ordered(printable(table.path), every, labels), parts)
     # A column without a name counts rows, as pandas writes them.
-    names = [name for name in table.names if name.lower() not in (*inputs, _SPLIT, '')]
+    names = [name for name in table.names if name.lower() not in (*inputs, SPLIT, '')]
     values = _numbers(table, names)
-    is_of_classes = len(names) > 1 and np.isin(values, (0, 1)).all()
+    # A cell that is empty is one of which nothing is known.
+    is_of_classes = len(names) > 1 and (np.isin(values, (0, 1)) | np.isnan(values)).all()
     return Targets(tuple(names), 'sigmoid' if is_of_classes else 'none', list(values), parts)
 
 
@@ -95,17 +92,15 @@ def _names(cell: str) -> set[str]:
     return {name for part in cell.split('|') for name in map(str.strip, part.split(';')) if name}
 
 
-def _ordered(path: Path, names: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+def ordered(path: str, names: Iterable[str], labels: Sequence[str]) -> tuple[str, ...]:
     """Return the classes in their order. ValueError for less than two, and names that are none."""
     found = sorted({*names})
     if strange := [name for name in found if not name or not name.isprintable()]:
         raise ValueError(
-            f'{str(path)!r}: expected names of classes that can be printed, found {strange[0]!r}'
+            f'{path!r}: expected names of classes that can be printed, found {strange[0]!r}'
         )
     if len(found) < 2:
-        raise ValueError(
-            f'{str(path)!r}: expected two classes or more, found {some(found) or "none"}'
-        )
+        raise ValueError(f'{path!r}: expected two classes or more, found {some(found) or "none"}')
     return tuple(labels) if sorted(labels) == found else tuple(found)
 
 
@@ -133,7 +128,7 @@ def _number(path: Path, name: str, row: int, cell: str) -> float:
         value = float(cell)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise ValueError(
             f'{str(path)!r}: expected a finite number in column {printable(name)} of row {row}, found '
             f'{cell[:30]!r}; classes are in a column label, or labels'
@@ -144,9 +139,9 @@ def _number(path: Path, name: str, row: int, cell: str) -> float:
 def _parts(table: Table) -> dict[str, list[int]]:
     """Return the indices of rows by the part that the column 'split' says."""
     found: dict[str, list[int]] = {'training': [], 'held_out': [], 'test': []}
-    if not table.find((_SPLIT,)):
+    if not table.find((SPLIT,)):
         return {**found, 'training': [*range(len(table.rows))]}
-    for i, cell in enumerate(table.column(_SPLIT)):
+    for i, cell in enumerate(table.column(SPLIT)):
         part = PARTS.get(cell.strip().lower())
         if part is None:
             raise ValueError(

@@ -112,7 +112,10 @@ def _is_regular(file: Path) -> bool:
 
 
 def _size(file: Path) -> int:
-    return file.stat().st_size if file.is_file() else -1
+    try:
+        return file.stat().st_size if file.is_file() else -1
+    except OSError:  # Such as a name that no file can have.
+        return -1
 
 
 def labelled_texts(path: Path) -> Labelled:

@@ -88,9 +88,14 @@ def balanced_accuracy(right: np.ndarray, found: np.ndarray, there: np.ndarray) -
     return float(recalls.mean()) if recalls.size else 0.0
 
 
-def macro_f1(right: np.ndarray, found: np.ndarray, there: np.ndarray) -> float:
-    """Return the mean f1 of the classes that there are or that were found; 0 if there are none."""
-    f1s = _over(2 * right, found + there)[found + there > 0]
+def macro_f1(
+    right: np.ndarray, found: np.ndarray, there: np.ndarray, *, of_all: bool = False
+) -> float:
+    """Return the mean f1 of the classes that there are or that were found, or `of_all`; 0 if there are none.
+
+    As in scikit-learn, where an example may have any number of classes, one that is never there nor found counts 0.
+    """
+    f1s = _over(2 * right, found + there)[(found + there > 0) | of_all]
     return float(f1s.mean()) if f1s.size else 0.0
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from blox.atomic import atomic_write
-from blox.wording import counted, in_columns, printable
+from blox.wording import counted, cut, in_columns, printable
 from blox.zoo.evaluating.metrics import (
     Bin,
     Judged,
@@ -182,7 +182,8 @@ def _draw_confusion(axes: Any, table: np.ndarray, labels: tuple[str, ...]) -> No
     seen = table.sum(1) + table.sum(0) > 0
     table = table[seen][:, seen]
     # Between dollars matplotlib would read formulas.
-    names = [printable(x).replace('$', r'\$') for x, is_seen in zip(labels, seen) if is_seen]
+    shown = [cut(printable(x), 30) for x, is_seen in zip(labels, seen) if is_seen]
+    names = [name.replace('$', r'\$') for name in shown]
     axes.imshow(table / np.maximum(table.sum(1, keepdims=True), 1), cmap='Blues', vmin=0, vmax=1)
     axes.set(xlabel='predicted', ylabel='class')
     if len(names) <= _MOST_NAMED:

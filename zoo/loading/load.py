@@ -112,8 +112,13 @@ def load(
         model = family.build(wanted)
         # Of `params` nothing stays, so that memory never holds the model twice.
         entries, params = dict(params.items()), Params()
-        params = stacked_as(entries, stacks_of(spec(model, *model.example_inputs())))
+        params = as_stacks(model, entries)
     return model, params if mesh is None else shard(params, mesh, rules or {})
+
+
+def as_stacks(model: Any, entries: dict[str, Param]) -> Params:
+    """Return Params of each block's entries, which are taken out, as a model with `scan=True` has them."""
+    return stacked_as(entries, stacks_of(spec(model, *model.example_inputs())))
 
 
 def read_card(

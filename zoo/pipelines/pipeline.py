@@ -151,7 +151,7 @@ class Classifier(Pipeline):
         An image is a path, a file's bytes, a Pillow image, or a uint8 array [height, width, channels].
         """
         rows, is_single = _over_images(self, inputs)
-        found = [best(row, self.labels, top) for row in rows]
+        found = [best(row, self.labels, top, self.card.scores) for row in rows]
         return found[0] if is_single else found
 
 

@@ -123,7 +123,7 @@ def _scored(model: Any, scores: str) -> Callable[..., jax.Array]:
 
 
 def _whole(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> list[Part]:
-    return [Part(text, 0, len(text), best(row, asked.labels, asked.top))]
+    return [Part(text, 0, len(text), best(row, asked.labels, asked.top, asked.scores))]
 
 
 def _tokens(text: str, encoded: EncodedText, row: np.ndarray, asked: Asked) -> list[Part]:

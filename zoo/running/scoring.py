@@ -26,9 +26,12 @@ def score(logits: jax.Array, scores: str) -> jax.Array:
     return logits
 
 
-def best(row: np.ndarray, labels: Sequence[str], top: int) -> list[Answer]:
-    """Return the `top` highest scores of a row with their labels; numbers stand for those without."""
-    order = np.argsort(-row, kind='stable')[:top]
+def best(row: np.ndarray, labels: Sequence[str], top: int, scores: str = 'softmax') -> list[Answer]:
+    """Return the `top` highest scores of a row with their labels; numbers stand for those without.
+
+    Values of their own, whose scores are 'none', are no rivals: all of them are returned, in their order.
+    """
+    order = range(len(row)) if scores == 'none' else np.argsort(-row, kind='stable')[:top]
     return [
         Answer(labels[i] if i < len(labels) else str(i), float(row[i])) for i in map(int, order)
     ]

@@ -21,6 +21,12 @@ CROPS = ('none', 'slight', 'resized')
 # Shares of an image's area that are erased, and how high what is erased is beside its width, at most.
 _ERASED, _ERASED_RATIO = (0.02, 1 / 3), 1 / 0.3
 _TRIES = 10
+# What Pillow turns and shears images with.
+_TURNING = (
+    Image.Resampling.NEAREST,
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ def augmented(
     if augmentation.magnitude:
         fill = tuple(min(255, round(255 * x)) for x in prepare.mean)
         resample = INTERPOLATIONS[prepare.interpolation]
+        if resample not in _TURNING:
+            resample = Image.Resampling.BICUBIC
         part = rand_augment(part, augmentation.magnitude, rng, fill, resample)
     as_it_is = dataclasses.replace(prepare, resize=prepare.size, keep_ratio=False)
     pixels = as_it_is(part)[0]

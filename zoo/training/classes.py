@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from blox.params import Params
 from blox.zoo.architecture.family import Head
-from blox.zoo.catalog.card import Card, default_scores
-from blox.zoo.loading.load import card_with, read_as, restarted
+from blox.zoo.catalog.card import SCORES, Card, default_scores
+from blox.zoo.loading.load import as_stacks, card_with, read_as, restarted
 from blox.zoo.loading.place import Place
 from blox.zoo.loading.places import resolve
 from blox.zoo.models import families
@@ -51,12 +51,19 @@ def read_for_classes(
         overrides = {**overrides, head.field: len(labels)}
     # What was said of the weights as they are does not hold of what is made of them.
     card = dataclasses.replace(card_with(stored, overrides), training='', metrics={})
-    model, params = read_as(found, card.name, card.config, jnp.float32, seed)
+    if scores not in ('', *SCORES):
+        raise ValueError(f'expected scores of {", ".join(SCORES)}, found {scores!r}')
+    flat = dataclasses.replace(card.config, scan=False)
+    model, params = read_as(found, card.name, flat, jnp.float32, seed)
     if head:
         # Even where as many other classes leave the head's shape as it is.
         params = restarted(params, model, (head.pattern,), seed)
         card = _for_labels(card, head, labels, scores)
-    return model, params.merge(Params(seed)).finalize().unfreeze(), card
+    params = params.merge(Params(seed)).finalize().unfreeze()
+    if card.config.scan:
+        model = families()[card.family].build(card.config)
+        params = as_stacks(model, dict(params.items()))
+    return model, params, card
 
 
 def _head_of(card: Card, overrides: Mapping[str, Any]) -> Head:

@@ -16,15 +16,19 @@ def as_csv(history: Sequence[Epoch]) -> bytes:
     return text.getvalue().encode()
 
 
-def draw(history: Sequence[Epoch], best: Epoch) -> bytes:
-    """Draw loss and accuracy, each in training and on what was held out, and the epoch kept, as a PNG."""
+def draw(history: Sequence[Epoch], best: Epoch, scores: str = 'softmax') -> bytes:
+    """Draw loss and accuracy, each in training and on what was held out, and the epoch kept, as a PNG.
+
+    Values, whose scores are 'none', have no accuracy.
+    """
     # They take a while to import. Without pyplot there is no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout='constrained')
     epochs = [row.epoch for row in history]
-    for axes, name in zip(figure.subplots(1, 2), ('loss', 'accuracy')):
+    names = ('loss',) if scores == 'none' else ('loss', 'accuracy')
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names):
         for label, field in (('training', name), ('held out', f'held_out_{name}')):
             axes.plot(epochs, [getattr(row, field) for row in history], '.-', label=label)
         axes.axvline(best.epoch, color='gray', linestyle=':', label=f'kept: epoch {best.epoch}')

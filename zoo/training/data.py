@@ -41,6 +41,7 @@ class Data:
       scores: what logits are to be, as a card has it: 'sigmoid' for any number of classes of each
         example, 'none' for values; '' for one class of each.
       counts: how many of `training` have each class, () where that is not known.
+      reading: how training reads examples, in words: what of it may change from one training to another.
       show: from an example to what people see of it, an image or a text; None where nothing is known.
     """
 
@@ -54,6 +55,11 @@ class Data:
     scores: str = ''
     counts: tuple[int, ...] = ()
     show: Callable[[Example], Image.Image | str] | None = None
+    reading: str = ''
+
+    def __post_init__(self) -> None:
+        if self.scores not in ('', 'softmax', 'sigmoid', 'none'):
+            raise ValueError(f"expected scores '', 'sigmoid' or 'none', found {self.scores!r}")
 
     def __repr__(self) -> str:
         tested = f', {len(self.test)} to test' if self.test else ''

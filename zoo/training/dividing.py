@@ -15,33 +15,54 @@ Part: TypeAlias = list[int]
 
 
 def divided(name: str, targets: Targets, holdout: float, seed: int) -> tuple[Part, Part, Part]:
-    """Return the rows to train on, to hold out, and to test, in their order."""
+    """Return the rows to train on, to hold out, and to test, in their order.
+
+    Raises ValueError for no rows to train on, and for a class that has too few of them.
+    """
     training, held_out, test = targets.parts.values()
-    if not held_out:
-        check_fraction(holdout)
-        rng = np.random.default_rng(seed)
-        for rows in _strata(name, targets, training):
-            count = min(max(round(holdout * len(rows)), 1), len(rows) - 1)
-            held_out = [*held_out, *(rows[i] for i in rng.permutation(len(rows))[:count])]
-        training = sorted({*training} - {*held_out})
-    return training, sorted(held_out), test
-
-
-def _strata(name: str, targets: Targets, rows: Sequence[int]) -> list[list[int]]:
-    """Divide rows of one class each by it. ValueError for one that no row would be left of, or none."""
-    groups = {'all': list(rows)}
-    if not targets.scores:
-        classes = [int(targets.rows[i]) for i in rows]
-        groups = {
-            label: [i for i, own in zip(rows, classes) if own == place]
-            for place, label in enumerate(targets.labels)
-        }
-    if few := [label for label, own in groups.items() if len(own) < 2]:
+    if not training:
         raise ValueError(
-            f'{name!r}: expected two rows to train on or more of every class, for one is held out; '
-            f'found fewer of {some(few)}'
+            f'{name!r}: expected rows to train on, found none that is said to be of train'
         )
-    return [*groups.values()]
+    groups = _by_class(targets, training)
+    least = 1 if held_out else 2
+    if few := [label for label, own in groups.items() if len(own) < least]:
+        why = '' if held_out else ', for one is held out'
+        what = 'values' if targets.scores == 'none' else 'every class'
+        raise ValueError(
+            f'{name!r}: expected {least} or more rows of {what} to train on{why}; found fewer'
+            + (f' of {some(few)}' if '' not in few else '')
+            + (
+                '; numbers to be predicted are in a column of another name'
+                if _are_numbers(few)
+                else ''
+            )
+        )
+    if held_out:
+        return training, held_out, test
+    check_fraction(holdout)
+    rng = np.random.default_rng(seed)
+    chosen = {
+        own[i]
+        for own in groups.values()
+        for i in rng.permutation(len(own))[: min(max(round(holdout * len(own)), 1), len(own) - 1)]
+    }
+    return [i for i in training if i not in chosen], sorted(chosen), test
+
+
+def _by_class(targets: Targets, rows: Sequence[int]) -> dict[str, list[int]]:
+    """Return rows of one class each by it; all others as one group."""
+    if targets.scores:
+        return {'': list(rows)}
+    groups: dict[str, list[int]] = {label: [] for label in targets.labels}
+    for i in rows:
+        groups[targets.labels[int(targets.rows[i])]].append(i)
+    return groups
+
+
+def _are_numbers(labels: Sequence[str]) -> bool:
+    """Tell whether labels look like numbers that are no classes."""
+    return any('.' in label and label.replace('.', '', 1).lstrip('-').isdigit() for label in labels)
 
 
 def described(name: str, targets: Targets, parts: tuple[Part, ...], what: str) -> str:

@@ -114,6 +114,9 @@ def finetune(
         scores=_scores(model, data, card),
     )
     _check_task(model, data)
+    if plan.way.mixing.is_on and family_of(model).task_of(model.config) != 'image-classification':
+        raise ValueError('mixup and cutmix are of images, found a model of texts')
+    result.check_show(data)
     with _memory_errors(plan):
         if out is not None:
             return _finetune_to(Path(out), model, params, data, plan, card, on_epoch)
@@ -142,13 +145,14 @@ def _finetune_to(
         state, wrong = train(model, params, data, plan, folder, on_epoch)
         if not state.history:
             raise _diverged(wrong, plan)
-        params, best = params.merge(state.best), best_of(state.history, plan.choose_by)
+        params = params.merge(state.best)
         scores = score(model, params, data, data.test, plan) if data.test else None
-        card = result.card_after(card, params, plan, best, scores)
+        card = result.card_after(card, params, plan, state.history, scores)
         result.write(out, model, params, card, data, plan, state.history)
         folder.remove()
     if wrong:
-        saved = f'{str(out)!r} is the best before, of epoch {best.epoch}; '
+        epoch = best_of(state.history, plan.choose_by).epoch
+        saved = f'{str(out)!r} is the best before, of epoch {epoch}; '
         raise _diverged(wrong, plan, saved)
     return params, state.history
 

@@ -20,6 +20,7 @@ from blox.atomic import lock
 from blox.param import RNG
 from blox.params import Params
 from blox.tensorfile import TensorFile, fail, parse_json
+from blox.wording import cut
 from blox.zoo.training.data import Data
 from blox.zoo.training.plan import Plan
 from blox.zoo.training.state import Epoch, State
@@ -85,7 +86,7 @@ class Folder:
     @property
     def is_begun(self) -> bool:
         """Tell whether a state was kept."""
-        return (self.path / _FILE).exists()
+        return is_begun(self.path)
 
     def restore(self, first: State, steps: int) -> State:
         """Read the state that was kept, made like the first one; return that if none was.
@@ -113,7 +114,7 @@ class Folder:
 
     def _check_identity(self, found: Mapping[str, str]) -> None:
         wrong = [
-            f'{name} {self.identity.get(name)!s:.20}, found {found.get(name)!s:.20}'
+            f'{name} {cut(str(self.identity.get(name)), 60)}, found {cut(str(found.get(name)), 60)}'
             for name in sorted({*self.identity, *found})
             if self.identity.get(name) != found.get(name)
         ]
@@ -129,6 +130,11 @@ class Folder:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # There may be files of others.
             self.path.rmdir()
+
+
+def is_begun(path: Path) -> bool:
+    """Tell whether a training has kept a state in the folder at `path`."""
+    return (path / _FILE).exists()
 
 
 def _arrays(state: State) -> dict[str, Any]:
@@ -175,7 +181,12 @@ def _filled(path: Path, tree: Any, found: Params) -> Any:
 def identity_of(model: Any, params: Params, data: Data, plan: Plan) -> dict[str, str]:
     """Say all that decides a training's result, by name."""
     choices = {name.replace('_', ' '): str(value) for name, value in plan._asdict().items()}
-    found = {'data': data.fingerprint, 'model': repr(model.config), 'weights': _digest(params)}
+    found = {
+        'data': data.fingerprint,
+        'reading of data': data.reading,
+        'model': repr(model.config),
+        'weights': _digest(params),
+    }
     return {**choices, **found}
 
 

@@ -59,12 +59,13 @@ def image_data(
         examples.held_out,
         functools.partial(_read, prepare, images),
         images.labels,
-        hashlib.sha256(repr((fingerprint, prepare, images)).encode()).hexdigest(),
+        hashlib.sha256(repr((fingerprint, prepare, images.labels)).encode()).hexdigest(),
         summary,
         examples.test,
         images.scores,
         counts,
         functools.partial(_picture, prepare),
+        f'flip {images.flip}, {images.augmentation}',
     )
 
 

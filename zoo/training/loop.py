@@ -50,7 +50,7 @@ def train(
                 if folder:
                     folder.keep_if_due(state)
                 if bar.update(state.step - bar.n):
-                    bar.set_postfix_str(_described(state), refresh=False)
+                    bar.set_postfix_str(_described(state, plan.scores), refresh=False)
                 if on_epoch and state.ends_epoch:
                     on_epoch(state.history[-1])
     except DivergedError as error:
@@ -174,11 +174,15 @@ def _with_epoch(state: State, held_out: Measured, plan: Plan) -> State:
     )
 
 
-def _described(state: State) -> str:
+def _described(state: State, scores: str) -> str:
     """Say loss and accuracy of the epoch so far, and how the last one measured."""
     loss, accuracy, count = np.asarray(state.totals).tolist()
-    parts = [f'loss {loss / count:.3f}, accuracy {accuracy / count:.1%}'] if count else []
+    parts = [f'loss {loss / count:.3f}{_percent(accuracy / count, scores)}'] if count else []
     if state.history:
         row = state.history[-1]
-        parts.append(f'held out {row.held_out_loss:.3f}, {row.held_out_accuracy:.1%}')
+        parts.append(f'held out {row.held_out_loss:.3f}{_percent(row.held_out_accuracy, scores)}')
     return '; '.join(parts)
+
+
+def _percent(accuracy: float, scores: str) -> str:
+    return '' if scores == 'none' else f', {accuracy:.1%}'

@@ -107,8 +107,13 @@ def _value_loss(
     share = counts / _or_one(counts.sum(-1, keepdims=True))
     match loss.scores:
         case 'softmax':
-            losses = -(values * jax.nn.log_softmax(logits)).sum(-1)
-            return losses, (logits.argmax(-1) == values.argmax(-1)).astype(logits.dtype)
+            right = (logits.argmax(-1) == values.argmax(-1)).astype(logits.dtype)
+            values = values + loss.label_smoothing * (1 / logits.shape[-1] - values)
+            logs = jax.nn.log_softmax(logits)
+            if loss.class_weights:
+                weights = jnp.asarray(loss.class_weights, logits.dtype)
+                logs = logs * jnp.broadcast_to(weights, logs.shape)
+            return -(values * logs).sum(-1), right
         case 'sigmoid':
             right = ((logits > 0) == (values > 0.5)).astype(logits.dtype)
             values = values + loss.label_smoothing * (0.5 - values)

@@ -121,12 +121,19 @@ def choices_of(data: Data, scores: str) -> tuple[str, ...]:
     """Return the names of the scores that an epoch may be chosen by, the usual one first."""
     if not data.labels:
         return ('loss', 'accuracy')
-    return ('loss',) if scores == 'none' else ('accuracy', 'loss', *BY_CLASS)
+    if scores == 'none':
+        return ('loss',)
+    # Of labels each by itself, to find them all would be the best recall.
+    several = data.scores == 'sigmoid'
+    return ('accuracy', 'loss', 'macro_f1') if several else ('accuracy', 'loss', *BY_CLASS)
 
 
 def _check(plan: Plan, data: Data) -> None:
     """Raise ValueError for numbers out of range, and for choices that are none."""
-    sound = plan.epochs > 0 and plan.batch_size > 0 and 0 < plan.learning_rate < math.inf
+    sound = (
+        all(type(x) is int and x > 0 for x in (plan.epochs, plan.batch_size))
+        and 0 < plan.learning_rate < math.inf
+    )
     if not sound or not 0 <= plan.seed < 2**32:
         raise ValueError(
             'expected positive epochs, batch_size and learning_rate, and a seed below 2**32; '
@@ -142,14 +149,16 @@ def _check(plan: Plan, data: Data) -> None:
         'mixup a number, 0 or more': 0 <= plan.mixup < math.inf,
         'cutmix a number, 0 or more': 0 <= plan.cutmix < math.inf,
         'ema a decay, 0 or more and below 1': 0 <= plan.ema < 1,
-        'patience a number of epochs, 0 or more': plan.patience >= 0,
+        'patience a whole number of epochs, 0 or more': type(plan.patience) is int
+        and plan.patience >= 0,
         f'choose_by one of {", ".join(names)}': plan.choose_by in names,
         'label_smoothing where there are classes': not plan.label_smoothing or is_of_classes,
-        'mixup and cutmix where there are classes': not plan.way.mixing.is_on or is_of_classes,
+        'mixup and cutmix of images with classes': not plan.way.mixing.is_on or is_of_classes,
     }
     if wrong := [what for what, holds in wanted.items() if not holds]:
-        field = wrong[0].split()[0]
-        raise ValueError(f'expected {wrong[0]}, found {getattr(plan, field)!r}')
+        named = [field for field in plan._fields if field in wrong[0].split()]
+        found = ', '.join(f'{getattr(plan, field)!r}' for field in named)
+        raise ValueError(f'expected {wrong[0]}, found {found}')
 
 
 def _class_weights(wanted: Sequence[float] | str, data: Data, scores: str) -> tuple[float, ...]:
@@ -163,9 +172,10 @@ def _class_weights(wanted: Sequence[float] | str, data: Data, scores: str) -> tu
         return ()
     if not data.labels or scores == 'none':
         raise ValueError('expected no class_weights, for these data have no classes')
-    if len(weights) != len(data.labels) or not all(0 <= x < math.inf for x in weights):
+    sound = all(0 <= x < math.inf for x in weights) and any(weights)
+    if len(weights) != len(data.labels) or not sound:
         raise ValueError(
-            f'expected class_weights of {len(data.labels)} classes, 0 or more, found {wanted}'
+            f'expected class_weights of {len(data.labels)} classes, 0 or more and not all 0, found {wanted}'
         )
     return weights
 
@@ -173,11 +183,14 @@ def _class_weights(wanted: Sequence[float] | str, data: Data, scores: str) -> tu
 def _balanced(data: Data, scores: str) -> tuple[float, ...]:
     """Return weights inverse to counts: scikit-learn's of a softmax, negatives to positives of sigmoids."""
     counts, total = data.counts, len(data.training)
-    if scores == 'none' or not counts or 0 in counts:
-        rare = [label for label, count in zip(data.labels, counts) if not count]
-        why = f'none of {some(rare)}' if rare else 'no counts'
+    # What is always there, or never, has nothing to be balanced with.
+    odd = [
+        x for x, count in zip(data.labels, counts) if not count or (data.scores and count == total)
+    ]
+    if scores == 'none' or not counts or odd:
+        why = f'none with or without {some(odd)}' if odd else 'no counts'
         raise ValueError(f"expected data that count each class for 'balanced', found {why}")
-    if data.scores == 'sigmoid':
+    if scores == 'sigmoid':
         return tuple((total - count) / count for count in counts)
     return tuple(total / (len(counts) * count) for count in counts)
 

@@ -14,17 +14,20 @@ import numpy as np
 from PIL import Image
 
 from blox.params import Params
-from blox.wording import cut
+from blox.wording import cut, printable_lines, some
 from blox.zoo.catalog.card import Card
 from blox.zoo.evaluating.metrics import judge
 from blox.zoo.evaluating.report import classified
 from blox.zoo.running.scoring import score
 from blox.zoo.training.data import Data, batches_to_measure
-from blox.zoo.training.losses import Loss, measures
+from blox.zoo.training.losses import Loss, class_counts, measures
 from blox.zoo.training.plan import Plan
 from blox.zoo.training.step import logits_step
 
 _MOST_SHOWN = 24
+# Of what is wrong with an example, so much is said.
+_MOST_SAID = 5
+_HEAD = ('class', 'precision', 'recall', 'f1', 'examples')
 _SIDE = 144  # of a picture, in pixels at most
 
 _PAGE = """<!doctype html>
@@ -54,9 +57,12 @@ def page(model: Any, params: Params, card: Card, data: Data, plan: Plan, curves:
     parts.append(f'<h2>Epochs</h2>{_plot(curves, "loss and accuracy by epoch")}')
     if data.labels:
         logits, targets = _held_out(model, params, data, plan)
-        if targets.ndim == 1 and len(data.labels) > 1:
-            parts.append(_classes(card, data, logits, targets))
-        parts.append(_worst(data, logits, targets, plan.scores))
+        if logits.ndim == 2:
+            if targets.ndim == 1 and len(data.labels) > 1:
+                parts.append(_classes(card, data, logits, targets))
+            elif plan.scores == 'sigmoid':
+                parts.append(_several(data, logits, targets))
+            parts.append(_worst(data, logits, targets, plan.scores))
     text = _PAGE.format(title=_text(card.name), body='\n'.join(parts))
     return text.encode('utf-8', 'replace')
 
@@ -77,13 +83,29 @@ def _classes(card: Card, data: Data, logits: np.ndarray, targets: np.ndarray) ->
     rows = [judge(row, int(target), card.scores) for row, target in zip(logits, targets)]
     names = [''] * len(rows)
     found = classified(card.task, '', names, targets.tolist(), rows, data.labels, card.scores)
-    head = ('class', 'precision', 'recall', 'f1', 'examples')
     lines = [
         (one.label, *(f'{x:.3f}' for x in one[1:4]), str(one.support)) for one in found.classes
     ]
     return f'<h2>Held out, by class</h2>{_plot(found.draw(), "what is taken for what")}' + _table(
-        [head, *lines]
+        [_HEAD, *lines]
     )
+
+
+def _several(data: Data, logits: np.ndarray, targets: np.ndarray) -> str:
+    """Show the figures of each class, of which an example may have any number."""
+    counts = class_counts(jnp.asarray(logits), jnp.asarray(targets), 'sigmoid')
+    right, found, there = np.asarray(counts, np.float64)
+    rows = [
+        (
+            name,
+            f'{r / max(f, 1):.3f}',
+            f'{r / max(t, 1):.3f}',
+            f'{2 * r / max(f + t, 1):.3f}',
+            f'{t:.0f}',
+        )
+        for name, r, f, t in zip(data.labels, right, found, there)
+    ]
+    return '<h2>Held out, by class</h2>' + _table([_HEAD, *rows])
 
 
 def _worst(data: Data, logits: np.ndarray, targets: np.ndarray, scores: str) -> str:
@@ -112,13 +134,14 @@ def _said(data: Data, logits: np.ndarray, target: np.ndarray, scores: str) -> st
     values = np.atleast_1d(target)
     if scores == 'none':
         known = zip(data.labels, values, found)
-        return '; '.join(f'{name} {x:.4g}, found {y:.4g}' for name, x, y in known if x == x)
+        said = [f'{name} {x:.4g}, found {y:.4g}' for name, x, y in known if x == x]
+        return some(said, _MOST_SAID, '; ')
     wrong = [
         f'{name}: {"there" if x > 0.5 else "not there"}, found {y:.1%}'
         for name, x, y in zip(data.labels, values, found)
         if x == x and (x > 0.5) != (y > 0.5)
     ]
-    return '; '.join(wrong)
+    return some(wrong, _MOST_SAID, '; ')
 
 
 def _seen(data: Data, i: int) -> str:
@@ -149,4 +172,4 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text)
+    return html.escape(printable_lines(text))

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from blox.adapters import is_adapted
 from blox.atomic import atomic_write
 from blox.lora import merge_lora, save_lora
@@ -40,6 +42,17 @@ def check_free(out: Path) -> None:
         raise FileExistsError(f'{str(there[0])!r} is there already: remove it, or name another')
 
 
+def check_show(data: Data) -> None:
+    """Raise ValueError if what is shown of examples is no image and no text: better now than at the end."""
+    if data.show is None:
+        return
+    seen = data.show(data.held_out[0])
+    if not isinstance(seen, Image.Image | str):
+        raise ValueError(
+            f'expected show of the data to give a Pillow image or a text, found {type(seen).__name__}'
+        )
+
+
 def write(
     out: Path,
     model: Any,
@@ -49,20 +62,19 @@ def write(
     plan: Plan,
     history: Sequence[Epoch],
 ) -> None:
-    """Write all files, the model last."""
+    """Write all files; the model before the page, which cannot undo what was trained."""
     if is_adapted(params):
         save_lora(out.with_suffix('.lora.safetensors'), params)
-    best = best_of(history, plan.choose_by)
-    picture = curves.draw(history, best)
-    content = page(model, params, card, data, plan, picture)
-    for suffix, made in (
-        ('.csv', curves.as_csv(history)),
-        ('.png', picture),
-        ('.html', content),
-    ):
-        with atomic_write(out.with_suffix(suffix)) as file:
-            file.write(made)
+    picture = curves.draw(history, best_of(history, plan.choose_by), plan.scores)
+    _write(out.with_suffix('.csv'), curves.as_csv(history))
+    _write(out.with_suffix('.png'), picture)
     save(out, model, merge_lora(params).unfreeze(), card=card)
+    _write(out.with_suffix('.html'), page(model, params, card, data, plan, picture))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 def card_before(card: Card | None, name: str, model: Any, data: Data) -> Card:
@@ -80,24 +92,45 @@ def card_before(card: Card | None, name: str, model: Any, data: Data) -> Card:
 
 
 def card_after(
-    card: Card, params: Params, plan: Plan, best: Epoch, scores: Measured | None
+    card: Card, params: Params, plan: Plan, history: Sequence[Epoch], test: Measured | None
 ) -> Card:
-    """Return the card with what was done and measured; `scores` are loss and accuracy of the test."""
-    measured = {'held_out': (best.held_out_loss, best.held_out_accuracy)}
-    measured |= {'test': scores[:2]} if scores else {}
+    """Return the card with what was done and measured, on the test too if there is one."""
+    best = best_of(history, plan.choose_by)
+    measured = {
+        'held_out': Measured(best.held_out_loss, best.held_out_accuracy, best.score),
+        **({'test': test} if test else {}),
+    }
     trained = params.split_trainable()[0].num_params
     return dataclasses.replace(
         card,
         training=f'fine-tuned by AdamW: {counted(f"{trained:,}", "parameter")}'
         f'{", adapters among them" if is_adapted(params) else ""}, '
-        f'{counted(plan.epochs, "epoch")} of {counted(plan.examples, "example")}, of which epoch {best.epoch} '
-        f'is this, batches of {plan.batch_size}, learning rate {plan.learning_rate:.3g}, '
-        f'seed {plan.seed}' + (f', computed in {plan.dtype}' if plan.dtype else ''),
+        f'{counted(len(history), "epoch")} of {counted(plan.examples, "example")}, of which epoch '
+        f'{best.epoch} is this, batches of {plan.batch_size}, learning rate {plan.learning_rate:.3g}, '
+        f'seed {plan.seed}'
+        + (f', computed in {plan.dtype}' if plan.dtype else '')
+        + _choices(plan),
         metrics={
             f'{part}_{name}': round(value, 4)
-            for part, (loss, accuracy) in measured.items()
-            for name, value in (('accuracy', accuracy), ('loss', loss))
-            # Values are near or far, not right or wrong.
-            if name == 'loss' or plan.scores != 'none'
+            for part, found in measured.items()
+            for name, value in _named(found, plan).items()
         },
     )
+
+
+def _named(found: Measured, plan: Plan) -> dict[str, float]:
+    """Return what was measured by name; values are near or far, not right or wrong."""
+    accuracy = {} if plan.scores == 'none' else {'accuracy': found.accuracy}
+    return {**accuracy, 'loss': found.loss, plan.choose_by: found.score}
+
+
+def _choices(plan: Plan) -> str:
+    """Say what was chosen that is not usual."""
+    names = ('schedule', 'weight_decay', 'layer_decay', 'label_smoothing', 'mixup', 'cutmix', 'ema')
+    usual = plan._field_defaults
+    said = [
+        f', {name.replace("_", " ")} {getattr(plan, name)}'
+        for name in names
+        if getattr(plan, name) != usual[name]
+    ]
+    return ''.join(said) + (', weighted classes' if plan.class_weights else '')

@@ -142,7 +142,10 @@ def measure(
         by_class = by_class + np.asarray(counts, np.float64)
     loss, accuracy = float(total[0] / total[2]), float(total[1] / total[2])
     plain = {'accuracy': accuracy, 'loss': loss}
-    return Measured(loss, accuracy, plain[by] if by in plain else BY_CLASS[by](*by_class))
+    if by in plain:
+        return Measured(loss, accuracy, plain[by])
+    several = {'of_all': True} if scores == 'sigmoid' and by == 'macro_f1' else {}
+    return Measured(loss, accuracy, BY_CLASS[by](*by_class, **several))
 
 
 def _all(model: Any, inputs: Any) -> tuple[Any, ...]:

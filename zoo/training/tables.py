@@ -18,8 +18,6 @@ from blox.zoo.training.dividing import described, divided
 from blox.zoo.training.image_data import Examples, Images, fingerprint_of_files, image_data
 from blox.zoo.training.text_data import text_data
 
-_Part = list[int]
-
 
 def image_table(
     path: str | os.PathLike[str],

@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from commands import END, byte_tokenizer, write_clip, write_encoder, write_model
+from helpers import EXAMPLES
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -402,7 +403,7 @@ def test_data_that_is_not_there_or_not_such_data_is_refused(digits, writer, tmp_
         'file,label\na.png\n': 'expected 2 cells, .* ends in line 2, found 1',
         'file,label\n\n"a\nb",7\na.png,7,8\n': 'expected 2 cells, .* ends in line 5, found 3',
         'file,label,label\na.png,7,8\n': 'expected one column label, found several',
-        f'file,label\n{"a" * 200_000},7\n': 'expected a CSV file: field larger',
+        f'file,label\n{"a" * 200_000},7\n': 'none of 1 example could be read',
         'file,label\na.png,12\n': r"model's 10 classes \(0, 1, 2, 3, 4, and 5 more\)",
     }.items():
         table.write_text(content)
@@ -431,3 +432,18 @@ def test_models_that_have_no_classes_are_refused(digits, photos, tmp_path):
     path = write_encoder(tmp_path / 'a.safetensors', task='fill-mask')
     with pytest.raises(ValueError, match='is for fill-mask; classifiers of images and texts'):
         bx.zoo.evaluate(*bx.zoo.load(path), photos, card=bx.zoo.read_card(path))
+
+
+def test_of_a_table_with_parts_the_test_is_measured(digits, tmp_path):
+    rows = [
+        f'{EXAMPLES}/digits/{i}.png,{i},{part}'
+        for i, part in ((1, 'train'), (2, 'val'), (3, 'test'))
+    ]
+    table = tmp_path / 'parts.csv'
+    for kept, expected in ((rows, '3'), (rows[:2], '2')):
+        table.write_text('\n'.join(['file,label,split', *kept]))
+        (item,) = evaluate(digits, table).items
+        assert item.label == expected
+    table.write_text('file,label,split\n' + rows[0])
+    with pytest.raises(ValueError, match='expected rows of test or val'):
+        evaluate(digits, table)

@@ -1,5 +1,7 @@
 """Images changed a little."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from helpers import COLOR, GRAY, table
@@ -54,6 +56,14 @@ def test_changes_keep_size_and_mode_at_every_strength(name, mode):
         rng = np.random.default_rng(1)
         found = change(image.convert(mode), name, level, rng, (9, 9, 9), Image.Resampling.BICUBIC)
         assert (found.size, found.mode) == (image.size, mode)
+
+
+def test_images_are_turned_however_they_are_resized():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8))
+    prepare = dataclasses.replace(COLOR, interpolation='lanczos')
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        assert augmented(image, prepare, rng, Augmentation(magnitude=9), False).shape[-1] == 3
 
 
 def test_strong_augmentation_leaves_the_file_and_the_preprocessor_alone():

@@ -1,6 +1,7 @@
 """Pretrained models for the classes of new data."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import opened
@@ -32,6 +33,22 @@ def test_what_was_measured_of_the_old_weights_is_not_said_of_the_new():
     for labels in (tuple('0123456789'), ('a', 'b')):
         _, _, card = bx.zoo.load_for_classes('vit-digits', labels)
         assert (card.training, card.metrics) == ('', {})
+
+
+@pytest.mark.parametrize('labels', [tuple('0123456789'), ('a', 'b')])
+def test_blocks_under_one_scan_are_stacked(labels):
+    model, params, _ = bx.zoo.load_for_classes('vit-digits', labels, scan=True)
+    plain, flat, _ = bx.zoo.load_for_classes('vit-digits', labels)
+    assert 'vit/block*/mlp/fc1/w' in list(params)
+    images = jnp.ones((1, 8, 8, 1))
+    np.testing.assert_allclose(model(params, images)[0], plain(flat, images)[0], atol=1e-5)
+
+
+def test_scores_are_what_is_said():
+    for scores in ('sigmoid', 'none'):
+        assert bx.zoo.load_for_classes('vit-digits', ('a', 'b'), scores=scores)[2].scores == scores
+    with pytest.raises(ValueError, match='expected scores of softmax, sigmoid, none'):
+        bx.zoo.load_for_classes('vit-digits', ('a', 'b'), scores='tanh')
 
 
 @pytest.mark.parametrize('labels', [('x', 'y'), ('a', 'b', 'c')])

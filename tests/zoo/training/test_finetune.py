@@ -176,6 +176,16 @@ def test_smoothed_and_weighted_losses_are_trained_by_and_not_measured_by():
     assert all(abs(row.held_out_loss - rows[0].held_out_loss) < 0.5 for row in rows)
 
 
+def test_images_alone_are_mixed(tmp_path):
+    file = write_model(tmp_path / 'base.safetensors', context=16)
+    (tmp_path / 'a.csv').write_text('text,label\n' + 'a,x\nb,y\n' * 4)
+    prepare, config = bx.zoo.text_preprocessor(file), bx.zoo.read_card(file).config
+    data = bx.zoo.text_table(tmp_path / 'a.csv', prepare, config)
+    model, params, _ = bx.zoo.load_for_classes(file, data.labels, task='text-classification')
+    with pytest.raises(ValueError, match='mixup and cutmix are of images'):
+        finetune(model=model, params=params, data=data, mixup=0.5)
+
+
 @pytest.mark.parametrize('schedule', ['linear', 'constant'])
 def test_schedules_change_what_is_learned(schedule):
     assert moved(finetune()[0], finetune(schedule=schedule)[0])
@@ -224,6 +234,10 @@ WRONG = {
     'weights': ({'class_weights': (1.0,)}, 'class_weights of 2 classes'),
     'weights by name': ({'class_weights': 'fair'}, "numbers or 'balanced'"),
     'no counts': ({'class_weights': 'balanced'}, 'found no counts'),
+    'half an epoch': ({'epochs': 1.5}, 'expected positive epochs'),
+    'half a patience': ({'patience': 0.5}, 'patience a whole number'),
+    'no weight': ({'class_weights': (0, 0)}, 'not all 0'),
+    'no image': ({'data': dataclasses.replace(shades(), show=lambda i: 7)}, 'found int'),
     'no such score': ({'choose_by': 'f1'}, 'choose_by one of accuracy, loss, balanced_accuracy'),
     'other scores': (
         {'data': dataclasses.replace(shades(), scores='sigmoid'), 'card': CARD},

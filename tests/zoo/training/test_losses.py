@@ -22,6 +22,24 @@ def test_a_smoothed_target_is_that_of_a_soft_one():
     np.testing.assert_allclose(found, soft, rtol=1e-6)
 
 
+def test_soft_targets_are_smoothed_and_weighted_too():
+    soft = jnp.asarray(np.eye(3, dtype=np.float32)[CLASSES])
+    for loss in (Loss(label_smoothing=0.2), Loss(class_weights=(2.0, 2.0, 2.0))):
+        found, _, _ = measures(jnp.asarray(LOGITS), soft, loss)
+        plain, _, _ = measures(
+            jnp.asarray(LOGITS), jnp.asarray(CLASSES), loss._replace(class_weights=())
+        )
+        share = 2 if loss.class_weights else 1
+        np.testing.assert_allclose(found, share * plain, rtol=1e-6)
+
+
+def test_a_label_that_is_nowhere_counts_as_scikit_learn_counts_it():
+    y = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], np.float32)
+    counts = np.asarray(class_counts(jnp.asarray(2 * y - 1), jnp.asarray(y), 'sigmoid'))
+    expected = f1_score(y, y, average='macro', zero_division=0)  # type: ignore[arg-type]
+    assert macro_f1(*counts, of_all=True) == pytest.approx(expected)
+
+
 def test_a_class_without_weight_does_not_count():
     weights = Loss(class_weights=(1, 0, 1))
     found, _, _ = measures(jnp.asarray(LOGITS), jnp.asarray(CLASSES), weights)

@@ -104,6 +104,17 @@ def test_the_page_takes_no_text_for_markup(tmp_path):
     assert '&lt;b&gt;' in page
 
 
+def test_the_card_says_what_was_done_and_what_it_was_chosen_by(tmp_path):
+    options = {'epochs': 50, 'patience': 1, 'choose_by': 'macro_f1', 'label_smoothing': 0.1}
+    _, history = finetune(tmp_path / 'm.safetensors', **options)
+    card = bx.zoo.read_card(tmp_path / 'm.safetensors')
+    assert len(history) < 50
+    assert f'{len(history)} epochs of 24 examples' in card.training
+    assert card.training.endswith(', label smoothing 0.1')
+    best = max(history, key=lambda row: (row.score, -row.held_out_loss))
+    assert card.metrics['held_out_macro_f1'] == round(best.score, 4)
+
+
 def test_the_picture_marks_the_epoch_that_is_kept():
     rows = [Epoch(i, i, 1.0, 0.5, 1.0, 0.5, 0.5) for i in (1, 2, 3)]
     pictures = {draw(rows, best) for best in rows}

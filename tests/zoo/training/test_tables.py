@@ -56,6 +56,22 @@ def test_other_numbers_are_values_of_which_some_may_be_unknown(tmp_path):
     assert np.isnan(targets_of(data)[1][1])
 
 
+def test_classes_of_which_something_is_not_known_are_no_values(tmp_path):
+    path = write_table(tmp_path, 'file,a,b', '0,1', '1,', '1,0')
+    data = bx.zoo.image_table(path, GRAY)
+    assert data.scores == 'sigmoid'
+    assert np.isnan(targets_of(data)[1][1])
+
+
+def test_what_is_always_there_has_no_balance(tmp_path):
+    path = write_table(tmp_path, 'file,labels', *['a|c', 'b|c'] * 4)
+    data = bx.zoo.image_table(path, GRAY)
+    with pytest.raises(ValueError, match="'balanced', found none with or without c"):
+        learned(data, class_weights='balanced')
+    with pytest.raises(ValueError, match='choose_by one of accuracy, loss, macro_f1, found'):
+        learned(data, choose_by='balanced_accuracy')
+
+
 def test_a_table_may_say_itself_what_is_held_out(tmp_path):
     rows = [f'{name},{part}' for part in ('train', 'val', 'test', 'train') for name in 'ab']
     data = bx.zoo.image_table(write_table(tmp_path, 'file,label,split', *rows), GRAY)
@@ -91,6 +107,13 @@ def test_files_may_be_named_absolutely_and_elsewhere(tmp_path):
             "in column split of row 2, found 'later'",
         ),
         'empty': (('file,label', 'a', 'a', ''), "can be printed, found ''"),
+        'too large': (('file,size', '1', '1e300'), "row 2, found '1e300'"),
+        'numbers as classes': (('file,label', '0.5', '0.25', '0.1'), 'a column of another name'),
+        'nothing to train on': (('file,label,split', 'a,val', 'b,val'), 'found none that is said'),
+        'not to train on': (
+            ('file,label,split', 'a,train', 'b,val', 'a,val'),
+            'expected 1 or more rows of every class to train on; found fewer of b',
+        ),
     }
 )
 def test_tables_that_say_something_else_are_refused(tmp_path, row):
