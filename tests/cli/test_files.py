@@ -312,7 +312,7 @@ def test_verify_without_the_libraries_is_one_line(monkeypatch, format):
     monkeypatch.setitem(sys.modules, 'torch', None)
     result = blox('verify', 'vit-digits', '--format', format)
     assert result.exit_code == 1
-    assert result.stderr == "Error: a comparison needs torch: pip install 'blox-zoo[parity]'\n"
+    assert result.stderr == 'Error: a comparison needs torch: pip install torch\n'
     assert result.stdout == 'vit-digits: as it was saved, all values finite\n'
 
 

@@ -138,8 +138,8 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
     """Check MODEL's file, and compare it with the library it is from, layer by layer.
 
     A file of our own must hold the very bytes that were saved, all finite. The comparison needs
-    pip install 'blox-zoo[parity]'; those libraries open the folder or repository that MODEL is, or
-    an export. Prints each layer's error in float64 and float32; if one diverges, the exit code is 1.
+    that library, such as timm or transformers, with torch: it opens the folder or repository that MODEL is,
+    or an export. Prints each layer's error in float64 and float32; if one diverges, the exit code is 1.
 
     \b
     Example: blox verify my-bert/

@@ -208,6 +208,10 @@ def _precision(dtype: str) -> Iterator[None]:
 # The reference's side.
 
 
+# What is called otherwise where it is published.
+_PACKAGES = {'open_clip': 'open-clip-torch'}
+
+
 def import_reference(name: str) -> Any:
     """Import torch, torchvision, timm, transformers or open_clip; ImportError that says how to get it."""
     try:
@@ -218,7 +222,8 @@ def import_reference(name: str) -> Any:
                 _declare_operators()
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        message = f"a comparison needs {error.name}: pip install 'blox-zoo[parity]'"
+        package = _PACKAGES.get(error.name or '', error.name)
+        message = f'a comparison needs {error.name}: pip install {package}'
         raise ImportError(message, name=error.name) from error
 
 
