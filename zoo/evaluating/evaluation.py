@@ -17,7 +17,7 @@ import tqdm
 from blox.params import Params
 from blox.wording import counted, printable
 from blox.zoo.catalog.card import Card
-from blox.zoo.evaluating import metrics
+from blox.zoo.evaluating import metrics, several
 from blox.zoo.evaluating.examples import (
     Labelled,
     class_numbers,
@@ -87,6 +87,8 @@ def evaluate(
     'zero-shot-image-classification': the same; `labels` are the classes, by default all names there
     are in sorted order, and each stands in all `templates`.
     'text-classification': a CSV file with the columns text and label, and text2 for pairs.
+    Of both, where the card's scores are 'sigmoid' or 'none': a CSV file with labels or numbers in the place of
+    label, as `image_table` and `text_table` read them. Of a file with a column split, test or val is taken.
     'sentence-embedding': a CSV file with the columns sentence1, sentence2 and score.
     'text-generation': a text file, or a folder of files that end in .txt, each read from its beginning.
 
@@ -131,11 +133,16 @@ def _check(model: Any, card: Card, labels: Sequence[str], templates: Sequence[st
         raise ValueError(
             f'{card.name!r} is for {card.task}, which takes no labels and no templates'
         )
-    if card.task in OF_CLASSES and card.task != TWO_TOWERS:
-        count = families()[card.family].count_classes(card.config)
-        if count < 2 or card.scores == 'none':
-            found = 'gives values' if card.scores == 'none' else f'has {count or "no"} class'
-            raise ValueError(f'{card.name!r} {found}; expected a model that tells classes apart')
+
+
+def _check_classes(card: Card) -> None:
+    """Raise ValueError for a model that does not tell one class from others."""
+    count = families()[card.family].count_classes(card.config)
+    if count < 2 or card.scores == 'none':
+        found = 'gives values' if card.scores == 'none' else f'has {count or "no"} class'
+        raise ValueError(
+            f'{card.name!r} {found}; expected a model that tells classes apart, or a table of such values'
+        )
 
 
 def _identity(
@@ -175,8 +182,12 @@ def _work(
 ) -> Work:
     match card.task:
         case 'image-classification':
-            found = labelled_images(path)
             call = lambda params, images: model(params, images)[0]  # noqa: E731
+            if several.is_rated(path, card):
+                data = several.rated(path, card, of_images=True)
+                return _rated(card, data, _run_files(params, card, data.files, call, note), note)
+            _check_classes(card)
+            found = labelled_images(path)
             return _images(params, card, found, call, card.labels, note, in_order=True)
         case 'zero-shot-image-classification':
             found = labelled_images(path)
@@ -186,6 +197,10 @@ def _work(
             call = zero_shot_logits(model, vectors)
             return _images(params, card, found, call, chosen, note, in_order=False)
         case 'text-classification':
+            if several.is_rated(path, card):
+                data = several.rated(path, card, of_images=False)
+                return _rated(card, data, _run_texts(model, params, card, data.texts, note), note)
+            _check_classes(card)
             return _texts(model, params, card, labelled_texts(path), note)
         case 'sentence-embedding':
             return _pairs(model, params, card, path, note)
@@ -200,6 +215,9 @@ def _work(
 # Classifiers.
 
 
+_Logits = Callable[[list[int]], Iterator[tuple[int, np.ndarray]]]
+
+
 def _images(
     params: Params,
     card: Card,
@@ -210,37 +228,74 @@ def _images(
     *,
     in_order: bool,
 ) -> Work:
+    names = [str(file) for file in found.files]
+    run = _run_files(params, card, found.files, call, note)
+    return _classifier(card, found, labels, names, run, note, in_order=in_order)
+
+
+def _run_files(
+    params: Params,
+    card: Card,
+    files: Sequence[Path],
+    call: Callable[[Params, jax.Array], jax.Array],
+    note: Note,
+) -> _Logits:
+    """Return what gives the logits of those files that can be read."""
     if card.preprocessor is None:
         raise ValueError(f'no image preprocessing is known for {card.name!r}')
     prepare = card.preprocessor
 
     def run(left: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         def skip(k: int, error: Exception) -> None:
-            file = found.files[left[k]]
+            file = files[left[k]]
             why = str(getattr(error, 'strerror', None) or error)
             note(printable(file), why.removeprefix(f'{str(file)!r} '))
 
-        files = [found.files[i] for i in left]
-        for k, row in run_images(call, params, prepare, files, skip):
+        for k, row in run_images(call, params, prepare, [files[i] for i in left], skip):
             yield left[k], row
 
-    names = [str(file) for file in found.files]
-    return _classifier(card, found, labels, names, run, note, in_order=in_order)
+    return run
 
 
 def _texts(model: Any, params: Params, card: Card, found: Labelled, note: Note) -> Work:
-    prepare = text_preprocessor_of(card, tokenizer_of(card, card.name))
     names = [text if isinstance(text, str) else ' | '.join(text) for text in found.texts]
+    run = _run_texts(model, params, card, found.texts, note)
+    # Without labels of its own the order of names is all there is.
+    return _classifier(card, found, card.labels, names, run, note, in_order=not card.labels)
+
+
+def _run_texts(
+    model: Any, params: Params, card: Card, texts: Sequence[Text], note: Note
+) -> _Logits:
+    """Return what gives the logits of those texts that the model can take."""
+    prepare = text_preprocessor_of(card, tokenizer_of(card, card.name))
     call = lambda params, *inputs: model(params, *inputs)[0]  # noqa: E731
 
     def run(left: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         batches = TextBatches(model, params, max(len(left), 1), call)
-        texts = {i: found.texts[i] for i in left}
+        chosen = {i: texts[i] for i in left}
         # A classifier was trained without the prompts that are for embeddings.
-        yield from _over_texts(model, batches, prepare, texts, note, prompt='')
+        yield from _over_texts(model, batches, prepare, chosen, note, prompt='')
 
-    # Without labels of its own the order of names is all there is.
-    return _classifier(card, found, card.labels, names, run, note, in_order=not card.labels)
+    return run
+
+
+def _rated(card: Card, data: several.Rated, run_logits: _Logits, note: Note) -> Work:
+    """Return the work of a model of several classes, or of values."""
+
+    def run(left: list[int]) -> Rows:
+        for i, logits in run_logits(left):
+            if np.isfinite(logits).all():
+                yield i, logits.tolist()
+            else:
+                note(printable(data.names[i])[:60], 'the model gives no finite scores of it')
+
+    def report(rows: Mapping[int, Sequence[float]]) -> Evaluation:
+        return several.report(card, data, rows, len(data.names) - len(rows))
+
+    items = [f'{name} {row.tolist()}' for name, row in zip(data.names, data.targets)]
+    count = families()[card.family].count_classes(card.config)
+    return Work(items, count, run, report)
 
 
 def _over_texts(
@@ -277,7 +332,7 @@ def _classifier(
     found: Labelled,
     labels: tuple[str, ...],
     names: Sequence[str],
-    run_logits: Callable[[list[int]], Iterator[tuple[int, np.ndarray]]],
+    run_logits: _Logits,
     note: Note,
     *,
     in_order: bool,
