@@ -126,7 +126,9 @@ class Evaluation:
         from matplotlib.figure import Figure
 
         if self.confusion is None:
-            raise ValueError('a picture shows which class is taken for which: these examples have not one each')
+            raise ValueError(
+                'a picture shows which class is taken for which: these examples have not one each'
+            )
         figure = Figure(figsize=(12, 6), layout='constrained')
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _draw_confusion(left, self.confusion, self.labels)
