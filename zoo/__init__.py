@@ -23,6 +23,7 @@ from blox.zoo.loading.load import (
 )
 from blox.zoo.models import register
 from blox.zoo.pipelines.pipeline import Pipeline, pipeline
+from blox.zoo.running.beams import Beams, beam_search
 from blox.zoo.running.embedding import label_embeddings
 from blox.zoo.running.generation import Generation, generate, stream
 from blox.zoo.running.likelihood import log_probabilities
@@ -42,6 +43,7 @@ from blox.zoo.training.texts import text_file
 
 __all__ = [
     'Augmentation',
+    'Beams',
     'Card',
     'Config',
     'Data',
@@ -57,6 +59,7 @@ __all__ = [
     'TextModel',
     'TextPreprocessor',
     'TextSettings',
+    'beam_search',
     'card',
     'compile',
     'create',

@@ -250,6 +250,41 @@ def test_restrained_generation_equals_transformers(tmp_path):
     assert min(lengths) > 9
 
 
+@pytest.mark.usefixtures('x64')
+@pytest.mark.parametrize(
+    ('early_stopping', 'length_penalty'),
+    [(False, 1.0), (True, 1.0), ('never', 1.0), (False, 0.0), (True, -1.0), ('never', 2.0)],
+)
+def test_beams_equal_those_of_transformers(tmp_path, early_stopping, length_penalty):
+    made = small('gpt2', tmp_path)
+    with torch.no_grad():
+        made.reference.transformer.wpe.weight *= 5
+    saved = made.case.save(made.reference.double(), tmp_path)
+    reference, params = made.reference, convert(saved, made.model)
+    prompts = np.random.default_rng(0).integers(0, 50, (6, 5))
+    plain = bx.zoo.generate(made.model, params, prompts, max_new_tokens=24, temperature=0)[0]
+    stops = sorted({int(row[5]) for row in plain})[:2]
+    options: dict[str, Any] = {'max_new_tokens': 24, 'num_beams': 3, 'num_return_sequences': 2}
+    options |= {'early_stopping': early_stopping, 'length_penalty': length_penalty}
+    expected = reference.generate(
+        torch.tensor(prompts),
+        attention_mask=torch.ones(prompts.shape),
+        pad_token_id=0,
+        eos_token_id=stops,
+        output_scores=True,
+        return_dict_in_generate=True,
+        do_sample=False,
+        **options,
+    )
+    found = bx.zoo.beam_search(made.model, params, prompts, stop_tokens=stops, **options)
+    np.testing.assert_allclose(found.scores, expected.sequences_scores, rtol=1e-5)
+    for row, wanted, length in zip(found.tokens, expected.sequences[:, 5:].numpy(), found.lengths):
+        assert row[:length].tolist() == wanted[:length].tolist()
+        assert not row[length:].any()
+    # The longest are the best where length is what counts.
+    assert len({int(length) for length in found.lengths}) > 1 or length_penalty == 2
+
+
 # The real MiniLM.
 
 

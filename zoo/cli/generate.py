@@ -6,7 +6,7 @@ import click
 
 from blox.zoo.cli.inputs import read_text
 from blox.zoo.cli.shared import MODEL, find, number, read, say, tokenizer_of
-from blox.zoo.running.writing import written
+from blox.zoo.running.writing import likeliest, written
 
 
 @click.command(epilog=MODEL)
@@ -18,9 +18,12 @@ from blox.zoo.running.writing import written
 @number('--top-p', click.FloatRange(0, 1, min_open=True), '1 for all tokens.', 0.95)
 @number('--repetition-penalty', click.FloatRange(0, min_open=True), 'Above 1 for fewer.', 1.0)
 @number('--min-new-tokens', click.IntRange(0), 'At least this many.', 0)
+@number('--beams', click.IntRange(1), 'Search for the likeliest whole with so many.')
 @click.option('--stop', 'stops', metavar='TEXT', multiple=True, help='End before it.')
 @number('--seed', click.INT, 'The same gives the same text.', 0)
-def generate(model: str, prompt: str, seed: int, stops: tuple[str, ...], **options: Any) -> None:
+def generate(
+    model: str, prompt: str, seed: int, stops: tuple[str, ...], beams: int | None, **options: Any
+) -> None:
     """Continue PROMPT, or the text of stdin for -, printing the text as it comes.
 
     It ends with a token that ends a text, as the model says, or where the model's context is full.
@@ -32,6 +35,14 @@ def generate(model: str, prompt: str, seed: int, stops: tuple[str, ...], **optio
     found = find(model, 'text-generation')
     tokenizer = tokenizer_of(found.card, model)
     net, params = read(found, model)
+    if beams:
+        limit = options['max_new_tokens']
+        say(
+            likeliest(
+                net, params, tokenizer, prompt, stops=stops, max_new_tokens=limit, num_beams=beams
+            )
+        )
+        return
     pieces = written(net, params, tokenizer, prompt, stops=stops, seed=seed, **options)
     say(prompt, end='')
     for piece in pieces:

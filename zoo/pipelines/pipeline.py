@@ -27,7 +27,7 @@ from blox.zoo.running.embedding import (
     zero_shot,
 )
 from blox.zoo.running.scoring import Answer, best, score
-from blox.zoo.running.writing import written
+from blox.zoo.running.writing import likeliest, written
 
 
 def pipeline(
@@ -246,13 +246,18 @@ class Writer(Pipeline):
         """Return each of the prompts with what the model writes after it.
 
         It ends before the first of `stop`. `on_text` is told each piece as it comes. Other options are those of
-        `bx.zoo.stream`: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` and so on.
+        `bx.zoo.stream`: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` and so on; or, with `num_beams`,
+        those of `bx.zoo.beam_search`, which gives no pieces.
         """
         single = isinstance(inputs, str)
         found = []
+        given = self.model, self.params, self.tokenizer
         for prompt in [inputs] if single else inputs:
+            if 'num_beams' in options:
+                found.append(likeliest(*given, prompt, stops=stop, **options))
+                continue
             text = prompt
-            pieces = written(self.model, self.params, self.tokenizer, prompt, stops=stop, **options)
+            pieces = written(*given, prompt, stops=stop, **options)
             for piece in pieces:
                 text += piece
                 if on_text:

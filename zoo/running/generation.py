@@ -101,7 +101,7 @@ def generate(
     """
     if num_return_sequences < 1:
         raise ValueError(f'expected num_return_sequences > 0, found {num_return_sequences}')
-    tokens, lengths = _pad(model, prompts, max_new_tokens)
+    tokens, lengths = padded_prompts(model, prompts, max_new_tokens)
     tokens, lengths = (jnp.repeat(x, num_return_sequences, 0) for x in (tokens, lengths))
     params = params.unstack()  # So a token does not take each block's part out of the whole.
     sampling = _sampling(
@@ -129,7 +129,7 @@ def stream(
 
     Arguments and errors are those of `generate`; a bad prompt is refused at the call.
     """
-    tokens, lengths = _pad(model, [prompt], max_new_tokens)
+    tokens, lengths = padded_prompts(model, [prompt], max_new_tokens)
     params = params.unstack()  # So a token does not take each block's part out of the whole.
     sampling = _sampling(
         model.config, temperature, top_k, top_p, stop_tokens, repetition_penalty, min_new_tokens
@@ -406,8 +406,7 @@ def _sampling(
             'expected temperature >= 0, top_k >= 0 and 0 < top_p <= 1, '
             f'found {temperature}, {top_k} and {top_p}'
         )
-    ends = getattr(config, 'end_tokens', ()) if stop_tokens is None else stop_tokens
-    stops = np.asarray(ends, np.int32).reshape(-1)
+    stops = stops_of(config, stop_tokens)
     return Sampling(
         jnp.asarray(temperature, jnp.float32),
         jnp.asarray(top_k, jnp.int32),
@@ -419,6 +418,12 @@ def _sampling(
     )
 
 
+def stops_of(config: Any, stop_tokens: Sequence[int] | None) -> np.ndarray:
+    """Return the tokens that end a sequence: those named, else the checkpoint's own."""
+    ends = getattr(config, 'end_tokens', ()) if stop_tokens is None else stop_tokens
+    return np.asarray(ends, np.int32).reshape(-1)
+
+
 def _key(seed: int | jax.Array) -> jax.Array:
     """Return a key of the new kind, whatever `seed` is."""
     key = as_key(seed)
@@ -426,7 +431,7 @@ def _key(seed: int | jax.Array) -> jax.Array:
     return key if typed else jax.random.wrap_key_data(key)
 
 
-def _pad(
+def padded_prompts(
     model: Any, prompts: Any, max_new_tokens: int
 ) -> tuple[Int[Array, 'batch bucket'], Int[Array, ' batch']]:
     """Return prompts, padded on the right to a power of two, and their lengths."""

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from blox.params import Params
 from blox.zoo.inputs.text import is_utf8
+from blox.zoo.running.beams import beam_search
 from blox.zoo.running.generation import stream
 
 
@@ -29,16 +30,44 @@ def written(
     It ends before the first of `stops`, with a token that ends a text, or where the model's context is
     full. `options` are those of `stream`. Raises ValueError for a prompt that is not UTF-8 or has no tokens.
     """
+    ids, room = _begun(model, tokenizer, prompt, stops)
+    tokens = stream(
+        model, params, ids, max_new_tokens=min(max_new_tokens, room), seed=seed, **options
+    )
+    return _pieces(tokens, tokenizer, stops)
+
+
+def likeliest(
+    model: Any,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    stops: Sequence[str] = (),
+    max_new_tokens: int = 96,
+    **options: Any,
+) -> str:
+    """Return a prompt with the best that `beam_search` finds to go on with, up to the first of `stops`.
+
+    `options` are those of `beam_search`. Errors are those of `written`.
+    """
+    ids, room = _begun(model, tokenizer, prompt, stops)
+    found = beam_search(model, params, [ids], max_new_tokens=min(max_new_tokens, room), **options)
+    text = tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist())
+    end = _first(stops, text)
+    return prompt + (text[: end[0]] if end else text)
+
+
+def _begun(
+    model: Any, tokenizer: Tokenizer, prompt: str, stops: Sequence[str]
+) -> tuple[list[int], int]:
+    """Return a prompt's tokens, and how many more the model's context has room for."""
     if '' in stops:
         raise ValueError('expected texts to stop before, found an empty one')
     if not is_utf8(prompt):
         raise ValueError(f'expected a prompt in UTF-8, found {prompt[:30]!r}')
     ids = tokenizer.encode(prompt).ids
-    room = max(model.config.context - len(ids), 1)
-    tokens = stream(
-        model, params, ids, max_new_tokens=min(max_new_tokens, room), seed=seed, **options
-    )
-    return _pieces(tokens, tokenizer, stops)
+    return ids, max(model.config.context - len(ids), 1)
 
 
 def _pieces(tokens: Iterator[int], tokenizer: Tokenizer, stops: Sequence[str]) -> Iterator[str]:
