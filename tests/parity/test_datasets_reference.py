@@ -1,6 +1,7 @@
 """Datasets of Hugging Face's library to fine-tune on."""
 
-import datasets
+from typing import Any
+
 import numpy as np
 import pytest
 from commands import write_encoder
@@ -9,6 +10,8 @@ from PIL import Image
 
 import blox as bx
 from blox.zoo.inputs.text import TextBatch
+
+datasets: Any = pytest.importorskip('datasets')
 
 CLASSES = datasets.ClassLabel(names=['dark', 'light'])
 
