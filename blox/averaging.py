@@ -24,10 +24,11 @@ def average(models: Sequence[Params], weights: Sequence[float] = ()) -> Params:
     >>> average(ends)['w'].value, average(ends, [3, 1])['w'].value
     (Array([1.5, 1.5], dtype=float32), Array([1.25, 1.25], dtype=float32))
     """
-    if isinstance(models, Params) or not models:
+    models, weights = [*models], [*weights]
+    if not models or not all(isinstance(one, Params) for one in models):
         raise ValueError('expected a list of Params, one or more')
     shares = np.asarray(weights or [1.0] * len(models), np.float64)
-    if len(shares) != len(models) or not np.isfinite(shares).all() or not shares.sum():
+    if shares.shape != (len(models),) or not np.isfinite(shares).all() or not shares.sum():
         raise ValueError(
             f'expected {len(models)} weights that do not sum up to 0, found {list(weights)}'
         )

@@ -1,7 +1,7 @@
 """Pretrained models: `model, params = bx.zoo.load('vit-digits')`."""
 
 from blox.zoo.architecture.config import Config
-from blox.zoo.architecture.family import Family, Head
+from blox.zoo.architecture.family import Family, Head, Resized
 from blox.zoo.architecture.features import Feature
 from blox.zoo.architecture.model import ImageModel, TextModel
 from blox.zoo.catalog.card import Card
@@ -55,6 +55,7 @@ __all__ = [
     'ImageModel',
     'ImagePreprocessor',
     'Pipeline',
+    'Resized',
     'TextBatch',
     'TextModel',
     'TextPreprocessor',

@@ -42,7 +42,11 @@ def to_text(graph: Graph | Module, params: Params, *, brief: bool = False) -> st
     rows = [*(row for row in rows if row[0] != 'rng'), *(row for row in rows if row[0] == 'rng')]
     width = max(len(row[3]) for row in (_HEAD, *rows))
     lines = [(*row[:3], row[3].rjust(width), row[4]) for row in (_HEAD, *rows)]
-    return '\n'.join([in_columns(lines), '', _total(root), _LEGEND])
+    others = len(params.unstack()) - len([*root.leaves()])
+    rest = (
+        [f'{counted(others, "entry", "entries")} more, of no part of {root.path}'] if others else []
+    )
+    return '\n'.join([in_columns(lines), '', _total(root), *rest, _LEGEND])
 
 
 def _rows(node: Node, brief: bool) -> Iterator[_Row]:

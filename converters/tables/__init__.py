@@ -20,5 +20,7 @@ def layouts(family: str) -> Mapping[str, Table]:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise ValueError(f'no checkpoints of family {family!r} are known') from None
+        raise ValueError(
+            f'no other library is known to have the family {family!r}: there is no table for it'
+        ) from None
     return found.TABLES

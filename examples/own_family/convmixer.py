@@ -63,7 +63,8 @@ class ConvMixer(bx.zoo.ImageModel):
         patch = config.patch_size
         self.stem = ConvNorm(graph / 'stem', config.width, patch, eps=config.norm_eps, stride=patch)
         self.blocks = [Block(graph / f'block{i}', config) for i in range(config.depth)]
-        self.head = bx.Linear(graph / 'head', config.num_classes)
+        if config.num_classes:
+            self.head = bx.Linear(graph / 'head', config.num_classes)
 
     def _steps(self, params: bx.Params, images: jax.Array, is_training: bool):
         x, params = self.stem(params, images, is_training=is_training)
@@ -73,8 +74,9 @@ class ConvMixer(bx.zoo.ImageModel):
             yield block.graph.name, x, params
         x = x.mean((1, 2))
         yield 'pre_logits', x, params
-        logits, params = self.head(params, x)
-        yield 'logits', logits, params
+        if self.config.num_classes:
+            logits, params = self.head(params, x)
+            yield 'logits', logits, params
 
     def feature_info(self) -> tuple[bx.zoo.Feature, ...]:
         """Return 'stem', 'block0' and so on, which are maps, and 'pre_logits'."""

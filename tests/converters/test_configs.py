@@ -284,5 +284,5 @@ def test_what_timm_takes_first():
 
 
 def test_a_family_without_tables_is_an_error_that_names_it():
-    with pytest.raises(ValueError, match="no checkpoints of family 'nosuch' are known"):
+    with pytest.raises(ValueError, match="to have the family 'nosuch': there is no table"):
         layouts('nosuch')

@@ -9,6 +9,7 @@ import numpy as np
 from blox import paths
 from blox.graph import Graph
 from blox.initialization import spec
+from blox.param import RNG
 from blox.wording import some
 from blox.zoo.architecture.config import Config
 from blox.zoo.architecture.model import ZooModel
@@ -129,8 +130,14 @@ def check_family(family: Any) -> None:
     if not isinstance(family, Family):
         raise TypeError(f'expected a bx.zoo.Family, found {type(family).__name__}')
     name = family.name
-    if not name.isidentifier():
+    if not isinstance(name, str) or not name.isidentifier() or name == RNG:
         raise ValueError(f'expected a name of letters, digits and underscores, found {name!r}')
+    if not isinstance(family.variants, Mapping):
+        raise TypeError(f'{name}: expected variants by name, found {family.variants!r}')
+    if odd := [key for key in family.variants if not _is_variant(key)]:
+        raise ValueError(
+            f'{name}: expected names of variants without spaces and slashes, such as {name}-small, found {odd}'
+        )
     for kind, base in ((family.config, Config), (family.model, ZooModel)):
         if not (isinstance(kind, type) and issubclass(kind, base)):
             raise TypeError(f'{name}: expected a subclass of {base.__name__}, found {kind!r}')
@@ -150,6 +157,10 @@ def check_family(family: Any) -> None:
     for pattern in family.fresh.values():
         if not any(paths.matches(pattern, path) for path in there):
             raise ValueError(f'{name}: {pattern} matches none of {some(list(there), 5)}')
+
+
+def _is_variant(key: Any) -> bool:
+    return isinstance(key, str) and key.isprintable() and bool(key) and not {*key} & {*' /'}
 
 
 # What transformers and timm call our fields.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 import blox as bx
 from blox import converters
+from blox.converters.tables import families as converted_families
 from blox.wording import counted, some
 from blox.zoo.cli.shared import AS_JSON, DTYPE, MODEL, check_free, find, read, say, status
 from blox.zoo.loading.place import Place
@@ -150,6 +151,9 @@ def verify(model: str, format: str | None, against: str | None, as_json: bool) -
         with status(f'checking {model}'):
             found.check()
         say(f'{model}: as it was saved, all values finite', err=as_json)
+        if found.card.family not in converted_families():
+            say(f'{model}: no other library has its family, to compare it with', err=as_json)
+            return
     net, params = read(found, model)
     with tempfile.TemporaryDirectory() as exported:
         folder, layout = _saved(find(against) if against else found, format)

@@ -8,6 +8,9 @@ from blox.zoo.cli.inputs import read_text
 from blox.zoo.cli.shared import MODEL, find, number, read, say, tokenizer_of
 from blox.zoo.running.writing import likeliest, written
 
+# What chooses one token after the other.
+_OF_CHANCE = ('temperature', 'top_k', 'top_p', 'repetition_penalty', 'min_new_tokens', 'seed')
+
 
 @click.command(epilog=MODEL)
 @click.argument('model')
@@ -31,23 +34,29 @@ def generate(
     \b
     Example: blox generate gpt2 'Once upon a time' --temperature 0
     """
+    if beams and (drawn := [name for name in _OF_CHANCE if _is_given(name)]):
+        names = ', '.join(f'--{name.replace("_", "-")}' for name in drawn)
+        raise click.UsageError(f'--beams takes the likeliest of all, and no {names}.')
     prompt = read_text() if prompt == '-' else prompt
     found = find(model, 'text-generation')
     tokenizer = tokenizer_of(found.card, model)
     net, params = read(found, model)
     if beams:
         limit = options['max_new_tokens']
-        say(
-            likeliest(
-                net, params, tokenizer, prompt, stops=stops, max_new_tokens=limit, num_beams=beams
-            )
-        )
+        given = net, params, tokenizer, prompt
+        say(prompt + likeliest(*given, stops=stops, max_new_tokens=limit, num_beams=beams))
         return
     pieces = written(net, params, tokenizer, prompt, stops=stops, seed=seed, **options)
     say(prompt, end='')
     for piece in pieces:
         say(piece, end='')
     say('')
+
+
+def _is_given(name: str) -> bool:
+    """Tell whether an option stands in the command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
 
 
 COMMANDS = (generate,)

@@ -43,13 +43,16 @@ class Targets(NamedTuple):
         return tuple(map(int, found))
 
 
-def read_targets(table: Table, inputs: Sequence[str], labels: Sequence[str] = ()) -> Targets:
+def read_targets(
+    table: Table, inputs: Sequence[str], labels: Sequence[str] = (), scores: str = ''
+) -> Targets:
     """Read the targets of a table from the columns beside its `inputs` and 'split'.
 
     A column label (or class, target, category) has one class of each row; labels (or tags, classes) any
     number, divided by | or ; or both. Without these, all other columns are numbers: of 0 and 1 alone, and
     two columns or more, each is a class that a row has or not; others are values, empty cells unknown.
-    `labels`, if classes have the same names, gives their order. Raises ValueError for other tables.
+    `labels`, if classes have the same names, gives their order. With `scores`, those of a model, 'sigmoid' or
+    'none', columns of numbers are that, and some of its `labels` stand for all. Raises ValueError for other tables.
     """
     parts = _parts(table)
     single, several = table.find(LABEL, inputs), table.find(_SEVERAL, inputs)
@@ -63,13 +66,16 @@ def read_targets(table: Table, inputs: Sequence[str], labels: Sequence[str] = ()
     if several:
         lists = [_names(cell) for cell in table.column(several)]
         every = [name for names in lists for name in names]
+        if scores and {*every} <= {*labels}:
+            return several_targets(lists, tuple(labels), parts)
         return several_targets(lists, ordered(printable(table.path), every, labels), parts)
     # A column without a name counts rows, as pandas writes them.
     names = [name for name in table.names if name.lower() not in (*inputs, SPLIT, '')]
     values = _numbers(table, names)
     # A cell that is empty is one of which nothing is known.
     is_of_classes = len(names) > 1 and (np.isin(values, (0, 1)) | np.isnan(values)).all()
-    return Targets(tuple(names), 'sigmoid' if is_of_classes else 'none', list(values), parts)
+    kind = scores or ('sigmoid' if is_of_classes else 'none')
+    return Targets(tuple(names), kind, list(values), parts)
 
 
 def class_targets(

@@ -12,6 +12,7 @@ from blox.zoo.datasets.tables import FILE, LABEL, OTHER_TEXT, TEXT, check_rows, 
 from blox.zoo.datasets.targets import read_targets
 from blox.zoo.evaluating.metrics import OfClass, macro_f1
 from blox.zoo.evaluating.report import Evaluation
+from blox.zoo.models import families
 
 
 class Rated(NamedTuple):
@@ -60,19 +61,20 @@ def rated(path: Path, card: Card, *, of_images: bool) -> Rated:
     first = table.require('file', FILE) if of_images else table.require('text', TEXT)
     second = '' if of_images else table.find(OTHER_TEXT, (first,))
     inputs = (first, second) if second else (first,)
-    targets = read_targets(table, inputs, card.labels)
+    targets = read_targets(table, inputs, card.labels, card.scores)
     is_of_classes = card.scores == 'sigmoid'
-    if (targets.scores == 'sigmoid') != is_of_classes or {*targets.labels} - {*card.labels}:
+    # A model without labels gives values in the order of the columns.
+    labels = card.labels or targets.labels
+    count = families()[card.family].count_classes(card.config)
+    if targets.scores != card.scores or {*targets.labels} - {*labels} or len(labels) != count:
         kind = 'any number of the classes' if is_of_classes else 'the values'
         raise ValueError(
-            f'{str(path)!r}: expected {kind} {some(card.labels, 5)}, as {card.name!r} gives them, found '
+            f'{str(path)!r}: expected {kind} {some(card.labels, 5) or count}, as {card.name!r} gives them, found '
             f'{some(targets.labels, 5)}'
         )
     # A class that no row has is none of theirs; a value that no column has is not known.
-    rows = np.full(
-        (len(table.rows), len(card.labels)), 0.0 if is_of_classes else np.nan, np.float32
-    )
-    rows[:, [card.labels.index(label) for label in targets.labels]] = np.stack(targets.rows)
+    rows = np.full((len(table.rows), count), 0.0 if is_of_classes else np.nan, np.float32)
+    rows[:, [labels.index(label) for label in targets.labels]] = np.stack(targets.rows)
     columns = [table.column(name) for name in inputs]
     texts = [] if of_images else list(zip(*columns)) if second else columns[0]
     files = [path.parent / cell for cell in columns[0]] if of_images else []
@@ -125,9 +127,10 @@ def _of_values(
     card: Card, note: str, names: list[str], right: np.ndarray, found: np.ndarray, left_out: int
 ) -> Evaluation:
     errors = found - right
-    spread = np.nanvar(right, axis=0)
+    known = ~np.isnan(right).all(0)
+    spread = np.nanvar(right[:, known], axis=0)
     # Of a value that never changes nothing is explained.
-    explained = 1 - np.nanmean(errors**2, axis=0) / np.where(spread > 0, spread, np.nan)
+    explained = 1 - np.nanmean(errors[:, known] ** 2, axis=0) / np.where(spread > 0, spread, np.nan)
     figures = {
         'mean_squared_error': float(np.nanmean(errors**2)),
         'mean_absolute_error': float(np.nanmean(abs(errors))),

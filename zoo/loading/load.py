@@ -149,7 +149,9 @@ def card_with(found: Card, overrides: Mapping[str, Any]) -> Card:
     changes = _changes(found, config)
     prepare = _preprocessor(found, config, {*overrides})
     same = config.computes_as(found.config)
-    labels = found.labels if len(found.labels) == count else ()
+    # A head that starts anew knows nothing of what the old one was for.
+    is_kept = not _changed(found.config, config, family.fresh)
+    labels = found.labels if is_kept and len(found.labels) == count else ()
     return dataclasses.replace(
         found,
         config=config,
@@ -157,9 +159,7 @@ def card_with(found: Card, overrides: Mapping[str, Any]) -> Card:
         metrics=found.metrics if prepare == found.preprocessor and same else {},
         labels=labels,
         task=family.task_of(config),
-        scores=found.scores
-        if count == family.count_classes(found.config)
-        else default_scores(config, family.task_of(config), count),
+        scores=found.scores if is_kept else default_scores(config, family.task_of(config), count),
         preprocessor=prepare,
     )
 
@@ -317,13 +317,21 @@ def _resized(params: Params, model: Any, stored: Card, seed: int | jax.Array) ->
 
 
 def _resizings(family: Family, stored: Any, wanted: Any) -> list[Resized]:
-    """Return what is resized where the two configs differ: parameters that have another shape then."""
+    """Return what is resized where the two configs differ, of the parameters that there are and that stay."""
     changed = [one for one in family.resized if _changed(stored, wanted, one.fields)]
     if not changed:
         return []
     before, after = (shapes(model_spec(family.build(config))) for config in (stored, wanted))
-    there = [one for one in changed if one.path in before]
-    return [one for one in there if before[one.path] != after.get(one.path)]
+    anew = [family.fresh[field] for field in _changed(stored, wanted, family.fresh)]
+
+    def is_resized(one: Resized) -> bool:
+        if one.path not in before or any(paths.matches(pattern, one.path) for pattern in anew):
+            return False
+        # A grid may have another form and as many places; a table of so many rows is as it was.
+        is_grid = any(isinstance(getattr(wanted, field), tuple) for field in one.fields)
+        return is_grid or before[one.path] != after.get(one.path)
+
+    return [one for one in changed if is_resized(one)]
 
 
 def restarted(

@@ -16,6 +16,8 @@ _LOG = logging.getLogger('blox')
 _GROUP = 'blox.families'
 
 _registered: dict[str, Family] = {}
+# Not empty while packages are imported, which may register what they name.
+_loading: list[bool] = []
 
 
 @functools.cache
@@ -35,14 +37,18 @@ def _own() -> Mapping[str, Family]:
 def _of_packages() -> Mapping[str, Family]:
     """Return the families that installed packages name; what is wrong with one is logged."""
     found: dict[str, Family] = {}
-    for point in entry_points(group=_GROUP):
-        try:
-            family = point.load()
-            _check_new(family, found)
-        except Exception as error:
-            _LOG.warning('%s: the family %s cannot be used: %s', _GROUP, point.value, error)
-            continue
-        found[family.name] = family
+    _loading.append(True)
+    try:
+        for point in entry_points(group=_GROUP):
+            try:
+                family = point.load()
+                _check_new(family, found)
+            except Exception as error:
+                _LOG.warning('%s: the family %s cannot be used: %s', _GROUP, point.value, error)
+                continue
+            found[family.name] = family
+    finally:
+        _loading.pop()
     return found
 
 
@@ -53,9 +59,16 @@ def register(family: Any) -> None:
     it in the group of entry points 'blox.families', which needs no call. Registered again, as a notebook's
     cell does it, it takes the place of what had its name.
 
-    Raises ValueError for a name that another family has, and for a family whose first variant makes no model.
+    Raises ValueError for names or a model that another family has, and for a family whose first variant makes no
+    model.
     """
-    _check_new(family, _of_packages())
+    packages = {} if _loading else _of_packages()
+    if family in packages.values():
+        return
+    others = {
+        name: other for name, other in _registered.items() if name != getattr(family, 'name', '')
+    }
+    _check_new(family, {**packages, **others})
     _registered[family.name] = family
     families.cache_clear()
 
@@ -68,6 +81,8 @@ def _check_new(family: Any, others: Mapping[str, Family]) -> None:
     names = {name for other in taken.values() for name in other.variants}
     if both := sorted(names & {*family.variants}):
         raise ValueError(f'variants {both} are of other families: give yours other names')
+    if same := [other.name for other in taken.values() if other.model is family.model]:
+        raise ValueError(f'{family.model.__name__} is the model of family {same[0]!r} already')
 
 
 def family_of(model: Module) -> Family:

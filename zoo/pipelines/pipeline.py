@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 from blox.params import Params
 from blox.zoo.catalog.card import Card
@@ -38,7 +39,9 @@ def pipeline(
     templates: Sequence[str] = (TEMPLATE,),
     source: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    state: str = '',
     dtype: Any = None,
+    seed: int = 0,
     **overrides: Any,
 ) -> Pipeline:
     """Load a model with all that leads from inputs as people have them to answers.
@@ -46,7 +49,8 @@ def pipeline(
     What it takes and gives depends on the task, which the model's card says: images give a `Classifier`'s
     labels and scores, of a CLIP those of `labels`, each in all `templates`; texts what their task asks; prompts a
     `Writer`'s texts. `task='embedding'` gives an `Embedder` of images or texts; a model without a head gives one
-    anyway. Another `task` of the family is one of `load`'s overrides, and other arguments are those of `load`.
+    anyway. Another `task` is that of a head which the checkpoint has. Other arguments are those of `load`, and
+    `overrides` change the config.
 
     Raises ValueError for a task that has no pipeline, and where the checkpoint lacks what it takes.
 
@@ -58,14 +62,20 @@ def pipeline(
     >>> write('The for statement', max_new_tokens=2, temperature=0)[:17]
     'The for statement'
     """
-    where = {'source': source, 'revision': revision}
-    if task and task != 'embedding':
-        overrides['task'] = task
+    if isinstance(labels, str) or isinstance(templates, str):
+        raise ValueError(
+            "expected lists of labels and of templates, such as ['a cat', 'a dog'], found a text"
+        )
+    where: dict[str, Any] = {'source': source, 'revision': revision, 'state': state}
     card = read_card(name_or_path, **where, **overrides)
-    kind = _kind_of(card, task == 'embedding')
-    if labels and card.task != TWO_TOWERS:
-        raise ValueError(f'{card.name!r} is for {card.task}, which takes no labels')
-    model, params = load(name_or_path, **where, dtype=dtype, **overrides)
+    embeds = task in EMBEDDING
+    if task and not embeds and task != card.task:
+        overrides['task'] = task
+        card = read_card(name_or_path, **where, **overrides)
+    # What is wrong shows before the weights are read.
+    kind = _kind_of(card, embeds)
+    kind.check(card, labels)
+    model, params = load(name_or_path, **where, dtype=dtype, seed=seed, **overrides)
     return kind(card, model, params, tuple(labels), tuple(templates))
 
 
@@ -84,6 +94,10 @@ def _kind_of(card: Card, embeds: bool) -> type[Pipeline]:
     if card.task == 'text-generation':
         return Writer
     raise ValueError(f'{card.name!r} is for {card.task}, which has no pipeline')
+
+
+# Ours, and transformers' name of it.
+EMBEDDING = ('embedding', 'feature-extraction')
 
 
 class Pipeline:
@@ -109,6 +123,12 @@ class Pipeline:
     ) -> None:
         self.card, self.model, self.params = card, model, params
 
+    @classmethod
+    def check(cls, card: Card, labels: Sequence[str]) -> None:
+        """Raise ValueError for a card that lacks what the pipeline takes, and for labels that it has no use for."""
+        if len(labels):
+            raise ValueError(f'{card.name!r} is for {card.task}, which takes no labels')
+
     if TYPE_CHECKING:
         # Each kind has a call of its own.
         __call__: Callable[..., Any]
@@ -119,27 +139,29 @@ class Pipeline:
     def _texts(self) -> TextPreprocessor:
         return text_preprocessor_of(self.card, tokenizer_of(self.card, self.card.name))
 
-    def _images(self) -> Any:
-        if self.card.preprocessor is None:
-            raise ValueError(f'no image preprocessing is known for {self.card.name!r}')
-        return self.card.preprocessor
-
 
 class Classifier(Pipeline):
     """Images to labels and scores."""
 
-    def __init__(self, card: Card, model: Any, params: Params, labels: Any, templates: Any) -> None:
-        super().__init__(card, model, params, labels, templates)
-        self.prepare, self.labels = self._images(), labels or card.labels
+    @classmethod
+    def check(cls, card: Card, labels: Sequence[str]) -> None:
+        """Raise ValueError for a card without preprocessing, and for a CLIP without labels."""
         if card.task != TWO_TOWERS:
-            call = lambda params, images: score(model(params, images)[0], card.scores)  # noqa: E731
-        elif labels:
-            vectors = label_embeddings(model, params, self._texts(), labels, templates)
-            call = zero_shot(model, vectors)
-        else:
+            super().check(card, labels)
+        elif not len(labels):
             raise ValueError(
                 f"{card.name!r} knows no labels of its own: pass labels=['a cat', ...]"
             )
+        _preprocessor(card)
+
+    def __init__(self, card: Card, model: Any, params: Params, labels: Any, templates: Any) -> None:
+        super().__init__(card, model, params, labels, templates)
+        self.prepare, self.labels = _preprocessor(card), labels or card.labels
+        if card.task != TWO_TOWERS:
+            call = lambda params, images: score(model(params, images)[0], card.scores)  # noqa: E731
+        else:
+            vectors = label_embeddings(model, params, self._texts(), labels, templates)
+            call = zero_shot(model, vectors)
         # One object, so that it is compiled once.
         self.apply = jax.jit(call)
 
@@ -150,6 +172,7 @@ class Classifier(Pipeline):
 
         An image is a path, a file's bytes, a Pillow image, or a uint8 array [height, width, channels].
         """
+        _check_top(top)
         rows, is_single = _over_images(self, inputs)
         found = [best(row, self.labels, top, self.card.scores) for row in rows]
         return found[0] if is_single else found
@@ -163,7 +186,7 @@ class Embedder(Pipeline):
         self._takes_texts = card.task in ('sentence-embedding', TWO_TOWERS)
         if card.task != 'sentence-embedding':
             self.apply = jax.jit(image_embedder(model))
-            self.prepare = self._images()
+            self.prepare = _preprocessor(card)
         if self._takes_texts:
             self._prepare_texts = self._texts()
             self.prepare = self.prepare or self._prepare_texts
@@ -174,13 +197,17 @@ class Embedder(Pipeline):
         A model of sentences takes texts; one of images images, as `Classifier` does; a CLIP both, and a text is
         taken for a file where there is one of its name. `prompt_name` is of texts.
         """
-        single = not isinstance(inputs, list | tuple)
-        given = [inputs] if single else list(inputs)
+        if self.card.task == 'sentence-embedding':
+            inputs = inputs if isinstance(inputs, str) else _strings(inputs)
+        single = isinstance(inputs, str) or not isinstance(inputs, list | tuple)
+        given: list[Any] = [inputs] if single else list(inputs)
         if self._takes_texts and all(map(self._is_text, given)):
             encoded = self._prepare_texts.encode(given, prompt_name=prompt_name)
             rows = self._over_texts(encoded)
         else:
-            rows, _ = _over_images(self, given)
+            if prompt_name is not None:
+                raise ValueError('expected texts to put a prompt before, found images')
+            rows, single = _over_images(self, inputs)
         return rows[0] if single else np.stack(rows)
 
     def _over_texts(self, encoded: Sequence[EncodedText]) -> list[np.ndarray]:
@@ -212,8 +239,8 @@ class Reader(Pipeline):
         Of a 'text-classification' they are the `top` best labels with their scores; of 'multiple-choice', for all
         texts together, the best of them; of other tasks a `Part` for each token, mask or span, with its answers.
         """
-        single = isinstance(inputs, str)
-        given = [inputs] if single else list(inputs)
+        _check_top(top)
+        single, given = isinstance(inputs, str), _strings(inputs)
         if wrong := [text for text in (first, *given) if not is_utf8(text)]:
             raise ValueError(f'expected texts in UTF-8, found {wrong[0][:30]!r}')
         mask = special_token(self.card.tokenizer_config, 'mask_token', '[MASK]')
@@ -247,17 +274,18 @@ class Writer(Pipeline):
 
         It ends before the first of `stop`. `on_text` is told each piece as it comes. Other options are those of
         `bx.zoo.stream`: `max_new_tokens`, `temperature`, `top_k`, `top_p`, `seed` and so on; or, with `num_beams`,
-        those of `bx.zoo.beam_search`, which gives no pieces.
+        those of `bx.zoo.beam_search`, whose text is one piece.
         """
-        single = isinstance(inputs, str)
-        found = []
+        if isinstance(stop, str):
+            raise TypeError(f'expected a list of texts to stop before, found {stop!r}')
+        single, found = isinstance(inputs, str), []
         given = self.model, self.params, self.tokenizer
-        for prompt in [inputs] if single else inputs:
+        for prompt in _strings(inputs):
             if 'num_beams' in options:
-                found.append(likeliest(*given, prompt, stops=stop, **options))
-                continue
+                pieces = [likeliest(*given, prompt, stops=stop, **options)]
+            else:
+                pieces = written(*given, prompt, stops=stop, **options)
             text = prompt
-            pieces = written(*given, prompt, stops=stop, **options)
             for piece in pieces:
                 text += piece
                 if on_text:
@@ -269,9 +297,26 @@ class Writer(Pipeline):
 # Shared.
 
 
+def _preprocessor(card: Card) -> Any:
+    if card.preprocessor is None:
+        raise ValueError(f'no image preprocessing is known for {card.name!r}')
+    return card.preprocessor
+
+
 def _over_images(pipe: Pipeline, images: Any) -> tuple[list[np.ndarray], bool]:
     """Return what `apply` makes of each image, and whether it was a single one."""
-    given = [*images] if isinstance(images, list | tuple) else [images]
+    single = isinstance(images, str | os.PathLike | bytes | Image.Image) or (
+        hasattr(images, 'ndim') and images.ndim < 4
+    )
+    given: list[Any] = [images] if single else [*images]  # type: ignore[misc]
+    given = [np.asarray(one) if isinstance(one, jax.Array) else one for one in given]
+    for i, one in enumerate(given):
+        is_one = isinstance(one, str | os.PathLike | bytes | Image.Image | np.ndarray)
+        if not is_one or (isinstance(one, np.ndarray) and one.ndim > 3):
+            kind = type(one).__name__
+            raise TypeError(
+                f'image {i + 1}: expected a path, bytes, a Pillow image or one array, found {kind}'
+            )
 
     def refuse(i: int, error: Exception) -> None:
         raise error
@@ -279,7 +324,27 @@ def _over_images(pipe: Pipeline, images: Any) -> tuple[list[np.ndarray], bool]:
     if not given or pipe.apply is None:
         raise ValueError('expected an image or several, found none')
     rows = dict(run_images(pipe.apply, pipe.params, pipe.prepare, given, refuse))
-    return [rows[i] for i in range(len(given))], not isinstance(images, list | tuple)
+    return [rows[i] for i in range(len(given))], single
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ValueError(f'expected top as a number of answers, 1 or more, found {top}')
+
+
+def _strings(inputs: Any) -> list[str]:
+    """Return texts as a list. TypeError for what is no text."""
+    given = [inputs] if isinstance(inputs, str) else list(inputs)
+    if isinstance(inputs, Mapping) or not all(isinstance(text, str) for text in given):
+        odd = (
+            type(inputs)
+            if isinstance(inputs, Mapping)
+            else next(type(x) for x in given if not isinstance(x, str))
+        )
+        raise TypeError(f'expected a text or a list of texts, found {odd.__name__}')
+    if not given:
+        raise ValueError('expected a text or several, found none')
+    return given
 
 
 def _refuse(i: int, what: str) -> None:

@@ -88,12 +88,13 @@ def beam_search(
             'expected num_beams > 0 and num_return_sequences up to as many, found '
             f'{num_beams} and {num_return_sequences}'
         )
-    if early_stopping not in EARLY:
+    # Numbers equal bools, and would share their program.
+    if not any(early_stopping is way for way in EARLY[:2]) and early_stopping != 'never':
         raise ValueError(
             f"expected early_stopping False, True or 'never', found {early_stopping!r}"
         )
     tokens, lengths = padded_prompts(model, prompts, max_new_tokens)
-    stops = tuple(stops_of(model.config, stop_tokens).tolist())
+    stops = tuple(sorted({*stops_of(model.config, stop_tokens).tolist()}))
     search = _Search(num_beams, max_new_tokens, float(length_penalty), early_stopping, stops)
     found = _search(model, params.unstack(), tokens, lengths, search)
     best = slice(None, num_return_sequences)
@@ -162,7 +163,7 @@ def _choose(model: Any, params: Params, x: jax.Array, before: _Found, search: _S
         ..., None
     ].astype(jnp.float32)
     # So many that as many as there are beams go on, even if all others end.
-    count = max(2, 1 + len(search.stops)) * beams
+    count = min(max(2, 1 + len(search.stops)), vocab) * beams
     scores, places = jax.lax.top_k(totals.reshape(batch, -1), count)
     parents, token = places // vocab, (places % vocab).astype(jnp.int32)
     tokens = _picked(before.tokens, parents).at[:, :, before.place].set(token)

@@ -45,17 +45,27 @@ def likeliest(
     *,
     stops: Sequence[str] = (),
     max_new_tokens: int = 96,
-    **options: Any,
+    num_beams: int = 4,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
 ) -> str:
-    """Return a prompt with the best that `beam_search` finds to go on with, up to the first of `stops`.
+    """Return the best that `beam_search` finds to go on with after a prompt, up to the first of `stops`.
 
-    `options` are those of `beam_search`. Errors are those of `written`.
+    Errors are those of `written`.
     """
     ids, room = _begun(model, tokenizer, prompt, stops)
-    found = beam_search(model, params, [ids], max_new_tokens=min(max_new_tokens, room), **options)
+    found = beam_search(
+        model,
+        params,
+        [ids],
+        num_beams=num_beams,
+        max_new_tokens=min(max_new_tokens, room),
+        length_penalty=length_penalty,
+        early_stopping=early_stopping,
+    )
     text = tokenizer.decode(found.tokens[0, : int(found.lengths[0])].tolist())
     end = _first(stops, text)
-    return prompt + (text[: end[0]] if end else text)
+    return text[: end[0]] if end else text
 
 
 def _begun(

@@ -69,7 +69,7 @@ def test_files_are_saved_loaded_shown_and_compiled(file, tmp_path):
     assert 'convmixer' in printed('info', file)
     assert 'block1' in printed('show', file)
     bx.zoo.compile(tmp_path / 'program', model, params)
-    assert 'no checkpoints' in fails('export', file, tmp_path / 'theirs')
+    assert 'no other library is known' in fails('export', file, tmp_path / 'theirs')
 
 
 def test_it_is_fine_tuned_by_the_command(file, tmp_path):
