@@ -23,6 +23,11 @@ def test_an_average_is_of_numbers_alone_and_keeps_the_firsts_rng_and_flags():
     assert found['n'].value.tolist() == [0, 1, 2]
 
 
+def test_weights_and_models_may_be_any_sequence():
+    found = bx.average((x for x in (params(1.0), params(2.0))), np.array([1, 3]))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found['w'].value, np.full((2, 2), 1.75))
+
+
 def test_narrow_numbers_are_averaged_in_wide_ones():
     found = bx.average([params(x, jnp.bfloat16) for x in (256.0, 1.0, 1.0, 1.0)])['w']
     assert (found.dtype, float(found.value[0, 0])) == (jnp.bfloat16, float(jnp.bfloat16(64.75)))
@@ -37,12 +42,14 @@ def test_a_models_ends_are_one_model(tmp_path):
 
 # A mapping is a collection, so that types let it pass.
 ALONE: Any = params(1.0)
+TABLE: Any = [[1], [1]]
 
 
 @table(
     {
         'nothing': (lambda: bx.average([]), 'a list of Params'),
         'one': (lambda: bx.average(ALONE), 'a list of Params'),
+        'a table of weights': (lambda: bx.average([params(1.0)] * 2, TABLE), '2 weights'),
         'weights': (lambda: bx.average([params(1.0)] * 2, [1]), '2 weights'),
         'no weight': (lambda: bx.average([params(1.0)] * 2, [1, -1]), 'sum up to 0'),
         'another': (

@@ -43,6 +43,12 @@ def test_stacked_blocks_are_shown_block_by_block():
     assert bx.to_text(*plain) == bx.to_text(*scanned)
 
 
+def test_what_is_of_another_graph_is_counted():
+    _, params = bx.zoo.load('vit-digits')
+    text = bx.to_text(bx.Graph('net'), params)
+    assert '80 entries more, of no part of net' in text
+
+
 def test_a_number_alone_has_no_axes():
     params = bx.Params.from_entries({'net/scale': jnp.ones(())})
     assert ['net/scale', '()', 'float32', '1', 'T'] in lines(bx.Graph('net'), params)

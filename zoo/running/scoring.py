@@ -29,9 +29,9 @@ def score(logits: jax.Array, scores: str) -> jax.Array:
 def best(row: np.ndarray, labels: Sequence[str], top: int, scores: str = 'softmax') -> list[Answer]:
     """Return the `top` highest scores of a row with their labels; numbers stand for those without.
 
-    Values of their own, whose scores are 'none', are no rivals: all of them are returned, in their order.
+    Values of their own, whose scores are 'none', are no rivals: all of them are returned.
     """
-    order = range(len(row)) if scores == 'none' else np.argsort(-row, kind='stable')[:top]
+    order = np.argsort(-row, kind='stable')[: len(row) if scores == 'none' else top]
     return [
         Answer(labels[i] if i < len(labels) else str(i), float(row[i])) for i in map(int, order)
     ]

@@ -90,6 +90,19 @@ def test_a_table_of_another_model_is_refused(tmp_path):
         bx.zoo.evaluate(model, params, folder.parent, card=values)
 
 
+def test_a_model_without_labels_and_classes_that_are_not_there(tmp_path):
+    model, params, card = model_of('none', ('size',))
+    bare = dataclasses.replace(card, labels=())
+    table = write_table(tmp_path / 'values.csv', 'file,age', [0, 1] * 5)
+    assert bx.zoo.evaluate(model, params, table, card=bare).metrics['mean_squared_error'] > 0
+    model, params, card = model_of('sigmoid')
+    table = write_table(tmp_path / 'tags.csv', 'file,labels', ['even'] * 10)
+    assert [one.support for one in bx.zoo.evaluate(model, params, table, card=card).classes] == [
+        10,
+        0,
+    ]
+
+
 def test_what_is_trained_on_a_table_is_measured_on_it(tmp_path):
     cells = [f'{"even" if i % 2 == 0 else "odd"},{"train" if i < 6 else "val"}' for i in range(10)]
     table = write_table(tmp_path / 'tags.csv', 'file,labels,split', cells)

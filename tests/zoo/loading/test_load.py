@@ -282,6 +282,23 @@ def test_tokens_texts_and_patches_are_resized_and_nothing_else(exported, row):
     output(model, loaded)
 
 
+def test_a_grid_of_another_form_is_resized_too(exported):
+    folder = exported['vit-timm'][3]
+    _, params = bx.zoo.load(folder, image_size=(12, 8))
+    stored = exported['vit-timm'][1]
+    assert params['vit/pos_embed'].shape == stored['vit/pos_embed'].shape
+    assert bits(params)['vit/pos_embed'] != bits(stored)['vit/pos_embed']
+    assert 'vit/pos_embed resized' in bx.zoo.read_card(folder, image_size=(12, 8)).changes[0]
+
+
+def test_a_head_that_starts_anew_knows_no_labels(exported):
+    card = bx.zoo.read_card(
+        exported['bert-hf'][3], task='token-classification', num_classes=3, vocab_size=90
+    )
+    assert (card.labels, card.scores) == ((), 'softmax')
+    assert not [line for line in card.changes if 'bert/head' in line and 'resized' in line]
+
+
 def test_a_head_may_be_taken_off(exported):
     model, params = bx.zoo.load(exported['resnet-timm'][3], num_classes=0)
     assert not [path for path in params if '/head/' in path]

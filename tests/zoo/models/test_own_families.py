@@ -70,6 +70,7 @@ def test_files_are_saved_loaded_shown_and_compiled(file, tmp_path):
     assert 'block1' in printed('show', file)
     bx.zoo.compile(tmp_path / 'program', model, params)
     assert 'no other library is known' in fails('export', file, tmp_path / 'theirs')
+    assert 'no other library has its family' in printed('verify', file)
 
 
 def test_it_is_fine_tuned_by_the_command(file, tmp_path):
@@ -100,6 +101,12 @@ def test_a_file_whose_family_is_not_known_says_what_to_do(file):
         'no variants': (lambda f: f._replace(variants={}), 'one variant or more'),
         'another config': (lambda f: f._replace(config=dict), 'a subclass of Config'),
         'another model': (lambda f: f._replace(model=bx.Linear), 'a subclass of ZooModel'),
+        'a path for a variant': (
+            lambda f: f._replace(variants={'a b/c': f.config()}),
+            'without spaces and slashes',
+        ),
+        'a number for a variant': (lambda f: f._replace(variants={3: f.config()}), r'found \[3\]'),
+        'the random state': (lambda f: f._replace(name='rng'), "found 'rng'"),
         'its variants': (lambda f: f._replace(variants={'a': 1}), r"others are \['a'\]"),
         'its head': (lambda f: f._replace(head=bx.zoo.Head('labels', 'x/*')), 'no field labels'),
         'its paths': (
@@ -112,6 +119,29 @@ def test_what_is_no_family_is_refused(row):
     change, message = row
     with pytest.raises((TypeError, ValueError), match=message):
         bx.zoo.register(change(convmixer.FAMILY))
+
+
+def test_families_that_are_registered_stay_apart(registered):
+    family = convmixer.FAMILY
+    with pytest.raises(ValueError, match=r"'convmixer-1024-20'.* are of other families"):
+        bx.zoo.register(family._replace(name='other', head=None))
+    variants = {'other-s': family.config()}
+    with pytest.raises(ValueError, match="ConvMixer is the model of family 'convmixer' already"):
+        bx.zoo.register(family._replace(name='other', head=None, variants=variants))
+    bx.zoo.register(family._replace(variants={'convmixer-s': family.config()}))
+    assert list(bx.zoo.list_models('convmixer*')) == ['convmixer-s']
+
+
+def test_what_a_package_names_may_be_registered_too(monkeypatch):
+    monkeypatch.setattr(models, '_of_packages', lambda: {'convmixer': convmixer.FAMILY})
+    bx.zoo.register(convmixer.FAMILY)
+    assert models._registered == {}
+
+
+def test_a_model_without_a_head_gives_features(registered, tmp_path):
+    model = bx.zoo.create('convmixer-768-32', **SIZES, num_classes=0)
+    images = jnp.zeros((1, 8, 8, 1))
+    assert model(bx.zoo.init(model), images)[0].shape == (1, 8)
 
 
 def test_a_package_is_known_once_it_is_installed(file, tmp_path):

@@ -9,6 +9,7 @@ from helpers import EXAMPLES, table
 from PIL import Image
 
 import blox as bx
+from blox.zoo.running.scoring import best
 
 SEVEN, ONE = (EXAMPLES / 'digits' / f'{digit}.png' for digit in (7, 1))
 
@@ -47,6 +48,24 @@ def test_what_cannot_be_read_is_refused_by_name(classify, tmp_path):
         classify('none.png')
     with pytest.raises(ValueError, match='an image or several, found none'):
         classify([])
+
+
+def test_a_batch_is_several_images_and_a_list_in_a_list_none(classify):
+    pixels = np.stack([np.asarray(Image.open(file)) for file in (SEVEN, ONE)])[..., None]
+    assert [row[0].label for row in classify(pixels, top=1)] == ['7', '1']
+    assert [row[0].label for row in classify(x for x in (SEVEN, ONE))] == ['7', '1']
+    for wrong in ([[SEVEN, ONE], ONE], [pixels, ONE], [None]):
+        with pytest.raises(TypeError, match='image 1: expected a path'):
+            classify(wrong)
+    with pytest.raises(ValueError, match='found -1'):
+        classify(SEVEN, top=-1)
+
+
+def test_a_models_own_task_may_be_said(classify):
+    said = bx.zoo.pipeline('vit-digits', task='image-classification', seed=1)
+    assert said(SEVEN) == classify(SEVEN)
+    other = bx.zoo.pipeline('vit-digits', task='feature-extraction')
+    assert other(SEVEN).shape == (96,)
 
 
 def test_a_program_is_compiled_once(classify):
@@ -113,6 +132,8 @@ def test_prompts_are_written_on_and_pieces_are_told(tmp_path):
 @table(
     {
         'labels': (lambda f: bx.zoo.pipeline('vit-digits', labels=['a']), 'takes no labels'),
+        'a label': (lambda f: bx.zoo.pipeline(f, labels='dog'), 'expected lists of labels'),
+        'no prompts': (lambda f: bx.zoo.pipeline(f)([]), 'a text or several, found none'),
         'no embeddings': (lambda f: bx.zoo.pipeline(f, task='embedding'), 'makes no embeddings'),
         'no tokenizer': (lambda f: bx.zoo.pipeline(f)('\udcff'), 'a prompt in UTF-8'),
     }
@@ -121,6 +142,22 @@ def test_what_does_not_fit_a_task_is_refused(tmp_path, row):
     call, message = row
     with pytest.raises(ValueError, match=message):
         call(write_model(tmp_path / 'writer.safetensors', context=16))
+
+
+def test_all_values_are_answered():
+    answers = bx.zoo.pipeline('vit-digits')(SEVEN, top=1)
+    assert len(answers) == 1
+    values = best(np.array([0.5, 2.0, -1.0]), ('a', 'b', 'c'), 1, 'none')
+    assert [answer.label for answer in values] == ['b', 'a', 'c']
+
+
+def test_what_is_no_text_is_refused(tmp_path):
+    write = bx.zoo.pipeline('gpt2-pydocs')
+    for wrong in (7, [b'x'], {'question': 'who'}):
+        with pytest.raises(TypeError):
+            write(wrong)
+    with pytest.raises(TypeError, match="a list of texts to stop before, found 'the'"):
+        write('If', stop='the')
 
 
 def test_a_pipeline_says_what_it_is():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import printed
+from commands import misused, printed
 from families import tiny
 from helpers import table
 from small_models import model_of
@@ -56,6 +56,7 @@ def test_prompts_do_not_depend_on_each_other_and_several_come_best_first():
     {
         'no beam': ({'num_beams': 0}, 'expected num_beams > 0'),
         'more than there are': ({'num_beams': 2, 'num_return_sequences': 3}, 'up to as many'),
+        'a number': ({'early_stopping': 1}, "False, True or 'never', found 1"),
         'early': ({'early_stopping': 'soon'}, "False, True or 'never', found 'soon'"),
         'room': ({'max_new_tokens': 64}, 'do not fit a context of 12'),
     }
@@ -64,6 +65,17 @@ def test_what_cannot_be_searched_is_refused(row):
     options, message = row
     with pytest.raises(ValueError, match=message):
         bx.zoo.beam_search(MODEL, PARAMS, PROMPTS, **options)
+
+
+def test_every_token_may_end_a_sequence():
+    found = bx.zoo.beam_search(
+        MODEL, PARAMS, PROMPTS, stop_tokens=[*range(5), 1, 1], max_new_tokens=4
+    )
+    assert found.lengths.tolist() == [1, 1]
+
+
+def test_what_is_drawn_goes_with_no_beams():
+    misused('generate', 'gpt2-pydocs', 'If', '--beams', 2, '--temperature', 0.5)
 
 
 def test_the_command_and_the_pipeline_write_the_likeliest():
