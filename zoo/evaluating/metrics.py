@@ -1,5 +1,6 @@
 """Figures of what was measured, on NumPy arrays; names and values are scikit-learn's where it has them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -105,11 +106,18 @@ BY_CLASS = {'balanced_accuracy': balanced_accuracy, 'macro_f1': macro_f1}
 def by_class(table: np.ndarray, labels: tuple[str, ...]) -> tuple[OfClass, ...]:
     """Return precision, recall and f1 of each class that has examples or was predicted."""
     right, found, there = _counts(table)
-    precisions, recalls = _over(right, found), _over(right, there)
-    f1s = _over(2 * right, found + there)
+    classes = of_classes(right, found, there, labels)
+    return tuple(classes[i] for i in np.flatnonzero(found + there))
+
+
+def of_classes(
+    right: np.ndarray, found: np.ndarray, there: np.ndarray, labels: Sequence[str]
+) -> tuple[OfClass, ...]:
+    """Return precision, recall and f1 of every class."""
+    columns = _over(right, found), _over(right, there), _over(2 * right, found + there), there
     return tuple(
-        OfClass(labels[i], float(precisions[i]), float(recalls[i]), float(f1s[i]), int(there[i]))
-        for i in np.flatnonzero(found + there)
+        OfClass(label, float(precision), float(recall), float(f1), int(support))
+        for label, precision, recall, f1, support in zip(labels, *columns)
     )
 
 

@@ -10,7 +10,7 @@ from blox.wording import printable, some
 from blox.zoo.catalog.card import Card
 from blox.zoo.datasets.tables import FILE, LABEL, OTHER_TEXT, TEXT, check_rows, of_part, read_table
 from blox.zoo.datasets.targets import read_targets
-from blox.zoo.evaluating.metrics import OfClass, macro_f1
+from blox.zoo.evaluating.metrics import macro_f1, of_classes
 from blox.zoo.evaluating.report import Evaluation
 from blox.zoo.models import families
 
@@ -100,10 +100,7 @@ def _of_classes(
     known, there, said = ~np.isnan(right), right > 0.5, logits > 0
     said = said & known
     both, found, all_there = (x.sum(0).astype(float) for x in (said & there, said, there))
-    classes = tuple(
-        OfClass(label, b / max(f, 1), b / max(t, 1), 2 * b / max(f + t, 1), int(t))
-        for label, b, f, t in zip(card.labels, both, found, all_there)
-    )
+    classes = of_classes(both, found, all_there, card.labels)
     agree = (said == there) | ~known
     figures = {
         'accuracy': float(agree[known].mean()),

@@ -16,7 +16,7 @@ from PIL import Image
 from blox.params import Params
 from blox.wording import cut, printable_lines, some
 from blox.zoo.catalog.card import Card
-from blox.zoo.evaluating.metrics import judge
+from blox.zoo.evaluating.metrics import OfClass, judge, of_classes
 from blox.zoo.evaluating.report import classified
 from blox.zoo.running.scoring import score
 from blox.zoo.training.data import Data, batches_to_measure
@@ -83,29 +83,19 @@ def _classes(card: Card, data: Data, logits: np.ndarray, targets: np.ndarray) ->
     rows = [judge(row, int(target), card.scores) for row, target in zip(logits, targets)]
     names = [''] * len(rows)
     found = classified(card.task, '', names, targets.tolist(), rows, data.labels, card.scores)
-    lines = [
-        (one.label, *(f'{x:.3f}' for x in one[1:4]), str(one.support)) for one in found.classes
-    ]
-    return f'<h2>Held out, by class</h2>{_plot(found.draw(), "what is taken for what")}' + _table(
-        [_HEAD, *lines]
-    )
+    return _by_class(found.classes, _plot(found.draw(), 'what is taken for what'))
 
 
 def _several(data: Data, logits: np.ndarray, targets: np.ndarray) -> str:
     """Show the figures of each class, of which an example may have any number."""
     counts = class_counts(jnp.asarray(logits), jnp.asarray(targets), 'sigmoid')
     right, found, there = np.asarray(counts, np.float64)
-    rows = [
-        (
-            name,
-            f'{r / max(f, 1):.3f}',
-            f'{r / max(t, 1):.3f}',
-            f'{2 * r / max(f + t, 1):.3f}',
-            f'{t:.0f}',
-        )
-        for name, r, f, t in zip(data.labels, right, found, there)
-    ]
-    return '<h2>Held out, by class</h2>' + _table([_HEAD, *rows])
+    return _by_class(of_classes(right, found, there, data.labels))
+
+
+def _by_class(classes: Iterable[OfClass], plot: str = '') -> str:
+    rows = [(one.label, *(f'{x:.3f}' for x in one[1:4]), str(one.support)) for one in classes]
+    return f'<h2>Held out, by class</h2>{plot}' + _table([_HEAD, *rows])
 
 
 def _worst(data: Data, logits: np.ndarray, targets: np.ndarray, scores: str) -> str:
